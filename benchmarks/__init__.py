@@ -1,0 +1,1 @@
+"""Benchmarks: `speed/` against peers and the hardware limit, `papers/` the tables of the papers."""

@@ -1,0 +1,1 @@
+"""Speed: each module runs as `python -m benchmarks.speed.NAME` and keeps its figures as JSON."""

@@ -1,0 +1,44 @@
+"""gapjax: study and close the large-batch generalization gap, in JAX.
+
+The folders are the ideas of the field:
+
+* ``gapjax.ghost``: ghost batch normalization,
+* ``gapjax.diffusion``: how far and how fast the weights travel,
+* ``gapjax.growth``: batches that grow,
+* ``gapjax.landscape``: curvature and sharpness,
+* ``gapjax.training``: train states, pure steps, how they are compiled onto devices,
+* ``gapjax.data`` and ``gapjax.models``: data sets and the networks of the papers,
+* ``gapjax.study``: every regime over many seeds, and the report.
+
+Each is loaded when it is first touched, so ``import gapjax`` costs next to nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gapjax import data, diffusion, ghost, growth, landscape, models, study, training
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "__version__",
+    "data",
+    "diffusion",
+    "ghost",
+    "growth",
+    "landscape",
+    "models",
+    "study",
+    "training",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return importlib.import_module(f"gapjax.{name}")
+    raise AttributeError(f"module 'gapjax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

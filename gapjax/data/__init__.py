@@ -1,0 +1,1 @@
+"""Data: the embedded digits, any TFDS data set, augmentation on device."""

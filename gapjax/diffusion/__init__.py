@@ -1,0 +1,1 @@
+"""Diffusion: how far and how fast the weights travel."""

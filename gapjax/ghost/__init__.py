@@ -1,0 +1,1 @@
+"""Ghost batch normalization: statistics of small ghosts inside a large batch."""

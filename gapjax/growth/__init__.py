@@ -1,0 +1,1 @@
+"""Growth: batches that start small and grow."""

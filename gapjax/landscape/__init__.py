@@ -1,0 +1,1 @@
+"""Landscape: curvature and sharpness of the loss around a solution."""

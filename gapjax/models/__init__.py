@@ -1,0 +1,1 @@
+"""Models: the networks of the papers, every one with ``norm=``."""

@@ -1,0 +1,1 @@
+"""Study: every regime over many seeds, what was measured, and the report."""

@@ -1,0 +1,1 @@
+"""Training: states, pure steps, how they are compiled onto devices, the loop."""

@@ -1,0 +1,96 @@
+"""The house rules: imports go one way, `import gapjax` is light, every public name has one path."""
+
+import ast
+import importlib
+import pathlib
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import gapjax
+
+ROOT = pathlib.Path(gapjax.__file__).parent
+IDEAS = {"ghost", "diffusion", "growth", "landscape"}
+ALLOWED = {
+    **{idea: set() for idea in IDEAS},
+    "training": IDEAS,
+    "data": set(),
+    "models": IDEAS,
+    "study": IDEAS | {"models", "data", "training"},
+    "cli": {"study", "data"},
+}
+FLAX = {"ghost/linen.py", "ghost/nnx.py"}
+
+
+def _imports(path):
+    """Every module a file imports, at any depth, as dotted names."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import; use the full name"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+FILES = sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT or p.stem == "cli")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_one_way(path):
+    relative = path.relative_to(ROOT)
+    here = relative.parts[0].removesuffix(".py")
+    for name in _imports(path):
+        parts = name.split(".")
+        if parts[0] == "gapjax" and len(parts) > 1 and parts[1] in ALLOWED:
+            there = parts[1]
+            assert there == here or there in ALLOWED[here], f"{relative} imports {name}"
+        if parts[0] == "flax" and here in IDEAS | {"training", "data"}:
+            assert str(relative) in FLAX, f"{relative} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_stay_small(path):
+    assert len(path.read_text().splitlines()) <= 330
+
+
+def test_import_is_light():
+    heavy = [
+        "tensorflow",
+        "tensorflow_datasets",
+        "orbax",
+        "matplotlib",
+        "sklearn",
+        "flax",
+        "rich",
+        "tyro",
+        "jinja2",
+    ]
+    code = (
+        "import sys, gapjax\n"
+        f"print([name for name in {heavy} if name in sys.modules])\n"
+        "import gapjax.training, gapjax.growth, gapjax.diffusion, gapjax.landscape, gapjax.data\n"
+        f"print([name for name in {heavy} if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["[]", "[]"]
+
+
+def _packages():
+    return [m.name for m in pkgutil.iter_modules([str(ROOT)]) if m.ispkg]
+
+
+@pytest.mark.parametrize("package", _packages())
+def test_public_names_are_documented_and_have_one_path(package):
+    module = importlib.import_module(f"gapjax.{package}")
+    assert module.__doc__
+    for name in getattr(module, "__all__", []):
+        value = getattr(module, name)
+        if callable(value):
+            assert value.__doc__, f"gapjax.{package}.{name} has no docstring"
+        assert not hasattr(gapjax, name), f"{name} has a second path at the top level"
+    public = [m.name for m in pkgutil.iter_modules(module.__path__) if not m.name.startswith("_")]
+    allowed = {"ghost": {"linen", "nnx"}}.get(package, set())
+    assert set(public) <= allowed, "implementation files start with an underscore"
