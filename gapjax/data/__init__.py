@@ -1,1 +1,10 @@
-"""Data: the embedded digits, any TFDS data set, augmentation on device."""
+"""Data: the embedded digits, any TFDS data set, augmentation on device.
+
+``load("digits")`` needs no network and no download: the digits come with scikit-learn. A
+:class:`Dataset` of your own arrays goes wherever a loaded one does.
+"""
+
+from gapjax.data._dataset import Dataset, Split
+from gapjax.data._load import load
+
+__all__ = ["Dataset", "Split", "load"]
