@@ -1,1 +1,41 @@
-"""Diffusion: how far and how fast the weights travel."""
+"""Diffusion: how far and how fast the weights travel, and what the learning rate has to do with it.
+
+* Rules: ``scale_learning_rate``, ``adapt_regime``, ``boost_early`` and ``scale_adam`` carry a
+  learning rate tuned at one batch size over to another.
+* Noise: ``noise_std`` and ``example_weights`` give a large batch the gradient noise of a small one.
+* Tracking: ``track_diffusion`` goes into any optax chain; ``diffusion_record`` reads it.
+* Fits: ``fit_diffusion`` holds the log-t law against a power law; ``updates_to_travel`` says what
+  the law asks for.
+"""
+
+from gapjax.diffusion._fit import DiffusionFit, fit_diffusion, updates_to_travel
+from gapjax.diffusion._rules import (
+    adapt_regime,
+    boost_early,
+    example_weights,
+    noise_std,
+    scale_adam,
+    scale_learning_rate,
+)
+from gapjax.diffusion._track import (
+    DiffusionRecord,
+    TrackDiffusionState,
+    diffusion_record,
+    track_diffusion,
+)
+
+__all__ = [
+    "DiffusionFit",
+    "DiffusionRecord",
+    "TrackDiffusionState",
+    "adapt_regime",
+    "boost_early",
+    "diffusion_record",
+    "example_weights",
+    "fit_diffusion",
+    "noise_std",
+    "scale_adam",
+    "scale_learning_rate",
+    "track_diffusion",
+    "updates_to_travel",
+]

@@ -1,0 +1,345 @@
+"""Learning rates, Adam's hyperparameters and gradient noise as functions of the batch size."""
+
+import math
+import numbers
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from gapjax._checks import one_of, positive_float, positive_int
+
+RULES = ("sqrt", "linear", "none")
+
+Rate = TypeVar("Rate", bound=float | jax.Array | optax.Schedule)
+
+
+def rule_factor(ratio: Any, rule: str) -> Any:
+    """What a rule multiplies the rate by when the batch grows by `ratio` (a number or an array)."""
+    if rule == "sqrt":
+        return ratio**0.5
+    return ratio if rule == "linear" else ratio**0
+
+
+def checked_ratio(batch_size: int, base_batch_size: int) -> float:
+    """The two batch sizes, checked, as one ratio."""
+    size = positive_int("batch_size", batch_size)
+    return size / positive_int("base_batch_size", base_batch_size)
+
+
+def checked_schedule(schedule: optax.Schedule) -> optax.Schedule:
+    """A schedule, or a ValueError that says how to make one of a number."""
+    if not callable(schedule):
+        raise ValueError(
+            f"schedule must be a function of the step, not {schedule!r}. For a rate that stays "
+            f"the same use optax.constant_schedule({schedule!r})."
+        )
+    return schedule
+
+
+def scale_learning_rate(
+    lr: Rate, *, batch_size: int, base_batch_size: int, rule: str = "sqrt"
+) -> Rate:
+    r"""A learning rate tuned at one batch size, carried over to another.
+
+    With :math:`\kappa` = ``batch_size / base_batch_size`` the rate is multiplied by
+
+    * ``"sqrt"``: :math:`\sqrt\kappa`. The covariance of an SGD step is
+      :math:`\eta^2 / B \cdot \frac1N \sum_n g_n g_n^\top`; this keeps it the same.
+    * ``"linear"``: :math:`\kappa`. The mean step per epoch stays the same.
+    * ``"none"``: 1.
+
+    Args:
+        lr: a number, a scalar array or a schedule ``step -> rate``.
+        batch_size: examples per update of the run to come.
+        base_batch_size: examples per update of the run the rate was tuned for.
+        rule: "sqrt", "linear" or "none".
+
+    Returns:
+        The rate, of the kind that was given: a number for a number, a schedule for a schedule. A
+        schedule keeps its boundaries, in updates; :func:`adapt_regime` can move them.
+
+    Raises:
+        ValueError: for a size that is not positive, an unknown rule, or a rate that is none.
+
+    Example:
+        >>> scale_learning_rate(0.1, batch_size=2048, base_batch_size=128)
+        0.4
+        >>> schedule = optax.piecewise_constant_schedule(0.1, {100: 0.1})
+        >>> scaled = scale_learning_rate(schedule, batch_size=2048, base_batch_size=128)
+        >>> [round(float(scaled(step)), 3) for step in (0, 99, 100)]
+        [0.4, 0.4, 0.04]
+
+    References:
+        Hoffer, Hubara, Soudry, `Train longer, generalize better
+        <https://arxiv.org/abs/1705.08741>`_, 2017 (square root); Goyal et al, `Accurate, Large
+        Minibatch SGD <https://arxiv.org/abs/1706.02677>`_, 2017 (linear).
+    """
+    one_of("rule", rule, RULES)
+    factor = rule_factor(checked_ratio(batch_size, base_batch_size), rule)
+    given: Any = lr  # of the kind that goes out again, which no type checker can follow
+    if callable(given):
+        scaled: Any = lambda step: given(step) * factor  # noqa: E731
+        return scaled
+    if isinstance(given, numbers.Real) and not isinstance(given, bool):
+        if not 0 <= float(given) < math.inf:
+            raise ValueError(f"lr must be finite and not negative, not {lr!r}.")
+    elif not hasattr(given, "dtype"):
+        raise ValueError(f"lr must be a number or a schedule (step -> rate), not {lr!r}.")
+    return given * factor
+
+
+def adapt_regime(
+    schedule: optax.Schedule,
+    *,
+    batch_size: int,
+    base_batch_size: int,
+    rule: str = "sqrt",
+    keep: str = "updates",
+) -> optax.Schedule:
+    r"""A schedule written for one batch size, adapted to another.
+
+    The schedule counts *updates* of the base run. Its rate is multiplied as in
+    :func:`scale_learning_rate`. Its boundaries
+
+    * stay where they are with ``keep="updates"``: this is *regime adaptation*. The run makes as
+      many updates as the base run at every rate, so it sees ``batch_size / base_batch_size`` times
+      as many epochs.
+    * move with ``keep="epochs"``: update t of the new run has the rate of update
+      :math:`\lfloor t B / B_\mathrm{base} \rfloor` of the base run. The run sees as many epochs as
+      the base run, so it makes ``base_batch_size / batch_size`` times as many updates.
+
+    Args:
+        schedule: ``step -> rate``, in updates of the base run.
+        batch_size: examples per update of the run to come.
+        base_batch_size: examples per update of the run the schedule was written for.
+        rule: "sqrt", "linear" or "none".
+        keep: "updates" or "epochs".
+
+    Returns:
+        A schedule ``step -> rate`` in updates of the new run.
+
+    Raises:
+        ValueError: for a schedule that is no function, a size that is not positive, or an unknown
+            word.
+
+    Example:
+        >>> base = optax.piecewise_constant_schedule(0.1, {31_000: 0.1})
+        >>> same_epochs = adapt_regime(
+        ...     base, batch_size=4096, base_batch_size=128, rule="none", keep="epochs")
+        >>> [round(float(same_epochs(step)), 3) for step in (968, 969)]
+        [0.1, 0.01]
+
+    References:
+        Hoffer, Hubara, Soudry, `Train longer, generalize better
+        <https://arxiv.org/abs/1705.08741>`_, 2017, section on regime adaptation.
+    """
+    schedule = checked_schedule(schedule)
+    one_of("keep", keep, ("updates", "epochs"))
+    scaled = scale_learning_rate(
+        schedule, batch_size=batch_size, base_batch_size=base_batch_size, rule=rule
+    )
+    if keep == "updates":
+        return scaled
+    shared = math.gcd(batch_size, base_batch_size)
+    times, over = batch_size // shared, base_batch_size // shared
+
+    def same_epochs(step: ArrayLike) -> ArrayLike:
+        # In whole numbers and divided first: float32 misses boundaries, and
+        # step * batch_size overflows 32 bits.
+        whole, rest = jnp.divmod(jnp.asarray(step), over)
+        return scaled(whole * times + rest * times // over)
+
+    return same_epochs
+
+
+def boost_early(
+    schedule: optax.Schedule, *, factor: float, hold: int, decay: int
+) -> optax.Schedule:
+    r"""A higher learning rate in the initial phase, then down to the schedule.
+
+    The rate of ``schedule`` is multiplied by
+
+    .. math:: m(t) = \mathrm{factor}^{1 - u(t)}, \quad
+        u(t) = \min(1, \max(0, (t - \mathrm{hold}) / \mathrm{decay}))
+
+    that is, by ``factor`` for the first ``hold`` updates, then by a factor that falls
+    geometrically to 1 over ``decay`` updates, then by 1. ``decay=0`` drops at once.
+
+    Early in training the weights diffuse, and the rate of diffusion rises with the learning rate:
+    boosting this phase is the cheap way to get a large batch as far from its start as a small one.
+
+    Args:
+        schedule: ``step -> rate``.
+        factor: what the rate is multiplied by at first, above 0.
+        hold: updates at the full factor.
+        decay: updates from the full factor down to 1.
+
+    Returns:
+        A schedule ``step -> rate``.
+
+    Raises:
+        ValueError: for a schedule that is no function, or a negative number.
+
+    Example:
+        >>> boosted = boost_early(optax.constant_schedule(0.1), factor=4.0, hold=100, decay=100)
+        >>> [round(float(boosted(step)), 3) for step in (0, 100, 150, 200, 300)]
+        [0.4, 0.4, 0.2, 0.1, 0.1]
+
+    References:
+        Hoffer, Hubara, Soudry, `Train longer, generalize better
+        <https://arxiv.org/abs/1705.08741>`_, 2017: a high rate in the early, diffusing phase.
+    """
+    schedule = checked_schedule(schedule)
+    positive_float("factor", factor)
+    for name, value in (("hold", hold), ("decay", decay)):
+        if value != 0:
+            positive_int(name, value)
+
+    def boosted(step: ArrayLike) -> ArrayLike:
+        count = jnp.asarray(step, jnp.float32)
+        # A decay of 0 updates is a decay that is over one update later.
+        done = (
+            jnp.clip((count - hold) / decay, 0, 1) if decay else (count >= hold).astype("float32")
+        )
+        return schedule(step) * factor ** (1 - done)
+
+    return boosted
+
+
+def scale_adam(
+    learning_rate: Rate,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    *,
+    batch_size: int,
+    base_batch_size: int,
+) -> dict[str, Any]:
+    r"""Adam's square-root rule: rate, both betas and epsilon carried over together.
+
+    With :math:`\kappa` = ``batch_size / base_batch_size``
+
+    .. math:: \eta \to \sqrt\kappa\,\eta, \quad 1 - \beta_i \to \kappa (1 - \beta_i), \quad
+        \epsilon \to \epsilon / \sqrt\kappa
+
+    and a run makes :math:`1/\kappa` times as many updates. The stochastic differential equation
+    that Adam approximates is then the same. It holds where gradient noise dominates the gradient.
+
+    Args:
+        learning_rate: a number or a schedule. A schedule keeps its boundaries, in updates; give it
+            through ``adapt_regime(..., rule="none", keep="epochs")`` first to move them.
+        b1: decay of the mean of the gradient.
+        b2: decay of the mean of its square.
+        eps: added to the denominator.
+        batch_size: examples per update of the run to come.
+        base_batch_size: examples per update of the run the values were tuned for.
+
+    Returns:
+        Keyword arguments of ``optax.adam`` and its kin.
+
+    Raises:
+        ValueError: when a beta would leave [0, 1), with the largest batch that would fit.
+
+    Example:
+        >>> scaled = scale_adam(1e-3, batch_size=1024, base_batch_size=256)
+        >>> {name: round(value, 9) for name, value in scaled.items()}
+        {'learning_rate': 0.002, 'b1': 0.6, 'b2': 0.996, 'eps': 5e-09}
+        >>> optimizer = optax.adam(**scaled)
+
+    References:
+        Malladi, Lyu, Panigrahi, Arora, `On the SDEs and Scaling Rules for Adaptive Gradient
+        Algorithms <https://arxiv.org/abs/2205.10287>`_, 2022, square root scaling rule.
+    """
+    ratio = checked_ratio(batch_size, base_batch_size)
+    betas = {}
+    for name, beta in (("b1", b1), ("b2", b2)):
+        if not 0 <= beta < 1:
+            raise ValueError(f"{name} must be in [0, 1), not {beta!r}.")
+        # The tolerance forgives 1 - 0.9 = 0.09999999999999998 and its like.
+        scaled = 1 - ratio * (1 - beta)
+        if scaled < -1e-12:
+            raise ValueError(
+                f"{name}={beta} at batch {base_batch_size} would become {scaled:.3g} at batch "
+                f"{batch_size}, outside [0, 1). From this {name} the rule reaches batch "
+                f"{math.floor(base_batch_size / (1 - beta) + 1e-9)}; start from a larger {name}, "
+                "or from values tuned at a larger batch."
+            )
+        betas[name] = max(scaled, 0.0)
+    rate = scale_learning_rate(
+        learning_rate, batch_size=batch_size, base_batch_size=base_batch_size
+    )
+    return {"learning_rate": rate, **betas, "eps": eps / ratio**0.5}
+
+
+def noise_std(batch_size: int, base_batch_size: int) -> float:
+    r"""How strongly to weight examples at random so that a large batch is as noisy as a small one.
+
+    .. math:: \sigma = \sqrt{B / B_\mathrm{base} - 1}
+
+    Let single-example gradients be independent with mean :math:`\mu` and covariance
+    :math:`\Sigma`. The weighted mean :math:`\frac1B \sum_n z_n g_n`, with
+    :math:`z_n \sim N(1, \sigma^2)`, has mean :math:`\mu` and covariance
+    :math:`\frac1B [(1 + \sigma^2) \Sigma + \sigma^2 \mu\mu^\top]`. With this :math:`\sigma` that
+    is :math:`\Sigma / B_\mathrm{base}`, the covariance of the small batch, plus
+    :math:`(1/B_\mathrm{base} - 1/B)\, \mu\mu^\top`: a random length of the mean step, small
+    wherever noise dominates.
+
+    Args:
+        batch_size: examples per update.
+        base_batch_size: examples per update of the small batch to be imitated, at most
+            ``batch_size``.
+
+    Returns:
+        The standard deviation for :func:`example_weights`.
+
+    Raises:
+        ValueError: when ``batch_size`` is below ``base_batch_size``.
+
+    Example:
+        >>> noise_std(512, 128) ** 2
+        2.9999999999999996
+
+    References:
+        Hoffer, Hubara, Soudry, `Train longer, generalize better
+        <https://arxiv.org/abs/1705.08741>`_, 2017, section on the learning rate (multiplicative
+        noise). The constant follows from the covariance above.
+    """
+    ratio = checked_ratio(batch_size, base_batch_size)
+    if ratio < 1:
+        raise ValueError(
+            f"batch_size={batch_size} is below base_batch_size={base_batch_size}: its gradient is "
+            "already noisier, and weights can only add noise. Swap the two, or use a larger batch."
+        )
+    return math.sqrt(ratio - 1)
+
+
+def example_weights(key: jax.Array, num_examples: int, std: ArrayLike) -> jax.Array:
+    r"""Random weights of per-example losses: multiplicative gradient noise.
+
+    :math:`z_n \sim N(1, \mathrm{std}^2)`, independent. The gradient of
+    :math:`\frac1B \sum_n z_n \ell_n` has the mean of the plain gradient and, with ``std`` from
+    :func:`noise_std`, the covariance of a smaller batch, in one backward pass. Weights may be
+    negative. Divide by B, not by the sum of the weights.
+
+    Args:
+        key: a random key, a fresh one for every update.
+        num_examples: examples in the batch, B.
+        std: standard deviation of the weights, from :func:`noise_std`.
+
+    Returns:
+        Weights, float32, shape [num_examples].
+
+    Example:
+        >>> z = example_weights(jax.random.key(0), 512, noise_std(512, 128))
+        >>> losses = jnp.ones(512)
+        >>> noisy_loss = jnp.mean(z * losses)
+
+    References:
+        Hoffer, Hubara, Soudry, `Train longer, generalize better
+        <https://arxiv.org/abs/1705.08741>`_, 2017, section on the learning rate.
+    """
+    num_examples = positive_int("num_examples", num_examples)
+    return 1 + jnp.asarray(std, jnp.float32) * jax.random.normal(key, (num_examples,), jnp.float32)

@@ -1,0 +1,232 @@
+"""How far the weights have travelled, recorded inside the optimizer's state."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gapjax._checks import positive_int
+from gapjax.diffusion._cond import cond_any
+
+LAST_STEP = 2**31 - 2  # the counter is an int32, and must be able to pass the last recorded step
+
+
+class TrackDiffusionState(NamedTuple):
+    """State of :func:`track_diffusion`; :func:`diffusion_record` reads it."""
+
+    start: Any  # the parameters at init, in their own dtype
+    num_updates: jax.Array  # updates made so far; shape=(), dtype=jnp.int32
+    recorded: jax.Array  # valid entries of the buffers; shape=(), dtype=jnp.int32
+    step: jax.Array  # shape=(capacity,), dtype=jnp.int32
+    distance: jax.Array  # shape=(capacity,), dtype=jnp.float32
+    update_norm: jax.Array  # shape=(capacity,), dtype=jnp.float32
+
+
+class DiffusionRecord(NamedTuple):
+    """What :func:`track_diffusion` recorded, on the host.
+
+    Attributes:
+        step: updates made, log-spaced from 1, shape [n].
+        distance: Euclidean distance of the parameters from where they started after that many
+            updates, shape [..., n].
+        update_norm: Euclidean norm of what passed through the tracker at the next update, shape
+            [..., n]. Behind the optimizer in the chain, it is the length of the step taken from
+            there.
+    """
+
+    step: np.ndarray
+    distance: np.ndarray
+    update_norm: np.ndarray
+
+
+@functools.cache
+def log_spaced_steps(capacity: int) -> np.ndarray:
+    """`capacity` whole numbers from 1 up to LAST_STEP: every one at first, then geometric.
+
+    A point follows the last by the larger of one and a fixed ratio, the smallest ratio whose
+    points reach LAST_STEP. With 256 points it is about 1.08: 30 points to the decade, whatever the
+    length of the run. All runs share the grid, so their records can be compared point by point.
+    """
+
+    def grid(ratio: float) -> np.ndarray:
+        points = [1.0]
+        while len(points) < capacity:
+            points.append(min(max(points[-1] + 1, np.round(points[-1] * ratio)), LAST_STEP))
+        return np.asarray(points)
+
+    low, high = 1.0, float(LAST_STEP)
+    for _ in range(64):
+        middle = (low * high) ** 0.5
+        low, high = (low, middle) if grid(middle)[-1] >= LAST_STEP else (middle, high)
+    return np.unique(grid(high)).astype(np.int32)
+
+
+def norm(tree: Any) -> jax.Array:
+    """The Euclidean norm of a tree, summed in float32 or better, as a float32 scalar."""
+
+    def square(x: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.square(jnp.abs(widen(x)))).astype(jnp.float32)
+
+    return jnp.sqrt(sum(map(square, jax.tree.leaves(tree)), start=jnp.zeros((), jnp.float32)))
+
+
+def widen(x: jax.Array) -> jax.Array:
+    """In float32 or better."""
+    narrow = not jnp.issubdtype(x.dtype, jnp.inexact) or x.dtype.itemsize < 4
+    return x.astype(jnp.float32) if narrow else x
+
+
+def distance_between(params: Any, start: Any) -> jax.Array:
+    """The Euclidean distance of two trees, in float32 or better."""
+    return norm(jax.tree.map(lambda a, b: widen(a) - widen(b), params, start))
+
+
+def track_diffusion(capacity: int = 256) -> optax.GradientTransformationExtraArgs:
+    r"""Records :math:`\lVert w_t - w_0 \rVert` at log-spaced steps; leaves the updates alone.
+
+    The distance is that of the parameters the optimizer is given, after the updates made so far,
+    so it is right wherever in a chain the tracker stands, and it is computed in float32 or better.
+    :math:`w_0` is what ``init`` saw. Put the tracker last, and the norm recorded beside the
+    distance is that of the whole step.
+
+    The state holds one copy of the parameters and three buffers of ``capacity`` numbers. They
+    never fill: steps are log-spaced, every one at first, up to :math:`2^{31}` updates. The grid
+    depends on ``capacity`` alone, so runs of any length and batch size share their steps. Between
+    two recorded steps an update costs one comparison, also under ``jax.vmap`` over a population
+    whose members count alike.
+
+    Args:
+        capacity: the number of buffer entries, at least 8. 256 gives about 30 a decade.
+
+    Returns:
+        A transform that is the identity on updates.
+
+    Raises:
+        ValueError: for a capacity below 8, or an ``update`` without ``params``.
+
+    Example:
+        >>> optimizer = optax.chain(optax.sgd(0.1), track_diffusion())
+        >>> params = {"w": jnp.zeros(3)}
+        >>> state = optimizer.init(params)
+        >>> for _ in range(4):
+        ...     updates, state = optimizer.update({"w": jnp.ones(3)}, state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> record = diffusion_record(state)
+        >>> record.step, record.distance.round(3)
+        (array([1, 2, 3], dtype=int32), array([0.173, 0.346, 0.52 ], dtype=float32))
+
+    .. note::
+       Inside ``shard_map``, where a function sees its own shard only, the norms are those of the
+       shard. Under ``jit`` with sharded parameters they are those of the whole.
+
+    References:
+        Hoffer, Hubara, Soudry, `Train longer, generalize better
+        <https://arxiv.org/abs/1705.08741>`_, 2017, figure 2: distance against iterations.
+    """
+    if positive_int("capacity", capacity) < 8:
+        raise ValueError(f"capacity={capacity} is too few points to fit a law to; give 8 or more.")
+    grid = log_spaced_steps(capacity)
+
+    def init_fn(params: Any) -> TrackDiffusionState:
+        return TrackDiffusionState(
+            # A copy: a training step that donates its state must not find one buffer twice.
+            start=jax.tree.map(jnp.copy, params),
+            num_updates=jnp.zeros((), jnp.int32),
+            recorded=jnp.zeros((), jnp.int32),
+            step=jnp.zeros(grid.shape, jnp.int32),
+            distance=jnp.zeros(grid.shape, jnp.float32),
+            update_norm=jnp.zeros(grid.shape, jnp.float32),
+        )
+
+    def update_fn(
+        updates: Any, state: TrackDiffusionState, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, TrackDiffusionState]:
+        del extra_args
+        if params is None:
+            raise ValueError(
+                "track_diffusion measures the parameters: call update(updates, state, params)."
+            )
+
+        def record(log: Any, at: Any, params: Any, start: Any, updates: Any) -> Any:
+            index, count = at
+            now = count, distance_between(params, start), norm(updates)
+            return tuple(buffer.at[index].set(x) for buffer, x in zip(log, now, strict=True))
+
+        log, at = (
+            (state.step, state.distance, state.update_norm),
+            (state.recorded, state.num_updates),
+        )
+        due = state.num_updates == jnp.asarray(grid)[state.recorded]
+        step, distance, update_norm = cond_any(
+            due, record, lambda log, *_: log, log, at, params, state.start, updates
+        )
+        return updates, TrackDiffusionState(
+            start=state.start,
+            num_updates=optax.safe_increment(state.num_updates),
+            recorded=state.recorded + due.astype(jnp.int32),
+            step=step,
+            distance=distance,
+            update_norm=update_norm,
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def only_state(opt_state: Any, kind: type, maker: str) -> Any:
+    """The one state of a kind within an optimizer's state."""
+    leaves = jax.tree_util.tree_leaves_with_path(opt_state, is_leaf=lambda x: isinstance(x, kind))
+    found = {
+        "opt_state" + jax.tree_util.keystr(path): leaf
+        for path, leaf in leaves
+        if isinstance(leaf, kind)
+    }
+    if not found:
+        raise ValueError(
+            f"This optimizer state has no {maker} in it. Put {maker}() into the chain: "
+            f"optax.chain(..., {maker}())."
+        )
+    if len(found) > 1:
+        raise ValueError(
+            f"This optimizer state has {len(found)} of {maker}: {', '.join(found)}. Pass the one "
+            "you mean instead of the whole state (optax.named_chain lets you choose its name)."
+        )
+    return next(iter(found.values()))
+
+
+def diffusion_record(opt_state: Any) -> DiffusionRecord:
+    """Reads what :func:`track_diffusion` recorded, the valid entries only, on the host.
+
+    Args:
+        opt_state: the state of an optimizer with one tracker anywhere in it, or of the tracker
+            itself. The state of a population (from ``jax.vmap``) keeps its leading axes.
+
+    Returns:
+        Steps of shape [n], distances and update norms of shape [..., n]; n is 0 before the second
+        update. Members of a population share the steps.
+
+    Raises:
+        ValueError: when the state has no tracker or several, or when the members of a population
+            have made different numbers of updates.
+
+    Example:
+        >>> optimizer = optax.named_chain(("sgd", optax.sgd(0.1)), ("tracker", track_diffusion()))
+        >>> population = jax.vmap(optimizer.init)(jnp.zeros((5, 3)))
+        >>> diffusion_record(population["tracker"]).distance.shape
+        (5, 0)
+    """
+    state = only_state(opt_state, TrackDiffusionState, "track_diffusion")
+    recorded = np.unique(np.asarray(state.recorded))
+    if recorded.size != 1:
+        raise ValueError(
+            "The members of this population have made different numbers of updates (from "
+            f"{np.min(state.num_updates)} to {np.max(state.num_updates)}). Read one at a time: "
+            "diffusion_record(jax.tree.map(lambda x: x[0], opt_state))."
+        )
+    valid = slice(0, int(recorded[0]))
+    step = np.asarray(state.step).reshape(-1, np.shape(state.step)[-1])[0, valid]
+    return DiffusionRecord(
+        step, np.asarray(state.distance)[..., valid], np.asarray(state.update_norm)[..., valid]
+    )

@@ -1,0 +1,140 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gapjax.diffusion import (
+    adapt_regime,
+    boost_early,
+    example_weights,
+    noise_std,
+    scale_adam,
+    scale_learning_rate,
+)
+
+STEPPED = optax.piecewise_constant_schedule(0.1, {31_000: 0.1, 47_000: 0.1})
+
+
+@pytest.mark.parametrize(("rule", "expected"), [("sqrt", 0.4), ("linear", 1.6), ("none", 0.1)])
+def test_rate_by_hand(rule, expected):
+    sizes = {"batch_size": 2048, "base_batch_size": 128, "rule": rule}
+    assert scale_learning_rate(0.1, **sizes) == pytest.approx(expected)
+    assert float(scale_learning_rate(STEPPED, **sizes)(0)) == pytest.approx(expected)
+    rates = scale_learning_rate(jnp.array([0.1, 0.2]), **sizes)  # rates as a vmapped axis
+    np.testing.assert_allclose(rates, [expected, 2 * expected], rtol=1e-6)
+
+
+def test_regime_adaptation_keeps_updates():
+    adapted = adapt_regime(STEPPED, batch_size=4096, base_batch_size=128)
+    for step in (0, 30_999, 31_000, 31_001, 47_000, 47_001, 90_000):
+        assert float(adapted(step)) == pytest.approx(float(STEPPED(step)) * 32**0.5, rel=1e-6)
+
+
+def test_keeping_epochs_moves_boundaries():
+    adapted = adapt_regime(
+        STEPPED, batch_size=4096, base_batch_size=128, rule="linear", keep="epochs"
+    )
+    # 31000 / 32 = 968.75 and 47000 / 32 = 1468.75.
+    assert float(adapted(968)) == pytest.approx(3.2)
+    assert float(adapted(969)) == pytest.approx(0.32)
+    assert float(adapted(1468)) == pytest.approx(0.32)
+    assert float(adapted(1469)) == pytest.approx(0.032)
+
+
+@given(
+    step=st.integers(0, 10**6),
+    batch_size=st.integers(1, 2000),
+    base_batch_size=st.integers(1, 2000),
+)
+@settings(max_examples=50, deadline=None)
+def test_kept_epochs_are_exact_in_whole_numbers(step, batch_size, base_batch_size):
+    adapted = adapt_regime(
+        lambda step: step,
+        batch_size=batch_size,
+        base_batch_size=base_batch_size,
+        rule="none",
+        keep="epochs",
+    )
+    assert int(adapted(step)) == step * batch_size // base_batch_size
+
+
+def test_schedules_work_under_jit_and_in_optax():
+    adapted = boost_early(
+        adapt_regime(STEPPED, batch_size=256, base_batch_size=128, keep="epochs"),
+        factor=3.0,
+        hold=10,
+        decay=0,
+    )
+    steps = jnp.array([0, 9, 10, 15_499, 15_500])
+    expected = np.array([0.3, 0.3, 0.1, 0.1, 0.01]) * 2**0.5
+    with jax.numpy_dtype_promotion("standard"):  # optax's own schedules mix dtypes
+        rates = jax.jit(jax.vmap(adapted))(steps)
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)
+    tx = optax.sgd(adapted)
+    with jax.numpy_dtype_promotion("standard"):
+        updates, _ = jax.jit(tx.update)(jnp.ones(2), tx.init(jnp.ones(2)))
+    np.testing.assert_allclose(updates, -0.3 * 2**0.5, rtol=1e-6)
+
+
+def test_boost_by_hand():
+    boosted = boost_early(optax.constant_schedule(0.1), factor=4.0, hold=100, decay=100)
+    for step, expected in [(0, 0.4), (100, 0.4), (150, 0.2), (175, 0.1 * 2**0.5), (200, 0.1)]:
+        assert float(boosted(step)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_adam_by_hand():
+    scaled = scale_adam(1e-3, 0.9, 0.999, 1e-8, batch_size=1024, base_batch_size=256)
+    assert scaled == pytest.approx({"learning_rate": 2e-3, "b1": 0.6, "b2": 0.996, "eps": 5e-9})
+    optax.adam(**scaled).init(jnp.ones(3))
+
+
+def test_adam_reaches_exactly_as_far_as_it_says():
+    assert scale_adam(1e-3, batch_size=2560, base_batch_size=256)["b1"] == pytest.approx(0)
+    with pytest.raises(ValueError, match=r"b1=0.9 at batch 256 would become .* reaches batch 2560"):
+        scale_adam(1e-3, batch_size=2561, base_batch_size=256)
+
+
+def test_noise_by_hand():
+    assert noise_std(128, 128) == 0
+    assert noise_std(1280, 128) == pytest.approx(3)
+    weights = example_weights(jax.random.key(0), 200_000, 3.0)
+    assert weights.shape == (200_000,)
+    assert weights.dtype == jnp.float32
+    assert float(weights.mean()) == pytest.approx(1, abs=4 * 3 / 200_000**0.5)
+    assert float(weights.std()) == pytest.approx(3, rel=4 / 400_000**0.5)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: scale_learning_rate(0.1, batch_size=0, base_batch_size=1), "batch_size must be"),
+        (lambda: scale_learning_rate(0.1, batch_size=1, base_batch_size=2.5), "base_batch_size"),
+        (
+            lambda: scale_learning_rate(0.1, batch_size=1, base_batch_size=1, rule="squrt"),
+            "Did you mean 'sqrt'",
+        ),
+        (
+            lambda: scale_learning_rate("0.1", batch_size=1, base_batch_size=1),
+            "a number or a schedule",
+        ),
+        (lambda: scale_learning_rate(-1.0, batch_size=1, base_batch_size=1), "not negative"),
+        (lambda: adapt_regime(0.1, batch_size=1, base_batch_size=1), r"constant_schedule\(0.1\)"),
+        (
+            lambda: adapt_regime(STEPPED, batch_size=1, base_batch_size=1, keep="epoch"),
+            "Did you mean 'epochs'",
+        ),
+        (lambda: boost_early(0.1, factor=2.0, hold=1, decay=1), "must be a function"),
+        (lambda: boost_early(STEPPED, factor=0.0, hold=1, decay=1), "factor must be"),
+        (lambda: boost_early(STEPPED, factor=2.0, hold=-1, decay=1), "hold must be"),
+        (lambda: boost_early(STEPPED, factor=2.0, hold=1, decay=0.5), "decay must be"),
+        (lambda: scale_adam(1e-3, b1=1.0, batch_size=1, base_batch_size=1), "b1 must be in"),
+        (lambda: noise_std(64, 128), "below base_batch_size=128"),
+        (lambda: example_weights(jax.random.key(0), 0, 1.0), "num_examples must be"),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
