@@ -1,0 +1,107 @@
+"""How a batch is cut into ghosts, decided from shapes alone, before anything is traced."""
+
+import contextlib
+import math
+import operator
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gapjax._checks import one_of, positive_int
+
+REMAINDERS = ("error", "short", "merge")
+
+
+@contextlib.contextmanager
+def at_layer(layer: str) -> Iterator[None]:
+    """Put the name of a layer in front of what a ValueError says."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{layer}: {error}") from error
+
+
+def feature_axes(ndim: int, axis: int | Iterable[int]) -> tuple[int, ...]:
+    """The axes that keep their own statistics, counted from the front, in order."""
+    axes = tuple(axis) if isinstance(axis, Iterable) else (axis,)
+    for one in axes:
+        if not -ndim <= operator.index(one) < ndim:
+            raise ValueError(f"axis {one} does not exist in an input with {ndim} axes.")
+    return tuple(sorted({operator.index(one) % ndim for one in axes}))
+
+
+class Partition(NamedTuple):
+    """Contiguous ghosts, and the equal blocks that the arithmetic works on.
+
+    Usually a block is a ghost. Ghosts of unequal sizes, and ghosts whose borders may
+    fall inside the shard of a device, are unions of smaller blocks: then only moments of
+    blocks, never activations, cross the borders.
+    """
+
+    sizes: tuple[int, ...]  # examples per ghost
+    block: int  # examples per block; divides every size
+
+    @property
+    def regular(self) -> bool:
+        """Whether blocks and ghosts are the same."""
+        return all(size == self.block for size in self.sizes)
+
+    def split(self, x: jax.Array) -> jax.Array:
+        """[B, ...] to [blocks, B / blocks, ...]."""
+        if len(self.sizes) == 1 and self.regular:
+            return x[None]
+        return x.reshape(-1, self.block, *x.shape[1:])
+
+    def membership(self, dtype: jnp.dtype) -> np.ndarray:
+        """[G, blocks], 1 where a block belongs to a ghost."""
+        blocks = [size // self.block for size in self.sizes]
+        return np.repeat(np.eye(len(blocks)), blocks, axis=1).astype(dtype)
+
+    def gather(self, of_blocks: jax.Array) -> jax.Array:
+        """Sum the blocks of each ghost: [blocks, ...] to [G, ...]."""
+        # As a product with a constant, a batch sharded in any way is summed by an
+        # all-reduce of [G, ...]; the default precision of accelerators would round.
+        member = self.membership(of_blocks.dtype)
+        return jnp.einsum("gb,b...->g...", member, of_blocks, precision="highest")
+
+    def spread(self, of_ghosts: jax.Array) -> jax.Array:
+        """Give each block what its ghost has: [G, ...] to [blocks, ...]."""
+        if self.regular:
+            return of_ghosts
+        member = self.membership(of_ghosts.dtype)
+        return jnp.einsum("gb,g...->b...", member, of_ghosts, precision="highest")
+
+
+def partition(batch: int, ghost_size: int | None, remainder: str = "error") -> Partition:
+    """Cut a batch into contiguous ghosts.
+
+    Raises:
+        ValueError: the batch is not a multiple of ``ghost_size`` and ``remainder`` is ``"error"``.
+    """
+    one_of("remainder", remainder, REMAINDERS)
+    if ghost_size is None:
+        return Partition((batch,), batch)
+    ghost_size = positive_int("ghost_size", ghost_size)
+    full, left = divmod(batch, ghost_size)
+    sizes = [ghost_size] * full
+    if left and remainder == "error":
+        fitting = [size for size in range(1, batch + 1) if batch % size == 0]
+        nearest = sorted(sorted(fitting, key=lambda size: abs(math.log(size / ghost_size)))[:8])
+        ghosts = "1 full ghost" if full == 1 else f"{full} full ghosts"
+        raise ValueError(
+            f"a batch of {batch} is not a multiple of ghost_size={ghost_size} ({ghosts}, {left} "
+            f"left over). Drop the last batch, choose ghost_size from {tuple(nearest)}, or pass "
+            'remainder="short" (the last ghost is smaller) or "merge" (the last ghost is larger).'
+        )
+    if left and remainder == "merge" and full:
+        sizes[-1] += left
+    elif left:
+        sizes.append(left)
+    # A batch can be sharded over any divisor of the devices; this much lies on one device for sure.
+    shard = batch // math.gcd(batch, jax.device_count())
+    if left == 0 and (shard % ghost_size == 0 or ghost_size % shard == 0):
+        return Partition(tuple(sizes), ghost_size)
+    return Partition(tuple(sizes), math.gcd(shard, *sizes))

@@ -1,0 +1,100 @@
+"""Running statistics from the moments of ghosts."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from gapjax._checks import one_of
+from gapjax.ghost._moments import Moments, per_feature
+
+UPDATES = ("sequential", "mean")
+VARIANCES = ("within", "unbiased", "total")
+
+
+class Running(NamedTuple):
+    """Running mean and variance, each ``[*features]``."""
+
+    mean: jax.Array
+    var: jax.Array
+
+
+def update_running(
+    running: tuple[ArrayLike, ArrayLike],
+    moments: Moments,
+    *,
+    momentum: ArrayLike,
+    update: str = "sequential",
+    variance: str = "within",
+) -> Running:
+    r"""Move running statistics by the moments of the ghosts of one batch.
+
+    With momentum :math:`m` (the fraction kept) and :math:`s_i` the mean or variance of ghost
+    :math:`i`,
+
+    .. math::
+        \text{sequential:}\quad r &\leftarrow m^G r + (1 - m) \sum_{i=1}^{G} m^{G-i} s_i \\
+        \text{mean:}\quad r &\leftarrow m\, r + (1 - m) \sum_i \frac{n_i}{\sum_j n_j} s_i
+
+    ``"sequential"`` is one exponential average over ghosts, one after the other (Hoffer, Hubara,
+    Soudry 2017, Algorithm 1, in the form of the authors' code); it does not depend on how the
+    ghosts are spread over calls. ``"mean"`` is one update with the average ghost (Keras'
+    ``virtual_batch_size``). A ghost with a count of 0 changes nothing.
+
+    Args:
+        running: ``(mean, var)``, each ``[*features]``.
+        moments: From ``ghost_moments``.
+        momentum: The fraction kept, per ghost (``"sequential"``) or per call (``"mean"``).
+        update: ``"sequential"`` or ``"mean"``.
+        variance: ``"within"`` averages the biased variances of ghosts; ``"unbiased"`` multiplies
+            each by n / (n - 1) (PyTorch); ``"total"`` adds the variance of the ghost means of this
+            call, with the weights of the update, which makes up for what small ghosts leave out.
+            ``"total"`` sees one call at a time: the same ghosts in two calls have two centers.
+
+    Returns:
+        ``Running(mean, var)`` in the dtypes of ``running``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from gapjax.ghost import ghost_moments, update_running
+        >>> moments = ghost_moments(jnp.array([[1.0], [3.0], [10.0], [30.0]]), 2)
+        >>> start = (jnp.zeros(1), jnp.ones(1))
+        >>> update_running(start, moments, momentum=0.5).mean.tolist()  # (1 + 20) / 2
+        [10.5]
+        >>> update_running(start, moments, momentum=0.5, update="mean").mean.tolist()
+        [5.5]
+    """
+    one_of("update", update, UPDATES)
+    one_of("variance", variance, VARIANCES)
+    old_mean, old_var = (jnp.asarray(r) for r in running)
+    mean, var, count = moments
+    kept, weight = _weights(per_feature(count, mean), momentum, update)
+    # Known counts and momentum give weights in float64, here rounded for the first time.
+    kept, weight = (jnp.asarray(a).astype(mean.dtype) for a in (kept, weight))
+    if variance == "unbiased":
+        n = jnp.asarray(per_feature(count, mean)).astype(mean.dtype)
+        var = var * (n / jnp.maximum(n - 1, 1))
+    new_mean = (weight * mean).sum(0)
+    if variance == "total":
+        share = jnp.broadcast_to(weight, mean.shape).sum(0)
+        center = new_mean / jnp.where(share > 0, share, 1)
+        var = var + jnp.square(mean - center)
+    new_var = (weight * var).sum(0)
+    return Running(
+        (kept * old_mean.astype(mean.dtype) + new_mean).astype(old_mean.dtype),
+        (kept * old_var.astype(mean.dtype) + new_var).astype(old_var.dtype),
+    )
+
+
+def _weights(count: Any, momentum: Any, update: str) -> tuple[Any, Any]:
+    """What the old statistics keep, and what each ghost adds; in the shape of the count."""
+    xp: Any = np if isinstance(count, np.ndarray) and isinstance(momentum, float | int) else jnp
+    valid = xp.asarray(count > 0, float if xp is np else count.dtype)
+    if update == "sequential":
+        after = xp.flip(xp.cumsum(xp.flip(valid, 0), 0), 0) - valid
+        return momentum ** valid.sum(0), (1 - momentum) * momentum**after * valid
+    total = count.sum(0)
+    kept = xp.where(total > 0, momentum, 1)
+    return kept, (1 - kept) * count / xp.maximum(total, 1)
