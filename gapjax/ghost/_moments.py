@@ -108,7 +108,7 @@ def ghost_moments(
             "there is nothing to cut into ghosts. Move the examples to the front, or use "
             "ghost_size=None."
         )
-    cut = partition(x.shape[0], ghost_size, remainder)
+    cut = partition(x, ghost_size, remainder)
     if ghost_size is not None and min(cut.sizes) * math.prod(x.shape[i] for i in reduced[1:]) == 1:
         raise ValueError(
             f"a ghost of 1 example on input of shape {x.shape} has one element per feature, "
@@ -200,7 +200,19 @@ def _merge(moments, cut):
 def _join(moments, axis_name, groups, fast):
     """Moments over several devices, from those of each."""
     mean, var, count = moments
-    psum = functools.partial(lax.psum, axis_name=axis_name, axis_index_groups=groups)
+
+    def psum(parts):
+        try:
+            return lax.psum(parts, axis_name, axis_index_groups=groups)
+        except NotImplementedError as error:
+            raise ValueError(
+                "jax.shard_map does not support axis_index_groups while it checks replication "
+                "(check_vma=True). Split the mesh axis in two, such as "
+                'jax.make_mesh((devices // k, k), ("outer", "ghost")) with P(("outer", "ghost")) '
+                'for a ghost on k devices, and pass axis_name=("outer", "ghost"); or pass '
+                "check_vma=False to jax.shard_map."
+            ) from error
+
     weight = jnp.broadcast_to(per_feature(jnp.asarray(count), mean), mean.shape)
     if fast:
         total, mean, square = psum(
@@ -266,7 +278,7 @@ def normalize(
     axes = feature_axes(x.ndim, axis)
     reduced = tuple(i for i in range(x.ndim) if i not in axes)
     features = tuple(x.shape[i] for i in axes)
-    cut = partition(x.shape[0], ghost_size, remainder)
+    cut = partition(x, ghost_size, remainder)
     mul = lax.rsqrt(var + epsilon)
     if scale is not None:
         mul = mul * jnp.asarray(scale).astype(dtype).reshape(features)

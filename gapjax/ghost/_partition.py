@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from gapjax._checks import one_of, positive_int
 
@@ -43,6 +44,7 @@ class Partition(NamedTuple):
 
     sizes: tuple[int, ...]  # examples per ghost
     block: int  # examples per block; divides every size
+    sharding: NamedSharding | None = None  # of the axis of blocks, where types show it
 
     @property
     def regular(self) -> bool:
@@ -72,16 +74,22 @@ class Partition(NamedTuple):
         if self.regular:
             return of_ghosts
         member = self.membership(of_ghosts.dtype)
-        return jnp.einsum("gb,g...->b...", member, of_ghosts, precision="highest")
+        of_blocks = jnp.einsum("gb,g...->b...", member, of_ghosts, precision="highest")
+        if self.sharding is None:
+            return of_blocks
+        others = jax.typeof(of_blocks).sharding.spec[1:]
+        spec = PartitionSpec(*self.sharding.spec, *others)
+        return jax.sharding.reshard(of_blocks, NamedSharding(self.sharding.mesh, spec))
 
 
-def partition(batch: int, ghost_size: int | None, remainder: str = "error") -> Partition:
-    """Cut a batch into contiguous ghosts.
+def partition(x: jax.Array, ghost_size: int | None, remainder: str = "error") -> Partition:
+    """Cut a batch, the first axis of ``x``, into contiguous ghosts.
 
     Raises:
         ValueError: the batch is not a multiple of ``ghost_size`` and ``remainder`` is ``"error"``.
     """
     one_of("remainder", remainder, REMAINDERS)
+    batch = x.shape[0]
     if ghost_size is None:
         return Partition((batch,), batch)
     ghost_size = positive_int("ghost_size", ghost_size)
@@ -100,8 +108,22 @@ def partition(batch: int, ghost_size: int | None, remainder: str = "error") -> P
         sizes[-1] += left
     elif left:
         sizes.append(left)
-    # A batch can be sharded over any divisor of the devices; this much lies on one device for sure.
-    shard = batch // math.gcd(batch, jax.device_count())
-    if left == 0 and (shard % ghost_size == 0 or ghost_size % shard == 0):
+    sharding, shard = _shard(x)
+    # The compiler joins the shards of a ghost by itself where types leave shardings to it.
+    joins = sharding is None and ghost_size % shard == 0
+    if left == 0 and (shard % ghost_size == 0 or joins or full == 1):
         return Partition(tuple(sizes), ghost_size)
-    return Partition(tuple(sizes), math.gcd(shard, *sizes))
+    return Partition(tuple(sizes), math.gcd(shard, *sizes), sharding)
+
+
+def _shard(x: jax.Array) -> tuple[NamedSharding | None, int]:
+    """The sharding of the first axis, if it is part of the type, and the examples per device."""
+    batch = x.shape[0]
+    sharding = jax.typeof(x).sharding
+    entry = sharding.spec[0] if len(sharding.spec) else None
+    if entry is None:
+        # Any divisor of the devices may turn out to share the batch: so much lies on one for sure.
+        return None, batch // math.gcd(batch, jax.device_count())
+    names = entry if isinstance(entry, tuple) else (entry,)
+    shards = math.prod(sharding.mesh.shape[name] for name in names)
+    return NamedSharding(sharding.mesh, PartitionSpec(entry)), batch // shards

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.typing import ArrayLike
 
 from gapjax._checks import one_of
@@ -28,6 +29,8 @@ def update_running(
     momentum: ArrayLike,
     update: str = "sequential",
     variance: str = "within",
+    axis_name: Any = None,
+    copies: int = 1,
 ) -> Running:
     r"""Move running statistics by the moments of the ghosts of one batch.
 
@@ -52,6 +55,9 @@ def update_running(
             each by n / (n - 1) (PyTorch); ``"total"`` adds the variance of the ghost means of this
             call, with the weights of the update, which makes up for what small ghosts leave out.
             ``"total"`` sees one call at a time: the same ghosts in two calls have two centers.
+        axis_name: Inside ``jax.shard_map`` or ``jax.pmap``: the devices along this axis (or these
+            axes) hold consecutive runs of ghosts; every device gets the statistics of all.
+        copies: So many neighbouring devices hold the same ghosts.
 
     Returns:
         ``Running(mean, var)`` in the dtypes of ``running``.
@@ -70,31 +76,54 @@ def update_running(
     one_of("variance", variance, VARIANCES)
     old_mean, old_var = (jnp.asarray(r) for r in running)
     mean, var, count = moments
-    kept, weight = _weights(per_feature(count, mean), momentum, update)
+    kept, weight = _weights(per_feature(count, mean), momentum, update, axis_name, copies)
     # Known counts and momentum give weights in float64, here rounded for the first time.
     kept, weight = (jnp.asarray(a).astype(mean.dtype) for a in (kept, weight))
     if variance == "unbiased":
         n = jnp.asarray(per_feature(count, mean)).astype(mean.dtype)
         var = var * (n / jnp.maximum(n - 1, 1))
-    new_mean = (weight * mean).sum(0)
+
+    def total(*terms):
+        sums = jnp.stack([jnp.broadcast_to(weight * term, mean.shape).sum(0) for term in terms])
+        return sums if axis_name is None else lax.psum(sums, axis_name) / copies
+
     if variance == "total":
-        share = jnp.broadcast_to(weight, mean.shape).sum(0)
+        share, new_mean = total(jnp.ones_like(mean), mean)
         center = new_mean / jnp.where(share > 0, share, 1)
-        var = var + jnp.square(mean - center)
-    new_var = (weight * var).sum(0)
+        (new_var,) = total(var + jnp.square(mean - center))
+    else:
+        new_mean, new_var = total(mean, var)
     return Running(
         (kept * old_mean.astype(mean.dtype) + new_mean).astype(old_mean.dtype),
         (kept * old_var.astype(mean.dtype) + new_var).astype(old_var.dtype),
     )
 
 
-def _weights(count: Any, momentum: Any, update: str) -> tuple[Any, Any]:
+def _weights(
+    count: Any, momentum: Any, update: str, axis_name: Any, copies: int
+) -> tuple[Any, Any]:
     """What the old statistics keep, and what each ghost adds; in the shape of the count."""
-    xp: Any = np if isinstance(count, np.ndarray) and isinstance(momentum, float | int) else jnp
-    valid = xp.asarray(count > 0, float if xp is np else count.dtype)
-    if update == "sequential":
-        after = xp.flip(xp.cumsum(xp.flip(valid, 0), 0), 0) - valid
-        return momentum ** valid.sum(0), (1 - momentum) * momentum**after * valid
-    total = count.sum(0)
-    kept = xp.where(total > 0, momentum, 1)
-    return kept, (1 - kept) * count / xp.maximum(total, 1)
+    known = isinstance(count, np.ndarray)
+    xp: Any = np if known and isinstance(momentum, float | int) else jnp
+    if update == "mean":
+        total, _ = _over_devices(count.sum(0, keepdims=True), axis_name, copies)
+        kept = xp.where(total > 0, momentum, 1)[0]
+        return kept, (1 - kept) * count / xp.maximum(total, 1)
+    valid = (count > 0).astype(float if xp is np else count.dtype)
+    after = np.flip(np.cumsum(np.flip(valid, 0), 0), 0) if known else lax.cumsum(valid, 0, True)
+    total, later = _over_devices(valid.sum(0, keepdims=True), axis_name, copies)
+    weight = (1 - momentum) * momentum ** (after - valid) * valid
+    return momentum ** total[0], weight if axis_name is None else weight * momentum**later
+
+
+def _over_devices(own: Any, axis_name: Any, copies: int) -> tuple[Any, Any]:
+    """A count [1, ...] summed over all devices, and over those that come later."""
+    if axis_name is None:
+        return own, 0
+    devices = lax.axis_size(axis_name) // copies
+    place = lax.axis_index(axis_name) // copies
+    if isinstance(own, np.ndarray):  # the same everywhere
+        return devices * own, (devices - 1 - place).astype(jnp.float32) * own.astype(np.float32)
+    places = jnp.arange(devices).reshape(-1, *(1,) * (own.ndim - 1))
+    owns = lax.psum(jnp.where(places == place, own, 0), axis_name) / copies
+    return owns.sum(0, keepdims=True), jnp.where(places > place, owns, 0).sum(0, keepdims=True)

@@ -1,19 +1,22 @@
 """Ghost batch normalization for ``flax.linen``."""
 
-from typing import Any, NamedTuple
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import canonicalize_dtype
-from jax import lax
 
-from gapjax._checks import one_of, positive_int
-from gapjax.ghost._moments import ghost_moments, normalize, per_feature, promote
-from gapjax.ghost._partition import REMAINDERS, at_layer, feature_axes
-from gapjax.ghost._running import UPDATES, VARIANCES, update_running
+from gapjax._checks import positive_int
+from gapjax.ghost._layer import BATCH_ALONE, Ghosts, batch_norm, check_layer, own_ghosts
+from gapjax.ghost._moments import promote
+from gapjax.ghost._partition import at_layer, feature_axes
+from gapjax.ghost._running import Running
 
-__all__ = ["GhostBatchNorm"]
+__all__ = ["GhostBatchNorm", "batch_statistics", "ghostify"]
 
 
 class GhostBatchNorm(nn.BatchNorm):
@@ -48,6 +51,8 @@ class GhostBatchNorm(nn.BatchNorm):
             ``"total"``.
         remainder: What to do with a batch that is no multiple of ``ghost_size``: ``"error"``,
             ``"short"`` or ``"merge"``.
+        rescale_momentum: ``momentum`` is per call after all: with G ghosts, each keeps
+            ``momentum ** (1 / G)``. For a momentum tuned with plain batch norm.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -64,10 +69,11 @@ class GhostBatchNorm(nn.BatchNorm):
     update: str = "sequential"
     variance: str = "within"
     remainder: str = "error"
+    rescale_momentum: bool = False
 
     def __post_init__(self) -> None:
         with at_layer("GhostBatchNorm"):
-            _Ghosts(self.ghost_size, self.update, self.variance, self.remainder).check()
+            check_layer(self, own_ghosts(self))
         super().__post_init__()
 
     @nn.compact
@@ -82,7 +88,7 @@ class GhostBatchNorm(nn.BatchNorm):
 
         Args:
             x: ``[B, ...]``.
-            use_running_average: Overrides nothing; give it here or at construction, as in Flax.
+            use_running_average: Given here or at construction, as in Flax.
             mask: True where an element counts for the statistics; broadcastable to ``x``.
 
         Returns:
@@ -91,31 +97,14 @@ class GhostBatchNorm(nn.BatchNorm):
         Raises:
             ValueError: B does not fit ``ghost_size``; the message says what would.
         """
-        ghosts = _Ghosts(self.ghost_size, self.update, self.variance, self.remainder)
-        return _apply(self, ghosts, x, use_running_average, mask)
+        return _apply(self, own_ghosts(self), x, use_running_average, mask)
 
 
 # Flax names layers and their variables by this: the paths stay those of a plain batch norm.
 GhostBatchNorm.__name__ = "BatchNorm"
 
 
-class _Ghosts(NamedTuple):
-    ghost_size: int | None
-    update: str
-    variance: str
-    remainder: str
-
-    def check(self) -> None:
-        if self.ghost_size is not None:
-            positive_int("ghost_size", self.ghost_size)
-        one_of("update", self.update, UPDATES)
-        one_of("variance", self.variance, VARIANCES)
-        one_of("remainder", self.remainder, REMAINDERS)
-
-
-def _apply(
-    layer: nn.BatchNorm, ghosts: _Ghosts, x: Any, use_running_average: Any, mask: Any
-) -> Any:
+def _apply(layer: nn.BatchNorm, ghosts: Ghosts, x: Any, use_running_average: Any, mask: Any) -> Any:
     """One call of a batch norm, on its own variables."""
     evaluate = nn.merge_param("use_running_average", layer.use_running_average, use_running_average)
     x = jnp.asarray(x)
@@ -123,45 +112,8 @@ def _apply(
     with at_layer(f"GhostBatchNorm {path!r}" if path else "GhostBatchNorm"):
         features = tuple(x.shape[i] for i in feature_axes(x.ndim, layer.axis))
         stats_dtype = jnp.float32 if layer.force_float32_reductions else layer.param_dtype
-        mean_of = layer.variable("batch_stats", "mean", jnp.zeros, features, stats_dtype)
-        var_of = layer.variable("batch_stats", "var", jnp.ones, features, stats_dtype)
-        running = (mean_of.value, var_of.value)
-        # The batch that initializes may be a dummy of any size, outside of any device axis.
-        starting = layer.is_initializing()
-        ghost_size = None if evaluate or starting else ghosts.ghost_size
-        if evaluate:
-            mean, var = (r[None] for r in running)
-        else:
-            least = x.dtype if layer.dtype is None else layer.dtype
-            moments = ghost_moments(
-                x,
-                ghost_size,
-                axis=layer.axis,
-                mask=mask,
-                shift=running[0],
-                remainder=ghosts.remainder,
-                axis_name=None if starting else layer.axis_name,
-                axis_index_groups=layer.axis_index_groups,
-                use_fast_variance=layer.use_fast_variance,
-                dtype=promote(least, jnp.float32) if layer.force_float32_reductions else least,
-            )
-            mean, var, count = moments
-            if mask is not None:
-                # A ghost without any element has no moments of its own.
-                some = per_feature(count, mean) > 0
-                mean, var = (
-                    jnp.where(some, own, r.astype(own.dtype))
-                    for own, r in zip((mean, var), running, strict=True)
-                )
-            if not starting:
-                new = update_running(
-                    running,
-                    lax.stop_gradient(moments),
-                    momentum=layer.momentum,
-                    update=ghosts.update,
-                    variance=ghosts.variance,
-                )
-                mean_of.value, var_of.value = new
+        mean = layer.variable("batch_stats", "mean", jnp.zeros, features, stats_dtype)
+        var = layer.variable("batch_stats", "var", jnp.ones, features, stats_dtype)
         scale, bias = (
             layer.param(name, init, features, layer.param_dtype) if used else None
             for name, init, used in (
@@ -169,16 +121,139 @@ def _apply(
                 ("bias", layer.bias_init, layer.use_bias),
             )
         )
-        y = normalize(
+        # The batch that initializes may be a dummy of any size, outside of any device axis.
+        starting = layer.is_initializing()
+        least = x.dtype if layer.dtype is None else layer.dtype
+        y, running = batch_norm(
+            layer,
+            Ghosts(None) if starting else ghosts,
             x,
-            mean,
-            var,
-            ghost_size,
-            axis=layer.axis,
-            remainder=ghosts.remainder,
-            scale=scale,
-            bias=bias,
-            epsilon=layer.epsilon,
+            Running(mean.value, var.value),
+            scale,
+            bias,
+            evaluate=evaluate,
+            mask=mask,
+            dtype=promote(least, jnp.float32) if layer.force_float32_reductions else least,
+            axis_name=None if starting else layer.axis_name,
         )
+        if not (starting or evaluate):
+            mean.value, var.value = running
     with jax.numpy_dtype_promotion("standard"):
         return y.astype(canonicalize_dtype(x, scale, bias, dtype=layer.dtype))
+
+
+# jax.jit keeps a program per value of this, so that ghostify works outside of jit as inside it.
+_within = jax.make_user_context(())
+
+
+@contextlib.contextmanager
+def _intercept(ghosts_of: Callable[[nn.BatchNorm], Ghosts], key: Any) -> Iterator[None]:
+    """Run every batch norm that is called inside with other ghosts."""
+    kinds, found = set(), False
+
+    def intercept(next_fun, args, kwargs, context):
+        nonlocal found
+        layer = context.module
+        kinds.add(type(layer).__name__)
+        # A subclass with a __call__ of its own is not the batch norm that we know.
+        calls = (nn.BatchNorm.__call__, GhostBatchNorm.__call__)
+        if context.method_name != "__call__" or type(layer).__call__ not in calls:
+            return next_fun(*args, **kwargs)
+        found = True
+        return _call(layer, ghosts_of(layer), *args, **kwargs)
+
+    with _within((*_within.value, key)), nn.intercept_methods(intercept):
+        yield
+    if kinds and not found:
+        raise ValueError(
+            "no flax.linen.BatchNorm was called inside, so nothing was turned into ghost batch "
+            f"norm. The modules called were {', '.join(sorted(kinds))}."
+        )
+
+
+def _call(layer, ghosts, x, use_running_average=None, *, mask=None):
+    return _apply(layer, ghosts, x, use_running_average, mask)
+
+
+@contextlib.contextmanager
+def ghostify(
+    ghost_size: int,
+    *,
+    update: str = "sequential",
+    variance: str = "within",
+    remainder: str = "error",
+    rescale_momentum: bool = False,
+) -> Iterator[None]:
+    """Inside, every ``flax.linen.BatchNorm`` of any model is a ghost batch norm.
+
+    The model is not edited; parameters, statistics and their paths stay as they are. A
+    ``GhostBatchNorm`` with a ghost size of its own keeps it, and so does a subclass of
+    ``BatchNorm`` with a ``__call__`` of its own.
+
+    Args:
+        ghost_size: Examples per ghost, counted over all devices.
+        update: As in ``GhostBatchNorm``.
+        variance: As in ``GhostBatchNorm``.
+        remainder: As in ``GhostBatchNorm``.
+        rescale_momentum: Take the momentum of each layer as per call, not per ghost: what keeps a
+            tuned batch norm as slow as it was.
+
+    Raises:
+        ValueError: Linen modules were called inside, and none was a batch norm.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from flax import linen as nn
+        >>> from gapjax.ghost.linen import ghostify
+        >>> model = nn.Sequential([nn.Dense(4), nn.BatchNorm(use_running_average=False)])
+        >>> x = jax.random.normal(jax.random.key(0), (16, 3))
+        >>> variables = model.init(jax.random.key(1), x)
+        >>> with ghostify(8):
+        ...     y, updates = model.apply(variables, x, mutable=["batch_stats"])
+        >>> bool(jnp.allclose(y.reshape(2, 8, 4).mean(1), 0, atol=1e-6))
+        True
+    """
+    ghosts = Ghosts(
+        positive_int("ghost_size", ghost_size), update, variance, remainder, rescale_momentum
+    )
+
+    def ghosts_of(layer: nn.BatchNorm) -> Ghosts:
+        own = isinstance(layer, GhostBatchNorm) and layer.ghost_size is not None
+        return own_ghosts(layer) if own else dataclasses.replace(ghosts, momentum=layer.momentum)
+
+    with _intercept(ghosts_of, ghosts):
+        yield
+
+
+@contextlib.contextmanager
+def batch_statistics(ghost_size: int | None = None, *, remainder: str = "error") -> Iterator[None]:
+    """Inside, running statistics come out as those of the batch of the last call alone.
+
+    For ``gapjax.ghost.precise_statistics``: every batch norm updates its statistics as with a
+    momentum of 0, to the mean and the total variance of the batch, over all ghosts. Outputs are
+    those of training.
+
+    Args:
+        ghost_size: For layers that have none of their own.
+        remainder: Likewise.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> from gapjax.ghost.linen import GhostBatchNorm, batch_statistics
+        >>> model = GhostBatchNorm(use_running_average=False, ghost_size=2)
+        >>> x = jnp.array([[1.0], [3.0], [10.0], [30.0]])
+        >>> variables = model.init(jax.random.key(0), x)
+        >>> with batch_statistics():
+        ...     _, updates = model.apply(variables, x, mutable=["batch_stats"])
+        >>> jax.tree.map(lambda s: s.tolist(), updates["batch_stats"])
+        {'mean': [11.0], 'var': [131.5]}
+    """
+    plain = Ghosts(ghost_size, remainder=remainder)
+
+    def ghosts_of(layer: nn.BatchNorm) -> Ghosts:
+        own = isinstance(layer, GhostBatchNorm) and layer.ghost_size is not None
+        ghosts = own_ghosts(layer) if own else plain
+        return dataclasses.replace(ghosts, **BATCH_ALONE)
+
+    with _intercept(ghosts_of, ("batch_statistics", plain)):
+        yield
