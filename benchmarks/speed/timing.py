@@ -92,7 +92,8 @@ def table(timings: Mapping[str, Timing]) -> str:
     width = max(map(len, timings))
     rows = [f"{'':{width}}  {'ms':>10}  {'ratio':>7}  quartiles"]
     rows += [
-        f"{name:{width}}  {1e3 * t.seconds:10.3f}  {t.ratio:7.3f}  {t.ratio_low:.3f} to {t.ratio_high:.3f}"
+        f"{name:{width}}  {1e3 * t.seconds:10.3f}  {t.ratio:7.3f}  "
+        f"{t.ratio_low:.3f} to {t.ratio_high:.3f}"
         for name, t in timings.items()
     ]
     return "\n".join(rows)

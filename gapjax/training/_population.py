@@ -1,0 +1,112 @@
+"""Populations: many runs of one network as one compiled program.
+
+Seeds and learning rates are a vmapped axis, so error bars cost little. A segment is a stretch of
+updates with one batch size; its length is a number the program is given, not a constant of it, so
+one compilation serves every segment.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gapjax import _checks
+
+MemberStep = Callable[[Any, jax.Array, Any], tuple[Any, dict[str, jax.Array]]]
+
+
+class Segment(NamedTuple):
+    """What a segment of updates leaves behind, for each of P members.
+
+    Attributes:
+        loss: the mean training loss over the segment, ``[P]``.
+        diverged: the first update of the run (from 1) whose loss was not finite, else 0, ``[P]``.
+    """
+
+    loss: jax.Array
+    diverged: jax.Array
+
+
+def make_advance(member_step: MemberStep, *, loop: str) -> Callable[..., tuple[Any, Segment]]:
+    """Compile ``advance(states, rates, data, indices, count) -> (states, Segment)``.
+
+    Args:
+        member_step: one update of one member, ``(state, rate, batch) -> (state, metrics)``, with
+            ``"loss"`` among the metrics and ``step`` in the state.
+        loop: ``"scan"``, the whole segment as one program; or ``"host"``, a program per update,
+            for networks with convolutions on CPU, which are about 12 times slower inside a
+            compiled loop there (jax issue 12868).
+
+    Returns:
+        ``advance``, whose arguments are the states (leading axis P, donated), the learning rates
+        ``[P]``, the examples (a pytree with leading axis N, shared), their rows for every update
+        and member ``[L, P, B]``, and how many of the L updates to make.
+
+    Raises:
+        ValueError: an unknown ``loop``.
+
+    Example:
+        >>> import jax, numpy as np
+        >>> from typing import NamedTuple
+        >>> class State(NamedTuple):
+        ...     step: jax.Array
+        ...     w: jax.Array
+        >>> def step(state, rate, batch):
+        ...     return State(state.step + 1, state.w - rate * batch.mean()), {"loss": state.w}
+        >>> advance = make_advance(step, loop="scan")
+        >>> states = State(jax.numpy.zeros(2, int), jax.numpy.ones(2))
+        >>> rates, data = jax.numpy.array([0.1, 0.2]), jax.numpy.ones(6)
+        >>> states, segment = advance(states, rates, data, np.zeros((3, 2, 4), np.int32), 3)
+        >>> [round(float(w), 2) for w in states.w], segment.diverged.tolist()
+        ([0.7, 0.4], [0, 0])
+    """
+    _checks.one_of("loop", loop, ("scan", "host"))
+
+    def update(states: Any, rates: Any, data: Any, rows: Any, sums: Segment) -> tuple[Any, Segment]:
+        def member(state: Any, rate: Any, rows: Any) -> Any:
+            return member_step(state, rate, jax.tree.map(lambda x: x[rows], data))
+
+        states, metrics = jax.vmap(member)(states, rates, rows)
+        first_bad = (sums.diverged == 0) & ~jnp.isfinite(metrics["loss"])
+        diverged = jnp.where(first_bad, states.step.astype(jnp.int32), sums.diverged)
+        return states, Segment(sums.loss + metrics["loss"].astype(jnp.float32), diverged)
+
+    def start(rates: jax.Array) -> Segment:
+        return Segment(jnp.zeros(rates.shape, jnp.float32), jnp.zeros(rates.shape, jnp.int32))
+
+    def scan(states: Any, rates: Any, data: Any, indices: Any, count: Any) -> tuple[Any, Segment]:
+        def body(i: Any, carry: Any) -> Any:
+            return update(carry[0], rates, data, indices[i], carry[1])
+
+        states, sums = jax.lax.fori_loop(0, count, body, (states, start(rates)))
+        return states, sums._replace(loss=sums.loss / count)
+
+    if loop == "scan":
+        return jax.jit(scan, donate_argnums=0)
+
+    once = jax.jit(update, donate_argnums=(0, 4))
+
+    def host(states: Any, rates: Any, data: Any, indices: Any, count: int) -> tuple[Any, Segment]:
+        sums = start(rates)
+        for i in range(count):
+            states, sums = once(states, rates, data, indices[i], sums)
+        return states, sums._replace(loss=sums.loss / count)
+
+    return host
+
+
+def loop_for(params: Any, platform: str) -> str:
+    """The faster loop: ``"host"`` for convolution kernels on CPU, ``"scan"`` for all else.
+
+    Args:
+        params: the parameters of one member; a leaf with 3 axes or more is taken for a kernel.
+        platform: ``jax.default_backend()``.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> loop_for({"kernel": jnp.zeros((3, 3, 1, 8))}, "cpu")
+        'host'
+    """
+    convolves = any(jnp.ndim(leaf) >= 3 for leaf in jax.tree.leaves(params))
+    return "host" if convolves and platform == "cpu" else "scan"

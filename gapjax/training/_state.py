@@ -1,0 +1,51 @@
+"""The state of training: one pytree that a pure step takes and gives."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+class TrainState(NamedTuple):
+    """All that changes while a network trains.
+
+    Attributes:
+        step: updates made so far, int32, shape ``()``.
+        params: what the gradient is taken of.
+        model_state: what the network keeps but does not train (running statistics); ``{}`` if
+            there is none.
+        opt_state: the optimizer's state.
+        key: the random key of the run. It never changes: the key of an update is
+            ``fold_in(key, step)``, so a run that goes on from a checkpoint draws the same numbers.
+    """
+
+    step: jax.Array
+    params: Any
+    model_state: Any
+    opt_state: Any
+    key: jax.Array
+
+
+def init_state(
+    params: Any, tx: optax.GradientTransformation, *, key: jax.Array, model_state: Any = None
+) -> TrainState:
+    """The state before the first update.
+
+    Args:
+        params: the parameters.
+        tx: the optimizer, any optax chain.
+        key: the random key of the run.
+        model_state: running statistics and the like; none by default.
+
+    Returns:
+        A ``TrainState`` at step 0.
+
+    Example:
+        >>> import jax, optax
+        >>> state = init_state({"w": jax.numpy.ones(3)}, optax.sgd(0.1), key=jax.random.key(0))
+        >>> int(state.step)
+        0
+    """
+    model_state = {} if model_state is None else model_state
+    return TrainState(jnp.zeros((), jnp.int32), params, model_state, tx.init(params), key)

@@ -1,0 +1,144 @@
+"""Pure train and eval steps over the functions a user brings."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gapjax.training._state import TrainState
+
+Batch = Any
+Metrics = dict[str, jax.Array]
+LossFn = Callable[..., Any]
+
+
+def make_train_step(
+    loss_fn: LossFn, tx: optax.GradientTransformation, *, axis_name: str | None = None
+) -> "TrainStep":
+    """One update as a pure function ``(state, batch) -> (state, metrics)``.
+
+    Args:
+        loss_fn: ``(params, model_state, batch, key) -> (mean loss, (model_state, metrics))``, or,
+            for a network without state or randomness, ``(params, batch) -> mean loss``.
+        tx: the optimizer, any optax chain. It is handed ``value`` (the loss) as an extra argument.
+        axis_name: the mapped axis over which a batch is split, where the step runs inside ``pmap``
+            or ``shard_map``: gradients, loss, metrics and floating-point model state are averaged
+            over it. Under ``jit`` leave it out. ``compile_step`` sets it where it is needed.
+
+    Returns:
+        The step. Its metrics are those of ``loss_fn`` and ``"loss"``, the loss before the update.
+
+    Raises:
+        ValueError: ``loss_fn`` takes neither two nor four arguments.
+
+    Example:
+        >>> import jax, optax
+        >>> from gapjax.training import init_state
+        >>> def loss_fn(params, batch):
+        ...     return jax.numpy.mean((batch["x"] @ params["w"] - batch["y"]) ** 2)
+        >>> tx = optax.sgd(0.1)
+        >>> state = init_state({"w": jax.numpy.zeros(2)}, tx, key=jax.random.key(0))
+        >>> batch = {"x": jax.numpy.eye(2), "y": jax.numpy.ones(2)}
+        >>> state, metrics = jax.jit(make_train_step(loss_fn, tx))(state, batch)
+        >>> int(state.step), float(metrics["loss"])
+        (1, 1.0)
+    """
+    return TrainStep(_with_state(loss_fn), optax.with_extra_args_support(tx), axis_name)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+    """What ``make_train_step`` gives: call it with a state and a batch."""
+
+    loss_fn: LossFn
+    tx: optax.GradientTransformationExtraArgs
+    axis_name: str | None = None
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """The state after one update with ``batch``, and the metrics of the batch."""
+        key = jax.random.fold_in(state.key, state.step)
+        if self.axis_name is not None:
+            key = jax.random.fold_in(key, jax.lax.axis_index(self.axis_name))
+        value_and_grad = jax.value_and_grad(self.loss_fn, has_aux=True)
+        (loss, (model_state, metrics)), grads = value_and_grad(
+            state.params, state.model_state, batch, key
+        )
+        metrics = {**metrics, "loss": loss}
+        if self.axis_name is not None:
+            model_state, metrics, grads = _mean_over(self.axis_name, (model_state, metrics, grads))
+        updates, opt_state = self.tx.update(
+            grads, state.opt_state, state.params, value=metrics["loss"]
+        )
+        params = optax.apply_updates(state.params, updates)
+        state = TrainState(state.step + 1, params, model_state, opt_state, state.key)
+        return state, metrics
+
+
+def make_eval_step(eval_fn: LossFn) -> Callable[[TrainState, Batch], Metrics]:
+    """Sums over a batch as a pure function ``(state, batch) -> metrics``.
+
+    Args:
+        eval_fn: ``(params, model_state, batch) -> {name: value of each example, [B]}``, in
+            evaluation mode.
+
+    Returns:
+        The step. A batch with a ``"mask"`` entry ([B], 1 for a real example, 0 for padding) is
+        summed over its real examples. The metrics hold the sum of each value and ``"count"``, the
+        number of real examples: add them up over batches and divide once, and the mean over a data
+        set is exact also when its last batch is ragged.
+
+    Example:
+        >>> import jax, optax
+        >>> from gapjax.training import init_state
+        >>> step = make_eval_step(lambda params, model_state, batch: {"square": batch["x"] ** 2})
+        >>> state = init_state({}, optax.identity(), key=jax.random.key(0))
+        >>> batch = {"x": jax.numpy.arange(3.0), "mask": jax.numpy.array([1.0, 1.0, 0.0])}
+        >>> {name: float(value) for name, value in step(state, batch).items()}
+        {'square': 1.0, 'count': 2.0}
+    """
+
+    def step(state: TrainState, batch: Batch) -> Metrics:
+        values = eval_fn(state.params, state.model_state, batch)
+        size = jax.tree.leaves(batch)[0].shape[0]
+        mask = batch.get("mask") if isinstance(batch, dict) else None
+        mask = jnp.ones(size, jnp.float32) if mask is None else mask.astype(jnp.float32)
+        sums = {
+            name: jnp.sum(jnp.where(mask > 0, value.astype(jnp.float32), 0.0))
+            for name, value in values.items()
+        }
+        return {**sums, "count": jnp.sum(mask)}
+
+    return step
+
+
+def _with_state(loss_fn: LossFn) -> LossFn:
+    """``loss_fn`` with the four arguments of the general form."""
+    parameters = inspect.signature(loss_fn).parameters.values()
+    required = [
+        p
+        for p in parameters
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
+    ]
+    if len(required) == 4 or any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return loss_fn
+    if len(required) == 2:
+        return lambda params, model_state, batch, key: (loss_fn(params, batch), (model_state, {}))
+    raise ValueError(
+        "loss_fn must take (params, model_state, batch, key) and give (loss, (model_state, "
+        f"metrics)), or take (params, batch) and give the loss; this one takes {len(required)}: "
+        f"({', '.join(p.name for p in required)})."
+    )
+
+
+def _mean_over(axis_name: str, tree: Any) -> Any:
+    """The mean of every floating-point leaf over a mapped axis; other leaves stay as they are."""
+
+    def mean(leaf: jax.Array) -> jax.Array:
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jax.lax.pmean(leaf, axis_name) if floating else leaf
+
+    return jax.tree.map(mean, tree)

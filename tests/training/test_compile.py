@@ -1,0 +1,80 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gapjax import models, training
+
+
+def _mesh(count):
+    return jax.make_mesh(
+        (count,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:count]
+    )
+
+
+def _problem():
+    network = models.as_network(models.MLP((16,), 4, norm=lambda use_running_average: _identity))
+
+    def loss_fn(params, model_state, batch, key):
+        logits, model_state = network.apply(params, model_state, batch["x"], train=True, key=key)
+        losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
+        return losses.mean(), (model_state, {})
+
+    rng = np.random.default_rng(0)
+    batches = [
+        {"x": rng.normal(size=(16, 6)).astype(np.float32), "y": rng.integers(4, size=16)}
+        for _ in range(3)
+    ]
+    tx = optax.sgd(0.1, momentum=0.9)
+    params, model_state = network.init(jax.random.key(0), batches[0]["x"])
+    state = training.init_state(params, tx, key=jax.random.key(1), model_state=model_state)
+    return training.make_train_step(loss_fn, tx), state, batches
+
+
+def _identity(x):
+    return x
+
+
+@pytest.mark.parametrize("strategy", ["jit", "pmap"])
+@pytest.mark.parametrize("devices", [1, 2, 8])
+def test_devices_and_strategies_agree_with_one_device(strategy, devices):
+    step, state, batches = _problem()
+    expected = state
+    for batch in batches:
+        expected, expected_metrics = step(expected, batch)
+    compiled = training.compile_step(step, mesh=_mesh(devices), strategy=strategy)
+    state = jax.tree.map(jnp.copy, state)  # it is donated
+    for batch in batches:
+        state, metrics = compiled(state, batch)
+    for got, want in zip(
+        jax.tree.leaves(state.params), jax.tree.leaves(expected.params), strict=True
+    ):
+        np.testing.assert_allclose(got, want, atol=1e-6)
+    np.testing.assert_allclose(metrics["loss"], expected_metrics["loss"], rtol=1e-6)
+
+
+def test_gradients_are_reduced_once():
+    step, state, batches = _problem()
+    mesh = _mesh(8)
+    sharding = jax.sharding.NamedSharding(mesh, jax.P("data"))
+    replicated = jax.sharding.NamedSharding(mesh, jax.P())
+    lowered = jax.jit(step, in_shardings=(replicated, sharding)).lower(state, batches[0])
+    text = lowered.compile().as_text()
+    assert "all-gather" not in text
+    assert text.count(" all-reduce(") + text.count(" all-reduce-start(") == 1
+
+
+def test_batch_that_does_not_divide_says_what_would_fit():
+    step, state, _ = _problem()
+    compiled = training.compile_step(step, mesh=_mesh(8))
+    batch = {"x": np.zeros((12, 6), np.float32), "y": np.zeros(12, int)}
+    with pytest.raises(ValueError, match=r"batch of 12 .* 8 devices .*: use 8 or 16"):
+        compiled(state, batch)
+
+
+def test_unknown_strategy_and_foreign_steps_are_refused():
+    with pytest.raises(ValueError, match="Did you mean 'pmap'"):
+        training.compile_step(lambda state, batch: state, strategy="pmapp")
+    with pytest.raises(ValueError, match="make_train_step"):
+        training.compile_step(lambda state, batch: state, strategy="pmap")

@@ -1,0 +1,67 @@
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gapjax import training
+
+
+class State(NamedTuple):
+    step: jax.Array
+    w: jax.Array
+
+
+def _member(state, rate, batch):
+    loss = jnp.mean((state.w - batch) ** 2)
+    return State(state.step + 1, state.w - rate * jnp.mean(2 * (state.w - batch))), {"loss": loss}
+
+
+def _start(members):
+    return State(jnp.zeros(members, jnp.int32), jnp.zeros(members, jnp.float32))
+
+
+@pytest.mark.parametrize("loop", ["scan", "host"])
+def test_population_equals_its_members_one_by_one(loop):
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=20).astype(np.float32)
+    indices = rng.integers(20, size=(5, 3, 4)).astype(np.int32)
+    rates = np.array([0.1, 0.2, 0.4], np.float32)
+    states, segment = training.make_advance(_member, loop=loop)(_start(3), rates, data, indices, 5)
+    for member in range(3):
+        w, losses = 0.0, []
+        for rows in indices[:, member]:
+            losses.append(np.mean((w - data[rows]) ** 2))
+            w -= rates[member] * np.mean(2 * (w - data[rows]))
+        np.testing.assert_allclose(states.w[member], w, rtol=1e-5)
+        np.testing.assert_allclose(segment.loss[member], np.mean(losses), rtol=1e-5)
+
+
+@pytest.mark.parametrize("loop", ["scan", "host"])
+def test_first_update_that_diverged_is_named_and_the_others_go_on(loop):
+    indices = np.zeros((200, 2, 1), np.int32)
+    rates = np.array([0.1, 3.0], np.float32)
+    advance = training.make_advance(_member, loop=loop)
+    states, segment = advance(_start(2), rates, np.ones(1, np.float32), indices, 200)
+    assert segment.diverged[0] == 0 and jnp.isfinite(states.w[0])
+    assert 20 < segment.diverged[1] < 100  # |1 - 6|^n overflows float32's square at n = 27
+
+
+def test_one_program_serves_segments_of_any_length():
+    indices = np.zeros((8, 2, 1), np.int32)
+    advance = training.make_advance(_member, loop="scan")
+    states = _start(2)
+    for count in (1, 3, 8):
+        states, _ = advance(
+            states, np.full(2, 0.1, np.float32), np.ones(1, np.float32), indices, count
+        )
+    assert int(states.step[0]) == 12
+    assert advance._cache_size() == 1
+
+
+def test_convolutions_stay_out_of_compiled_loops_on_cpu():
+    dense, kernel = {"w": jnp.zeros((3, 4))}, {"w": jnp.zeros((3, 3, 1, 4))}
+    assert training.loop_for(dense, "cpu") == "scan"
+    assert training.loop_for(kernel, "cpu") == "host"
+    assert training.loop_for(kernel, "gpu") == "scan"

@@ -1,0 +1,91 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gapjax import training
+
+
+def _quadratic(params, batch):
+    return jnp.mean((batch["x"] @ params["w"] - batch["y"]) ** 2)
+
+
+def _batch(size=6, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(size, 3)).astype(np.float32)
+    return {"x": x, "y": rng.normal(size=size).astype(np.float32)}
+
+
+def _start(tx, **kwargs):
+    return training.init_state({"w": jnp.zeros(3)}, tx, key=jax.random.key(1), **kwargs)
+
+
+def test_two_updates_equal_a_float64_loop():
+    tx = optax.sgd(0.1, momentum=0.9)
+    step, state = training.make_train_step(_quadratic, tx), _start(tx)
+    w, velocity = np.zeros(3), np.zeros(3)
+    for seed in (0, 1):
+        batch = _batch(seed=seed)
+        state, metrics = step(state, batch)
+        x, y = batch["x"].astype(np.float64), batch["y"].astype(np.float64)
+        np.testing.assert_allclose(metrics["loss"], np.mean((x @ w - y) ** 2), rtol=1e-6)
+        velocity = 0.9 * velocity + 2 * x.T @ (x @ w - y) / len(y)
+        w = w - 0.1 * velocity
+    np.testing.assert_allclose(state.params["w"], w, rtol=1e-5)
+    assert int(state.step) == 2
+
+
+def test_key_of_an_update_depends_on_seed_and_step_alone():
+    def loss_fn(params, model_state, batch, key):
+        noise = jax.random.normal(key)
+        return jnp.sum(params["w"]) * noise, (model_state, {"noise": noise})
+
+    tx = optax.sgd(0.1)
+    step = training.make_train_step(loss_fn, tx)
+    state = _start(tx)
+    noises = []
+    for _ in range(3):
+        state, metrics = step(state, _batch())
+        noises.append(float(metrics["noise"]))
+    assert len(set(noises)) == 3
+    _, again = step(state._replace(step=jnp.ones((), jnp.int32)), _batch())
+    assert float(again["noise"]) == noises[1]
+
+
+def test_optimizer_is_handed_the_loss():
+    seen = []
+
+    def update(updates, state, params=None, *, value, **extra):
+        seen.append(value)
+        return updates, state
+
+    tx = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    _, metrics = training.make_train_step(_quadratic, tx)(_start(tx), _batch())
+    assert float(seen[0]) == float(metrics["loss"])
+
+
+def test_loss_of_other_arity_is_refused():
+    with pytest.raises(ValueError, match=r"this one takes 3: \(a, b, c\)"):
+        training.make_train_step(lambda a, b, c: 0.0, optax.sgd(0.1))
+
+
+def test_ragged_evaluation_adds_up_to_the_exact_mean():
+    values = np.arange(10, dtype=np.float32)
+    step = jax.jit(training.make_eval_step(lambda p, s, batch: {"v": batch["x"] ** 2}))
+    state = _start(optax.identity())
+    parts = [{"x": values[:6]}, {"x": values[6:]}]
+    padded = {"x": np.append(values[6:], [7e9, np.nan]).astype(np.float32)}
+    padded["mask"] = np.array([1, 1, 1, 1, 0, 0], np.float32)
+    for last in (parts[1], padded):
+        sums = jax.tree.map(jnp.add, step(state, parts[0]), step(state, last))
+        assert float(sums["v"] / sums["count"]) == np.mean(values**2)
+
+
+def test_step_compiles_once():
+    tx = optax.sgd(0.1)
+    step = jax.jit(chex.assert_max_traces(training.make_train_step(_quadratic, tx).__call__, n=1))
+    state = _start(tx)
+    for seed in range(3):
+        state, _ = step(state, _batch(seed=seed))
