@@ -1,0 +1,104 @@
+"""Any Flax module becomes two pure functions: linen, nnx, with dropout, with other train flags."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from gapjax import models
+
+
+class Linen(nn.Module):
+    @nn.compact
+    def __call__(self, x, deterministic):
+        x = nn.BatchNorm(use_running_average=deterministic, momentum=0.5)(nn.Dense(8)(x))
+        return nn.Dense(3)(nn.Dropout(0.5, deterministic=deterministic)(x))
+
+
+class Nnx(nnx.Module):
+    def __init__(self, rngs):
+        self.first = nnx.Linear(5, 8, rngs=rngs)
+        self.norm = nnx.BatchNorm(8, momentum=0.5, rngs=rngs)
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+        self.last = nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(self.drop(self.norm(self.first(x))))
+
+
+class Bare(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(x)
+
+
+X = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
+MODELS = {"linen": Linen(), "nnx": Nnx, "nnx instance": Nnx(nnx.Rngs(0))}
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
+def test_training_is_random_and_moves_statistics_and_evaluation_neither(model):
+    network = models.as_network(model)
+    params, state = network.init(jax.random.key(0), X)
+    apply = jax.jit(network.apply, static_argnames=("train", "ghost_size"))
+    a, moved = apply(params, state, X, train=True, key=jax.random.key(1))
+    b, _ = apply(params, state, X, train=True, key=jax.random.key(1))
+    c, _ = apply(params, state, X, train=True, key=jax.random.key(2))
+    assert (a == b).all() and not (a == c).all()
+    mean = [leaf for p, leaf in jax.tree_util.tree_leaves_with_path(moved) if "mean" in str(p)]
+    assert mean and not (mean[0] == 0).all()
+    d, kept = apply(params, state, X, train=False)
+    e, _ = apply(params, state, X[:3], train=False)
+    np.testing.assert_allclose(d[:3], e, atol=1e-6)
+    assert jax.tree.all(jax.tree.map(lambda x, y: (x == y).all(), kept, state))
+
+
+@pytest.mark.parametrize("model", [MODELS["linen"], MODELS["nnx"]], ids=["linen", "nnx"])
+def test_ghost_size_reaches_norms_of_a_model_that_knows_nothing_of_it(model):
+    network = models.as_network(model)
+    params, state = network.init(jax.random.key(0), X)
+    whole, one = network.apply(params, state, X, train=True, key=jax.random.key(1), ghost_size=8)
+    plain, two = network.apply(params, state, X, train=True, key=jax.random.key(1))
+    ghosts, three = network.apply(params, state, X, train=True, key=jax.random.key(1), ghost_size=4)
+    np.testing.assert_allclose(whole, plain, atol=1e-5)
+    assert not np.allclose(ghosts, plain, atol=1e-3)
+    same = jax.tree.structure
+    assert same(one) == same(two) == same(three) == same(state)
+
+
+@pytest.mark.parametrize(
+    ("model", "fresh"), [("linen", True), ("nnx", True), ("nnx instance", False)]
+)
+def test_whether_starts_follow_the_key(model, fresh):
+    network = models.as_network(MODELS[model])
+    assert network.fresh_start is fresh
+    starts = [network.init(jax.random.key(seed), X)[0] for seed in (0, 1)]
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), *starts)
+    assert all(jax.tree.leaves(same)) is not fresh
+
+
+def test_population_of_nnx_networks_is_a_vmap():
+    network = models.as_network(Nnx)
+    keys = jax.random.split(jax.random.key(0), 3)
+    params, state = jax.vmap(network.init, (0, None))(keys, jnp.asarray(X))
+    logits, _ = jax.vmap(lambda p, s, k: network.apply(p, s, X, train=True, key=k))(
+        params, state, keys
+    )
+    assert logits.shape == (3, 8, 3)
+
+
+def test_networks_without_state_or_flags():
+    network = models.as_network(Bare())
+    params, state = network.init(jax.random.key(0), X)
+    assert state == {}
+    logits, state = network.apply(params, state, X, train=True, key=jax.random.key(0))
+    assert logits.shape == (8, 3) and state == {}
+    assert models.as_network(network) is network
+
+
+@pytest.mark.parametrize("model", [Linen, 3, "f1"])
+def test_what_is_no_model_is_refused(model):
+    with pytest.raises(ValueError, match="model must be a linen module"):
+        models.as_network(model)
