@@ -1,1 +1,33 @@
-"""Study: every regime over many seeds, what was measured, and the report."""
+"""Study: every regime over many seeds, what was measured, and the report.
+
+``Study`` says what is trained, ``run_study`` trains it and writes a folder, ``load_result`` reads
+the folder back, ``write_report`` draws the report again.
+"""
+
+from gapjax.study._plan import Plan, make_plan
+from gapjax.study._regimes import REGIMES, Regime
+from gapjax.study._report import write_report
+from gapjax.study._result import StudyResult, load_result
+from gapjax.study._run import run_study
+from gapjax.study._study import PRESETS, Study, preset
+from gapjax.study._table import COLUMNS, finding, notes, rows
+from gapjax.study._train import Progress
+
+__all__ = [
+    "COLUMNS",
+    "PRESETS",
+    "REGIMES",
+    "Plan",
+    "Progress",
+    "Regime",
+    "Study",
+    "StudyResult",
+    "finding",
+    "load_result",
+    "make_plan",
+    "notes",
+    "preset",
+    "rows",
+    "run_study",
+    "write_report",
+]

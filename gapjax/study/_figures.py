@@ -1,0 +1,194 @@
+"""The figures of the report: functions that take a result and an axis."""
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from gapjax import diffusion
+from gapjax.study._result import StudyResult
+
+# Stand-ins that become CSS variables, so that one drawing is right in light, dark and print.
+INK, MUTED, GRID = "#000001", "#000002", "#000003"
+NUM_COLORS = 8
+
+
+def color(index: int) -> str:
+    """The stand-in for the colour of the regime at ``index``."""
+    return f"#0000f{index % NUM_COLORS}"
+
+
+def to_svg(draw: Callable[[Any], None], *, width: float = 5.2, height: float = 3.5) -> str:
+    """What ``draw`` puts on an axis, as SVG that follows the colours of the page it is in."""
+    import matplotlib
+
+    style: Any = {
+        "font.family": "sans-serif",
+        "font.size": 10,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "gapjax",
+        "text.color": INK,
+        "axes.edgecolor": MUTED,
+        "axes.labelcolor": INK,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "grid.color": GRID,
+        "grid.linewidth": 0.6,
+        "xtick.color": MUTED,
+        "ytick.color": MUTED,
+        "xtick.labelcolor": INK,
+        "ytick.labelcolor": INK,
+        "lines.linewidth": 1.6,
+    }
+    with matplotlib.rc_context(style):
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(width, height), layout="constrained")
+        figure.patch.set_alpha(0)
+        axis = figure.add_subplot()
+        axis.patch.set_alpha(0)
+        draw(axis)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]
+    for stand_in, name in [(INK, "ink"), (MUTED, "muted"), (GRID, "grid")]:
+        svg = svg.replace(stand_in, f"var(--{name})")
+    svg = re.sub(r"#0000f(\d)", r"var(--c\1)", svg)
+    # Lines and labels without a colour of their own are black in SVG, invisible in the dark.
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    return re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 fill="var(--ink)"', svg, count=1)
+
+
+def accuracy_per_seed(result: StudyResult, axis: Any) -> None:
+    """Test accuracy of every seed as a point; the mean and its standard error beside them."""
+    names = list(result.regimes)
+    for i, name in enumerate(names):
+        values = _numbers(result.regimes[name]["test_accuracy"]["values"])
+        values = 100 * values[np.isfinite(values)]
+        if not values.size:
+            continue
+        spread = np.linspace(-0.14, 0.14, values.size) if values.size > 1 else np.zeros(1)
+        axis.scatter(values, i + spread, s=20, color=color(i), alpha=0.75, linewidths=0)
+        error = values.std(ddof=1) / np.sqrt(values.size) if values.size > 1 else 0.0
+        axis.errorbar(
+            values.mean(), i - 0.3, xerr=1.96 * error, fmt="|", color=INK, ms=9, capsize=2, lw=1.2
+        )
+    axis.set_yticks(range(len(names)), names)
+    axis.set_ylim(len(names) - 0.5, -0.6)
+    axis.set_xlabel("test accuracy, %")
+    axis.grid(axis="y", visible=False)
+
+
+def gap_closed(result: StudyResult, axis: Any) -> None:
+    """The share of the gap each regime closes, with its 95% interval."""
+    names = [n for n in result.regimes if n not in ("SB", "LB")]
+    everyone = list(result.regimes)
+    for i, name in enumerate(names):
+        closed = result.regimes[name]["gap_closed"]
+        if closed["mean"] is None:
+            continue
+        low, mean, high = (100 * closed[k] for k in ("low", "mean", "high"))
+        axis.plot([low, high], [i, i], color=color(everyone.index(name)), lw=3, alpha=0.45)
+        axis.plot(mean, i, "o", color=color(everyone.index(name)), ms=8)
+        axis.annotate(
+            f"{mean:.0f}%", (mean, i), (0, 9), textcoords="offset points", ha="center", color=INK
+        )
+    for place, label in ((0, "LB"), (100, "SB")):
+        axis.axvline(place, color=MUTED, lw=1, ls=":")
+        axis.annotate(
+            label, (place, -0.5), (3, -2), textcoords="offset points", color=MUTED, va="top"
+        )
+    axis.set_yticks(range(len(names)), names)
+    axis.set_ylim(len(names) - 0.5, -0.6)
+    axis.set_xlabel("share of the generalization gap closed, %")
+    axis.grid(axis="y", visible=False)
+
+
+def learning_curves(metric: str, label: str) -> Callable[[StudyResult, Any], None]:
+    """A figure of one metric against updates, the mean and a band of one deviation over seeds."""
+    percent = metric.endswith("accuracy")
+
+    def draw(result: StudyResult, axis: Any) -> None:
+        for i, history in enumerate(result.history.values()):
+            update, mean, deviation = _over_seeds(history, metric)
+            if not update.size:
+                continue
+            if percent:
+                mean, deviation = 100 * mean, 100 * deviation
+            low = mean - deviation if percent else np.maximum(mean - deviation, 0.5 * mean)
+            axis.fill_between(update, low, mean + deviation, color=color(i), alpha=0.18, lw=0)
+            axis.plot(update, mean, color=color(i))
+        _against_updates(axis, label)
+        if not percent and axis.lines:
+            axis.set_yscale("log")
+
+    return draw
+
+
+def distance_curves(result: StudyResult, axis: Any) -> None:
+    """Distance from the start against updates, with the log-t fit of the first phase dashed."""
+    for i, (name, history) in enumerate(result.history.items()):
+        update, mean, deviation = _over_seeds(history, "distance")
+        if not update.size:
+            continue
+        axis.fill_between(
+            update, mean - deviation, mean + deviation, color=color(i), alpha=0.18, lw=0
+        )
+        axis.plot(update, mean, color=color(i))
+        fit = diffusion_fit(result, name)
+        if fit is not None:
+            ends = np.array(first_phase(result, name), np.float64)
+            law = fit.log_slope * np.log(ends) + fit.log_intercept
+            axis.plot(ends, law, color=color(i), ls=(0, (4, 2)), lw=1.2)
+    _against_updates(axis, "distance from the start")
+
+
+FIRST_UPDATE = 10  # the first few updates are ballistic, not diffusion
+
+
+def first_phase(result: StudyResult, name: str) -> tuple[int, int]:
+    """The updates of the log-t fit: past the ballistic start, before the rate first drops."""
+    regime = result.regimes[name]
+    last = regime["boundaries"][0] if regime["boundaries"] else regime["updates"]
+    return (FIRST_UPDATE if last >= 5 * FIRST_UPDATE else 1), last
+
+
+def diffusion_fit(result: StudyResult, name: str) -> diffusion.DiffusionFit | None:
+    """The fit to the mean distance of a regime's first phase; None where points are too few."""
+    update, distance, _ = _over_seeds(result.history[name], "distance")
+    first, last = first_phase(result, name)
+    keep = (update >= first) & (update <= last)
+    if keep.sum() < 5 or np.ptp(distance[keep]) == 0:
+        return None
+    return diffusion.fit_diffusion(update[keep], distance[keep])
+
+
+def _against_updates(axis: Any, label: str) -> None:
+    """Label the axes; updates are on a log axis where there is anything to see."""
+    axis.set_xlabel("updates")
+    axis.set_ylabel(label)
+    if axis.lines:
+        axis.set_xscale("log")
+    else:
+        axis.text(0.5, 0.5, "every seed diverged", ha="center", transform=axis.transAxes)
+
+
+def _over_seeds(history: dict[str, Any], metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Updates at which a metric was measured, its mean and deviation over seeds still finite."""
+    values = _numbers(history[metric])
+    finite = np.isfinite(values)
+    keep = finite.any(axis=1)
+    count = finite[keep].sum(axis=1)
+    mean = np.where(finite, values, 0.0)[keep].sum(axis=1) / count
+    squares = np.where(finite[keep], (values[keep] - mean[:, None]) ** 2, 0.0)
+    return np.array(history["update"])[keep], mean, np.sqrt(squares.sum(axis=1) / count)
+
+
+def _numbers(values: Sequence[Any]) -> np.ndarray:
+    """Values that may be None as float64 with NaN."""
+    return np.array(values, dtype=np.float64)

@@ -1,0 +1,122 @@
+"""The report: one HTML file that needs no network, no script and no other file."""
+
+import functools
+import importlib.resources
+import json
+import os
+import pathlib
+import re
+from typing import Any
+
+from gapjax.study import _figures, _folder, _table
+from gapjax.study._result import StudyResult
+
+
+def write_report(result: StudyResult, path: str | os.PathLike[str]) -> None:
+    """Write the report of a study.
+
+    Args:
+        result: the study's result, from ``run_study`` or ``load_result``.
+        path: the HTML file; written whole or not at all.
+    """
+    import jinja2
+
+    template = (importlib.resources.files("gapjax.study") / "report.html.j2").read_text("utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    study, run = result.config["study"], result.config["run"]
+    _folder.write_text(
+        pathlib.Path(path),
+        environment.from_string(template).render(
+            finding=_table.finding(result),
+            names=[
+                {"name": name, "color": i % _figures.NUM_COLORS}
+                for i, name in enumerate(result.regimes)
+            ],
+            columns=_table.COLUMNS,
+            rows=_table.rows(result),
+            notes=_table.notes(result),
+            tuning=_tuning(result),
+            fits=_fits(result),
+            figures=_draw(result),
+            study=study,
+            study_json=json.dumps(study, indent=1),
+            run={key: value for key, value in run.items() if key != "command" and value},
+            command=run.get("command"),
+        ),
+    )
+
+
+def _draw(result: StudyResult) -> dict[str, str]:
+    rows = len(result.regimes)
+    figures = {
+        "accuracy": (_figures.accuracy_per_seed, 1.2 + 0.42 * rows),
+        "closed": (_figures.gap_closed, 1.2 + 0.42 * rows),
+        "test_accuracy": (_figures.learning_curves("test_accuracy", "test accuracy, %"), 3.5),
+        "train_loss": (_figures.learning_curves("train_loss", "training loss"), 3.5),
+        "test_loss": (_figures.learning_curves("test_loss", "test loss"), 3.5),
+        "distance": (_figures.distance_curves, 3.5),
+    }
+    return {
+        name: _scope(_figures.to_svg(functools.partial(draw, result), height=height), name)
+        for name, (draw, height) in figures.items()
+    }
+
+
+def _scope(svg: str, name: str) -> str:
+    """Several drawings share a page: their ids must not meet."""
+    svg = re.sub(r'id="([^"]+)"', rf'id="{name}-\1"', svg)
+    svg = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', svg)
+    return re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
+
+
+def _tuning(result: StudyResult) -> list[dict[str, Any]]:
+    """Rule and tuned rate of each regime side by side."""
+    rows = []
+    for name, regime in result.regimes.items():
+        tuned = regime["tuned"]
+        if not tuned:
+            continue
+        rows.append(
+            {
+                "name": name,
+                "rule_rate": f"{regime['learning_rate']:.3g}",
+                "rule": _table.plus_minus(regime["test_accuracy"], 2, 100),
+                "tuned_rate": f"{tuned['learning_rate']:.3g}" + ("†" if tuned["at_edge"] else ""),
+                "tuned": _table.plus_minus(tuned["test_accuracy"], 2, 100),
+                "closed": _table.interval(tuned["gap_closed"])
+                if "gap_closed" in tuned and name not in ("SB", "LB")
+                else "",
+                "tried": ", ".join(
+                    f"{r['learning_rate']:.3g}: "
+                    + _table.plus_minus(r["validation_accuracy"], 1, 100)
+                    for r in tuned["rates"]
+                ),
+            }
+        )
+    return rows
+
+
+def _fits(result: StudyResult) -> list[dict[str, str]]:
+    """The log-t fit of each regime's first phase, as text."""
+    rows = []
+    for name in result.regimes:
+        fit = _figures.diffusion_fit(result, name)
+        first, last = _figures.first_phase(result, name)
+        row = {"name": name, "range": f"{first} to {last}"}
+        if fit is None:
+            row |= dict.fromkeys(
+                ("slope", "r2", "exponent", "power_r2", "better"), "too few points"
+            )
+        else:
+            low, high = fit.log_interval
+            row |= {
+                "slope": f"{fit.log_slope:.3f} [{low:.3f}, {high:.3f}]",
+                "r2": f"{fit.log_r2:.4f}",
+                "exponent": f"{fit.power_exponent:.3f}",
+                "power_r2": f"{fit.power_r2:.4f}",
+                "better": {"log": "log t", "power": "power law"}.get(fit.better, fit.better),
+            }
+        rows.append(row)
+    return rows

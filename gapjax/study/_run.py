@@ -1,0 +1,261 @@
+"""Running a study: every regime in turn, each kept when it is done, then results and report."""
+
+import hashlib
+import importlib.metadata
+import os
+import pathlib
+import platform
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+import gapjax
+from gapjax import data, models, training
+from gapjax.study import _folder, _measure, _report
+from gapjax.study._plan import Plan, make_plan
+from gapjax.study._regimes import Regime
+from gapjax.study._result import StudyResult, load_result
+from gapjax.study._study import Study, describe
+from gapjax.study._train import Outcome, Progress, Setup, make_setup, train
+
+OnProgress = Callable[[Progress], None]
+_TUNING_SEEDS = 4
+_TUNING_FACTOR = 2.0
+
+
+def run_study(
+    study: Study,
+    out_dir: str | os.PathLike[str],
+    *,
+    progress: OnProgress | None = None,
+    command: str | None = None,
+) -> StudyResult:
+    """Train every regime of a study and write its folder.
+
+    Each regime is kept when it is done. Run again with the same study and folder after an
+    interruption, and it goes on with the first regime that is missing; the numbers are those of an
+    undisturbed run.
+
+    Args:
+        study: what to train.
+        out_dir: the folder: ``config.json``, ``results.json``, ``history.csv``, ``report.html``,
+            ``regimes/`` (one file each) and ``checkpoints/`` (the final networks).
+        progress: called with a ``Progress`` as the study goes.
+        command: the command line that reproduces the run, for the report.
+
+    Returns:
+        The ``StudyResult``.
+
+    Raises:
+        ValueError: something the study asks for does not fit, before anything is trained; or the
+            folder belongs to another study, or cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> small = Study(seeds=2, epochs=1, regimes=("SB", "LB"), evaluations=2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     result = run_study(small, folder)
+        >>> result.regimes["LB"]["updates"]
+        2
+    """
+    dataset = study.load_dataset()
+    network = study.make_network(dataset.num_classes)
+    train_split, validation_split = _split(study, dataset.train)
+    plans = {}
+    for regime in study.regimes:
+        assert isinstance(regime, Regime)
+        plans[regime.name] = make_plan(study, regime, len(dataset.train))
+        if study.tune:
+            make_plan(study, regime, len(train_split))  # what does not fit is said now
+    _check_network(network, dataset, plans)
+    folder = _folder.open_folder(
+        out_dir,
+        {**describe(study), "data": fingerprint(dataset), "gapjax": gapjax.__version__},
+        _environment(command),
+    )
+    setup = make_setup(study, network, dataset.train.images)
+    for plan in plans.values():
+        kept = folder / "regimes" / f"{plan.regime.name}.json"
+        if not kept.exists():
+            tuning = _tune(setup, plan, train_split, validation_split, progress)
+            record = _train_and_keep(setup, plan, dataset, tuning, folder, progress)
+            _folder.write_json(kept, record)
+    result = load_result(folder)
+    _folder.write_json(folder / "results.json", {"regimes": result.regimes})
+    rows = [
+        row
+        for name, history in result.history.items()
+        for row in _folder.history_rows(name, result.regimes[name]["seeds"], history)
+    ]
+    _folder.write_history(folder / "history.csv", rows)
+    _report.write_report(result, folder / "report.html")
+    return result
+
+
+def _split(study: Study, split: data.Split) -> tuple[data.Split, data.Split]:
+    """Training and validation examples for tuning: the same cut for every regime and seed."""
+    held = max(1, round(study.validation * len(split)))
+    order = np.random.Generator(np.random.Philox(key=study.first_seed)).permutation(len(split))
+    parts = order[held:], order[:held]
+    first, second = (jax.tree.map(lambda x, rows=rows: x[rows], split) for rows in parts)
+    return first, second
+
+
+def _tune(
+    setup: Setup,
+    plan: Plan,
+    train_split: data.Split,
+    validation_split: data.Split,
+    progress: OnProgress | None,
+) -> dict[str, Any] | None:
+    """Rates around the regime's rule, judged by validation accuracy over a few seeds."""
+    study = setup.study
+    if not study.tune:
+        return None
+    plan = make_plan(study, plan.regime, len(train_split))
+    powers = range(-(study.tune // 2), study.tune - study.tune // 2)
+    rates = [plan.learning_rate * _TUNING_FACTOR**power for power in powers]
+    seeds = _seeds(study)[:_TUNING_SEEDS]
+    members = [(seed, rate) for rate in rates for seed in seeds]
+    report = _reporter(progress, plan, "tune")
+    outcome = train(setup, plan, train_split, validation_split, members, progress=report)
+    accuracy = _final(outcome, "test_accuracy").reshape(len(rates), len(seeds))
+    # A rate at which any seed diverged is not a rate to recommend.
+    best = int(np.argmax(np.nan_to_num(accuracy.mean(axis=1), nan=-1.0)))
+    return {
+        "rule_learning_rate": plan.learning_rate,
+        "learning_rate": rates[best],
+        "at_edge": len(rates) > 1 and best in (0, len(rates) - 1),
+        "rates": [
+            {"learning_rate": rate, "validation_accuracy": _measure.over_seeds(row)}
+            for rate, row in zip(rates, accuracy, strict=True)
+        ],
+    }
+
+
+def _train_and_keep(
+    setup: Setup,
+    plan: Plan,
+    dataset: data.Dataset,
+    tuning: dict[str, Any] | None,
+    folder: pathlib.Path,
+    progress: OnProgress | None,
+) -> dict[str, Any]:
+    """Train at the rule's rate, and at the tuned one where there is one, as one population."""
+    seeds = _seeds(setup.study)
+    rates = [plan.learning_rate]
+    if tuning and tuning["learning_rate"] != plan.learning_rate:
+        rates.append(tuning["learning_rate"])
+    members = [(seed, rate) for rate in rates for seed in seeds]
+    started = time.perf_counter()
+    outcome = train(
+        setup,
+        plan,
+        dataset.train,
+        dataset.test,
+        members,
+        progress=_reporter(progress, plan, "train"),
+    )
+    final = {"params": outcome.states.params, "model_state": outcome.states.model_state}
+    training.save_tree(folder / "checkpoints" / plan.regime.name, final)
+
+    def numbers(which: int) -> dict[str, Any]:
+        part = slice(which * len(seeds), (which + 1) * len(seeds))
+        values = {name: _final(outcome, name)[part] for name in _measure.METRICS}
+        gap = values["train_accuracy"] - values["test_accuracy"]
+        return {name: _measure.over_seeds(v) for name, v in {**values, "gap": gap}.items()} | {
+            "diverged": [
+                {"seed": seed, "update": int(update)}
+                for seed, update in zip(seeds, outcome.diverged[part], strict=True)
+                if update
+            ]
+        }
+
+    result = {
+        "batch_size": plan.batch_size,
+        "ghost_size": plan.ghost_size,
+        "updates": plan.updates,
+        "epochs": plan.epochs,
+        "budget": plan.budget,
+        "learning_rate": plan.learning_rate,
+        "boundaries": plan.boundaries,
+        "seeds": seeds,
+        **numbers(0),
+        "tuned": tuning and {**tuning, **numbers(len(rates) - 1)},
+    }
+    history = {
+        name: column if column.ndim == 1 else column[:, : len(seeds)]
+        for name, column in outcome.history.items()
+    }
+    return {"result": result, "history": history, "seconds": time.perf_counter() - started}
+
+
+def _final(outcome: Outcome, name: str) -> np.ndarray:
+    """A metric after the last update, NaN for members that diverged."""
+    return np.where(outcome.diverged > 0, np.nan, outcome.history[name][-1])
+
+
+def _seeds(study: Study) -> list[int]:
+    return list(range(study.first_seed, study.first_seed + study.seeds))
+
+
+def _reporter(
+    progress: OnProgress | None, plan: Plan, phase: str
+) -> Callable[[int, float, float | None], None]:
+    def report(update: int, speed: float, left: float | None) -> None:
+        if progress is not None:
+            progress(Progress(plan.regime.name, phase, update, plan.updates, speed, left))
+
+    return report
+
+
+def _check_network(network: models.Network, dataset: data.Dataset, plans: dict[str, Plan]) -> None:
+    """Trace the network on the data before anything is trained; nothing is computed."""
+    images = jax.ShapeDtypeStruct((2, *dataset.train.images.shape[1:]), np.float32)
+    try:
+        params, state = jax.eval_shape(network.init, jax.random.key(0), images)
+        logits, _ = jax.eval_shape(
+            lambda p, s, x: network.apply(p, s, x, train=False), params, state, images
+        )
+    except (TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"model {network.describe} does not run on images of shape {images.shape[1:]}: {reason}"
+        ) from error
+    if logits.shape != (2, dataset.num_classes):
+        raise ValueError(
+            f"model {network.describe} gives logits of shape {logits.shape[1:]} for "
+            f"{dataset.num_classes} classes: make its last layer {dataset.num_classes} wide."
+        )
+    ghosts = [name for name, plan in plans.items() if plan.ghost_size]
+    if ghosts and not jax.tree.leaves(state):
+        raise ValueError(
+            f"regime {ghosts[0]} wants ghost batch norm, but model {network.describe} has no "
+            "batch norm: add one, or leave out the regimes with GBN."
+        )
+
+
+def fingerprint(dataset: data.Dataset) -> str:
+    """A hash of every example, so that a folder belongs to one data set."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves((dataset.train, dataset.test)):
+        digest.update(f"{leaf.shape}{leaf.dtype}".encode())
+        digest.update(np.ascontiguousarray(leaf).data)
+    return digest.hexdigest()[:16]
+
+
+def _environment(command: str | None) -> dict[str, Any]:
+    libraries = ("jax", "flax", "optax", "numpy")
+    return {
+        "command": command,
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "gapjax": gapjax.__version__,
+        **{name: importlib.metadata.version(name) for name in libraries},
+    }

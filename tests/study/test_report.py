@@ -1,0 +1,109 @@
+"""The report is one file that needs nothing else and says what the result says."""
+
+import html.parser
+import re
+
+import numpy as np
+import pytest
+
+from gapjax import study
+from gapjax.study import _figures
+
+
+class _Tags(html.parser.HTMLParser):
+    VOID = frozenset({"meta", "br", "link", "img", "input", "hr"})
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen, self.ids, self.text = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def page(finished):
+    folder, _, _ = finished
+    text = (folder / "report.html").read_text()
+    tags = _Tags()
+    tags.feed(text)
+    assert tags.open == []
+    return text, tags
+
+
+def test_nothing_is_fetched_and_nothing_runs(page):
+    text, tags = page
+    for tag, attrs in tags.seen:
+        assert tag not in ("script", "link", "iframe", "img")
+        for name in ("src", "href", "xlink:href"):
+            assert attrs.get(name, "#").startswith("#")
+    assert "@import" not in text and "url(http" not in text
+
+
+def test_drawings_share_the_page_without_sharing_ids(page):
+    text, tags = page
+    assert len(tags.ids) == len(set(tags.ids))
+    used = re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', text)
+    assert {a or b for a, b in used} <= set(tags.ids)
+    assert sum(tag == "svg" for tag, _ in tags.seen) == 6
+
+
+def test_every_number_of_the_table_is_there(page, finished):
+    _, result, _ = finished
+    text = " ".join("".join(page[1].text).split())
+    for row in study.rows(result):
+        for cell in row:
+            assert cell in text
+    assert study.finding(result) in text
+    assert "gapjax study x" in text
+    assert result.config["run"]["jax"] in text
+
+
+def test_colours_follow_the_page(page):
+    text, _ = page
+    assert not re.findall(r"#00000[123]|#0000f\d", text)
+    defined = set(re.findall(r"(--c\d):", text))
+    assert set(re.findall(r"var\((--c\d)\)", text)) <= defined
+
+
+def test_report_can_be_drawn_again_from_the_folder(finished, tmp_path):
+    folder, _, _ = finished
+    study.write_report(study.load_result(folder), tmp_path / "again.html")
+    assert (tmp_path / "again.html").read_bytes() == (folder / "report.html").read_bytes()
+
+
+def test_points_are_the_seeds(finished):
+    from matplotlib.figure import Figure
+
+    _, result, _ = finished
+    axis = Figure().add_subplot()
+    _figures.accuracy_per_seed(result, axis)
+    drawn = [c.get_offsets()[:, 0] for c in axis.collections if len(c.get_offsets()) == 3]
+    for points, regime in zip(drawn, result.regimes.values(), strict=True):
+        np.testing.assert_allclose(points, 100 * np.array(regime["test_accuracy"]["values"]))
+
+
+def test_first_phase_ends_before_the_rate_drops(finished):
+    _, result, _ = finished
+    assert _figures.first_phase(result, "SB") == (10, result.regimes["SB"]["boundaries"][0])
+    fit = _figures.diffusion_fit(result, "SB")
+    assert fit.step_range[1] <= result.regimes["SB"]["boundaries"][0]
+    assert _figures.diffusion_fit(result, "LB") is None  # two updates: nothing to fit
+
+
+def test_half_a_study_has_a_report_too(finished, tmp_path):
+    _, result, _ = finished
+    part = study.StudyResult(
+        result.config, {"SB": result.regimes["SB"]}, {"SB": result.history["SB"]}
+    )
+    study.write_report(part, tmp_path / "part.html")
+    assert "Without both SB and LB" in (tmp_path / "part.html").read_text()
