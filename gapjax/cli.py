@@ -1,0 +1,227 @@
+"""The ``gapjax`` command: thin, over ``gapjax.study`` and ``gapjax.data``."""
+
+import contextlib
+import dataclasses
+import io
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any
+
+from gapjax import _checks
+
+_USAGE = """\
+gapjax: study and close the large-batch generalization gap
+
+  gapjax study [PRESET]               train every regime over many seeds, print the table, write
+                                      the report (--help shows every field with its default)
+  gapjax report DIR                   draw the report of a study's folder again
+  gapjax presets                      the presets there are
+  gapjax data import NAME --from DIR  write a TFDS folder from local files
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; what the user must change ends with exit code 2 and one line."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "study": _study,
+        "report": _report,
+        "presets": _presets,
+        "data": _data,
+    }
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help", "help"):
+        print(_USAGE, end="")
+        return 0
+    if name == "--version":
+        import gapjax
+
+        print(gapjax.__version__)
+        return 0
+    try:
+        _checks.one_of("command", name, commands)
+        commands[name](arguments[1:])
+    except KeyboardInterrupt:
+        print("gapjax: interrupted. The same command goes on from here.", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"gapjax: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _study(arguments: list[str]) -> None:
+    name = "digits"
+    if arguments and not arguments[0].startswith("-"):
+        name = arguments.pop(0)
+    from gapjax import study
+
+    default = study.preset(name)
+    fields = _fields_of(default, out=f"runs/{name}")
+    values = vars(_parse(fields, arguments, prog="gapjax study [PRESET]"))
+    out = values.pop("out")
+    chosen = study.Study(**values)
+    command = shlex.join(["gapjax", "study", name, *arguments])
+    with _progress(len(chosen.regimes)) as progress:
+        result = study.run_study(chosen, out, progress=progress, command=command)
+    _print_table(result)
+    print(f"\n{study.finding(result)}\n\nReport: {out}/report.html")
+
+
+def _fields_of(default: Any, *, out: str) -> type:
+    """The fields of a study as a dataclass for the command line, a preset's values the defaults."""
+    import tyro
+
+    # What takes an object from Python takes a name here.
+    names = {"dataset": str, "model": str, "optimizer": str, "regimes": tuple[str, ...]}
+    fields: list[Any] = [
+        (
+            field.name,
+            Annotated[
+                names.get(field.name, field.type), tyro.conf.arg(help=field.metadata["help"])
+            ],
+            dataclasses.field(default=getattr(default, field.name)),
+        )
+        for field in dataclasses.fields(default)
+    ]
+    regimes = tuple(regime.name for regime in default.regimes)
+    fields = [
+        (n, t, dataclasses.field(default=regimes) if n == "regimes" else f) for n, t, f in fields
+    ]
+    help = "folder for results and report; a study that was interrupted there goes on"
+    fields.append(("out", Annotated[str, tyro.conf.arg(help=help)], dataclasses.field(default=out)))
+    made = dataclasses.make_dataclass("StudyFields", fields, frozen=True)
+    made.__doc__ = (
+        "Train every regime over many seeds, print the table and write the report. PRESET sets the "
+        "defaults below (see `gapjax presets`)."
+    )
+    return made
+
+
+def _parse(fields: type, arguments: list[str], *, prog: str) -> Any:
+    """Parse options with tyro, its errors cut down to one line."""
+    import tyro
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(fields, args=arguments, prog=prog)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ValueError(f"{_essence(said.getvalue())} See {prog.split(' [')[0]} --help.") from None
+
+
+def _essence(box: str) -> str:
+    """What a boxed error says, without its frame and its repetition of the help."""
+    lines = [re.sub(r"^[│|]\s?|\s*[│|]$", "", line) for line in box.splitlines()]
+    text, meant = [], []
+    for i, line in enumerate(lines):
+        if line.startswith("╭") or not line.strip("─ ╰╯"):
+            continue
+        if line.startswith("Perhaps you meant"):
+            meant = [lines[i + 1].split()[0]]
+            break
+        if line.startswith(("Argument helptext", "For full helptext")):
+            break
+        text.append(line.strip())
+    hint = f" Did you mean {meant[0]}?" if meant else ""
+    return " ".join(text).rstrip(".") + "." + hint
+
+
+@contextlib.contextmanager
+def _progress(regimes: int) -> Iterator[Callable[[Any], None]]:
+    """A live line per regime on a terminal, a line at the end of each elsewhere."""
+    import rich.console
+    import rich.progress
+
+    console = rich.console.Console(stderr=True)
+    bar = rich.progress.Progress(
+        rich.progress.TextColumn("{task.description:<22}"),
+        rich.progress.BarColumn(bar_width=24),
+        rich.progress.TextColumn("{task.completed:>6.0f}/{task.total:.0f} updates"),
+        rich.progress.TextColumn("{task.fields[speed]:>16}"),
+        rich.progress.TextColumn("{task.fields[left]:>12}"),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    tasks: dict[tuple[str, str], Any] = {}
+
+    def show(at: Any) -> None:
+        key = at.regime, at.phase
+        speed = f"{at.examples_per_second:,.0f} ex/s" if at.examples_per_second else "compiling"
+        left = "" if at.seconds_left is None else f"{_duration(at.seconds_left)} left"
+        if key not in tasks:
+            number = sum(phase == "train" for _, phase in tasks) + 1
+            label = (
+                f"{number}/{regimes} {at.regime}" if at.phase == "train" else f"tune {at.regime}"
+            )
+            tasks[key] = bar.add_task(label, total=at.updates, speed=speed, left=left)
+        bar.update(tasks[key], completed=at.update, speed=speed, left=left)
+        if at.update == at.updates and not console.is_terminal:
+            print(f"{at.phase} {at.regime}: {at.updates} updates, {speed}", file=sys.stderr)
+
+    with bar:
+        yield show
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _print_table(result: Any) -> None:
+    import rich.box
+    import rich.console
+    import rich.table
+
+    from gapjax import study
+
+    def show(part: str | None, title: str) -> None:
+        table = rich.table.Table(title=title, box=rich.box.SIMPLE_HEAD, title_justify="left")
+        for column in study.COLUMNS:
+            table.add_column(
+                column.title, justify="right" if column.numeric else "left", no_wrap=True
+            )
+        for row in study.rows(result, part):
+            table.add_row(*row)
+        console.print(table)
+
+    # Numbers are never cut off: a narrow terminal wraps lines, a file gets them whole.
+    console = rich.console.Console()
+    console.width = max(console.width, 190)
+    show(None, "At the rule's learning rate")
+    if all(regime["tuned"] for regime in result.regimes.values()):
+        show("tuned", "At the learning rate tuned on the validation split")
+    for note in study.notes(result):
+        print(note)
+
+
+def _report(arguments: list[str]) -> None:
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        raise ValueError("gapjax report takes the folder of a study: gapjax report runs/digits")
+    from gapjax import study
+
+    result = study.load_result(arguments[0])
+    study.write_report(result, f"{arguments[0]}/report.html")
+    print(f"Report: {arguments[0]}/report.html")
+
+
+def _presets(arguments: list[str]) -> None:
+    if arguments:
+        raise ValueError(f"gapjax presets takes no arguments, not {' '.join(arguments)!r}.")
+    from gapjax import study
+
+    for name, (about, _) in study.PRESETS.items():
+        print(f"{name:18} {about}")
+
+
+def _data(arguments: list[str]) -> None:
+    raise ValueError("gapjax data import NAME --from DIR")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

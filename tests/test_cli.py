@@ -1,0 +1,73 @@
+"""The command: what it prints, where it writes, and one line with exit code 2 for what is wrong."""
+
+import pytest
+
+from gapjax import cli
+
+
+def run(capsys, *arguments):
+    code = cli.main(arguments)
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_study_prints_the_table_and_writes_the_report(capsys, tmp_path):
+    out = tmp_path / "run"
+    arguments = ["study", "--seeds", "2", "--epochs", "1", "--evaluations", "2", "--tune", "2"]
+    code, output, errors = run(capsys, *arguments, "--regimes", "SB", "LB", "--out", str(out))
+    assert code == 0
+    assert "At the rule's learning rate" in output and "tuned on the validation split" in output
+    assert "same epochs" in output and f"Report: {out}/report.html" in output
+    assert "train SB: 80 updates" in errors
+    page = (out / "report.html").read_text()
+    assert "gapjax study digits --seeds 2 --epochs 1" in page
+    (out / "report.html").unlink()
+    code, output, _ = run(capsys, "report", str(out))
+    assert code == 0 and (out / "report.html").read_text() == page
+
+
+def test_help_shows_every_field_with_its_default(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["study", "--help"])
+    assert not stop.value.code
+    text = capsys.readouterr().out
+    from gapjax.study import Study
+
+    for field in vars(Study()):
+        assert f"--{field.replace('_', '-')}" in text
+    assert "(default: 0.05)" in text
+
+
+def test_presets_and_version(capsys):
+    code, output, _ = run(capsys, "presets")
+    assert code == 0 and output.startswith("digits")
+    assert run(capsys, "--version")[1].strip()
+    assert "gapjax study [PRESET]" in run(capsys)[1]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("studdy", "Did you mean 'study'?"),
+        ("study digit", "Did you mean 'digits'?"),
+        ("study --dataset digitz", "Did you mean 'digits'?"),
+        ("study --seeds 0", "seeds must be a whole number of at least 1, not 0."),
+        ("study --seeds x", "--seeds: invalid literal"),
+        ("study --seed 3", "Did you mean --first-seed?"),
+        ("study --epochs", "Missing value for argument '--epochs'"),
+        ("study --learning-rate -1", "learning_rate must be a finite number above 0"),
+        ("study --large-batch 2000", "a batch of 2000 is larger than the 1280 training examples"),
+        ("study --ghost-size 7", "use 4 or 5 or 8"),
+        ("study --regimes LBB", "Did you mean 'LB'"),
+        ("study --out /proc/nowhere", "cannot write to /proc/nowhere"),
+        ("report", "takes the folder of a study"),
+        ("report /nowhere", "is /nowhere the folder of a study?"),
+        ("presets now", "takes no arguments"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(line, message, capsys):
+    code, output, errors = run(capsys, *line.split())
+    assert code == 2
+    assert output == ""
+    assert errors.count("\n") == 1 and errors.startswith("gapjax: ")
+    assert message in errors
