@@ -17,7 +17,7 @@ def test_study_prints_the_table_and_writes_the_report(capsys, tmp_path):
     code, output, errors = run(capsys, *arguments, "--regimes", "SB", "LB", "--out", str(out))
     assert code == 0
     assert "At the rule's learning rate" in output and "tuned on the validation split" in output
-    assert "same epochs" in output and f"Report: {out}/report.html" in output
+    assert "held fixed" in output and f"Report: {out}/report.html" in output
     assert "train SB: 80 updates" in errors
     page = (out / "report.html").read_text()
     assert "gapjax study digits --seeds 2 --epochs 1" in page

@@ -4,6 +4,7 @@
 the folder back, ``write_report`` draws the report again.
 """
 
+from gapjax.study._figures import plot_accuracy, plot_curves, plot_distance, plot_gap_closed
 from gapjax.study._plan import Plan, make_plan
 from gapjax.study._regimes import REGIMES, Regime
 from gapjax.study._report import write_report
@@ -26,6 +27,10 @@ __all__ = [
     "load_result",
     "make_plan",
     "notes",
+    "plot_accuracy",
+    "plot_curves",
+    "plot_distance",
+    "plot_gap_closed",
     "preset",
     "rows",
     "run_study",

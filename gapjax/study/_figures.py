@@ -10,14 +10,24 @@ import numpy as np
 from gapjax import diffusion
 from gapjax.study._result import StudyResult
 
-# Stand-ins that become CSS variables, so that one drawing is right in light, dark and print.
-INK, MUTED, GRID = "#000001", "#000002", "#000003"
-NUM_COLORS = 8
+# Colours as they are on paper; on a page each is a CSS variable, so one drawing is right in light,
+# dark and print.
+INK, MUTED, GRID = "#1c1f24", "#646b76", "#e3e6ea"
+PALETTE = (
+    "#2f5fd0",
+    "#cc3d4a",
+    "#b87a00",
+    "#2a8f45",
+    "#7d4cc4",
+    "#0b8793",
+    "#c2508b",
+    "#75644f",
+)
 
 
 def color(index: int) -> str:
-    """The stand-in for the colour of the regime at ``index``."""
-    return f"#0000f{index % NUM_COLORS}"
+    """The colour of the regime at ``index``."""
+    return PALETTE[index % len(PALETTE)]
 
 
 def to_svg(draw: Callable[[Any], None], *, width: float = 5.2, height: float = 3.5) -> str:
@@ -56,15 +66,16 @@ def to_svg(draw: Callable[[Any], None], *, width: float = 5.2, height: float = 3
         figure.savefig(text, format="svg", metadata={"Date": None})
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
-    for stand_in, name in [(INK, "ink"), (MUTED, "muted"), (GRID, "grid")]:
-        svg = svg.replace(stand_in, f"var(--{name})")
-    svg = re.sub(r"#0000f(\d)", r"var(--c\1)", svg)
+    names = {INK: "ink", MUTED: "muted", GRID: "grid"}
+    names |= {paper: f"c{i}" for i, paper in enumerate(PALETTE)}
+    for paper, name in names.items():
+        svg = svg.replace(paper, f"var(--{name})")
     # Lines and labels without a colour of their own are black in SVG, invisible in the dark.
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     return re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 fill="var(--ink)"', svg, count=1)
 
 
-def accuracy_per_seed(result: StudyResult, axis: Any) -> None:
+def plot_accuracy(result: StudyResult, axis: Any) -> None:
     """Test accuracy of every seed as a point; the mean and its standard error beside them."""
     names = list(result.regimes)
     for i, name in enumerate(names):
@@ -84,7 +95,7 @@ def accuracy_per_seed(result: StudyResult, axis: Any) -> None:
     axis.grid(axis="y", visible=False)
 
 
-def gap_closed(result: StudyResult, axis: Any) -> None:
+def plot_gap_closed(result: StudyResult, axis: Any) -> None:
     """The share of the gap each regime closes, with its 95% interval."""
     names = [n for n in result.regimes if n not in ("SB", "LB")]
     everyone = list(result.regimes)
@@ -109,28 +120,24 @@ def gap_closed(result: StudyResult, axis: Any) -> None:
     axis.grid(axis="y", visible=False)
 
 
-def learning_curves(metric: str, label: str) -> Callable[[StudyResult, Any], None]:
-    """A figure of one metric against updates, the mean and a band of one deviation over seeds."""
+def plot_curves(result: StudyResult, axis: Any, *, metric: str) -> None:
+    """A metric of ``history.csv`` against updates: its mean, a band of one deviation over seeds."""
     percent = metric.endswith("accuracy")
-
-    def draw(result: StudyResult, axis: Any) -> None:
-        for i, history in enumerate(result.history.values()):
-            update, mean, deviation = _over_seeds(history, metric)
-            if not update.size:
-                continue
-            if percent:
-                mean, deviation = 100 * mean, 100 * deviation
-            low = mean - deviation if percent else np.maximum(mean - deviation, 0.5 * mean)
-            axis.fill_between(update, low, mean + deviation, color=color(i), alpha=0.18, lw=0)
-            axis.plot(update, mean, color=color(i))
-        _against_updates(axis, label)
-        if not percent and axis.lines:
-            axis.set_yscale("log")
-
-    return draw
+    for i, history in enumerate(result.history.values()):
+        update, mean, deviation = _over_seeds(history, metric)
+        if not update.size:
+            continue
+        if percent:
+            mean, deviation = 100 * mean, 100 * deviation
+        low = mean - deviation if percent else np.maximum(mean - deviation, 0.5 * mean)
+        axis.fill_between(update, low, mean + deviation, color=color(i), alpha=0.18, lw=0)
+        axis.plot(update, mean, color=color(i), label=list(result.history)[i])
+    _against_updates(axis, metric.replace("_", " ") + (", %" if percent else ""))
+    if not percent and axis.lines:
+        axis.set_yscale("log")
 
 
-def distance_curves(result: StudyResult, axis: Any) -> None:
+def plot_distance(result: StudyResult, axis: Any) -> None:
     """Distance from the start against updates, with the log-t fit of the first phase dashed."""
     for i, (name, history) in enumerate(result.history.items()):
         update, mean, deviation = _over_seeds(history, "distance")

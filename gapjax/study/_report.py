@@ -31,7 +31,7 @@ def write_report(result: StudyResult, path: str | os.PathLike[str]) -> None:
         environment.from_string(template).render(
             finding=_table.finding(result),
             names=[
-                {"name": name, "color": i % _figures.NUM_COLORS}
+                {"name": name, "color": i % len(_figures.PALETTE)}
                 for i, name in enumerate(result.regimes)
             ],
             columns=_table.COLUMNS,
@@ -40,6 +40,8 @@ def write_report(result: StudyResult, path: str | os.PathLike[str]) -> None:
             tuning=_tuning(result),
             fits=_fits(result),
             figures=_draw(result),
+            paper={"ink": _figures.INK, "muted": _figures.MUTED, "grid": _figures.GRID}
+            | {f"c{i}": color for i, color in enumerate(_figures.PALETTE)},
             study=study,
             study_json=json.dumps(study, indent=1),
             run={key: value for key, value in run.items() if key != "command" and value},
@@ -49,15 +51,14 @@ def write_report(result: StudyResult, path: str | os.PathLike[str]) -> None:
 
 
 def _draw(result: StudyResult) -> dict[str, str]:
-    rows = len(result.regimes)
-    figures = {
-        "accuracy": (_figures.accuracy_per_seed, 1.2 + 0.42 * rows),
-        "closed": (_figures.gap_closed, 1.2 + 0.42 * rows),
-        "test_accuracy": (_figures.learning_curves("test_accuracy", "test accuracy, %"), 3.5),
-        "train_loss": (_figures.learning_curves("train_loss", "training loss"), 3.5),
-        "test_loss": (_figures.learning_curves("test_loss", "test loss"), 3.5),
-        "distance": (_figures.distance_curves, 3.5),
+    rows = 1.2 + 0.42 * len(result.regimes)
+    figures: dict[str, tuple[Any, float]] = {
+        "accuracy": (_figures.plot_accuracy, rows),
+        "closed": (_figures.plot_gap_closed, rows),
+        "distance": (_figures.plot_distance, 3.5),
     }
+    for metric in ("test_accuracy", "train_loss", "test_loss"):
+        figures[metric] = (functools.partial(_figures.plot_curves, metric=metric), 3.5)
     return {
         name: _scope(_figures.to_svg(functools.partial(draw, result), height=height), name)
         for name, (draw, height) in figures.items()

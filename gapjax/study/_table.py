@@ -15,7 +15,7 @@ class Column(NamedTuple):
 
 COLUMNS = (
     Column("regime", numeric=False),
-    Column("budget", numeric=False),
+    Column("held fixed", numeric=False),
     Column("batch"),
     Column("updates"),
     Column("epochs"),
@@ -44,7 +44,7 @@ def rows(result: StudyResult, part: str | None = None) -> list[list[str]]:
         table.append(
             [
                 name + ("*" if numbers["diverged"] else ""),
-                regime["budget"],
+                regime["budget"].removeprefix("same "),
                 f"{regime['batch_size']}{ghost}",
                 f"{regime['updates']}",
                 f"{regime['epochs']:.4g}",
@@ -98,7 +98,7 @@ def finding(result: StudyResult) -> str:
     error = 100 * math.hypot(*(_standard_error(r["test_accuracy"]) for r in (small, large)))
     change = f"batch {small['batch_size']} to {large['batch_size']}, {large['budget']}"
     text = (
-        f"From {change}, test accuracy changes by {-gap:+.2f} points "
+        f"From {change}, test accuracy {'falls' if gap > 0 else 'rises'} by {abs(gap):.2f} points "
         f"(standard error {error:.2f}, {len(small['seeds'])} seeds)."
     )
     closed = {
@@ -122,8 +122,8 @@ def notes(result: StudyResult) -> list[str]:
         "Mean ± standard deviation over seeds. gap: train minus test accuracy, in points. "
         "distance: ‖w − w₀‖ over all parameters. gap closed: (acc − acc_LB) / (acc_SB − acc_LB), "
         "with a 95% bootstrap interval over seeds. batch: examples per update / ghost size.",
-        "Held fixed against SB: 'same epochs', as many examples seen, so a larger batch makes "
-        "fewer updates; 'same updates', as many updates, so a larger batch sees more examples.",
+        "held fixed against SB: epochs (as many examples seen, so a larger batch makes fewer "
+        "updates), or updates (as many updates, so a larger batch sees more examples).",
     ]
     for name, regime in result.regimes.items():
         for part, which in ((regime, "rule"), (regime["tuned"], "tuned")):

@@ -128,7 +128,7 @@ def train(
     Returns:
         The ``Outcome``.
     """
-    step, init = _member_functions(setup, plan)
+    step, init = member_functions(setup, plan)
     rates = jnp.asarray([rate for _, rate in members], jnp.float32)
     keys = jax.vmap(jax.random.key)(jnp.asarray([seed for seed, _ in members], jnp.uint32))
     states = jax.jit(jax.vmap(init, (0, 0, None)))(keys, rates, jnp.asarray(train_split.images[:2]))
@@ -170,7 +170,7 @@ def train(
     return Outcome(history, np.where(lost, plan.updates, diverged), states)
 
 
-def _member_functions(setup: Setup, plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def member_functions(setup: Setup, plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """One update and the start of one member, pure in its seed and its learning rate."""
 
     def optimizer(rate: jax.Array) -> optax.GradientTransformation:

@@ -70,9 +70,12 @@ def test_every_number_of_the_table_is_there(page, finished):
 
 def test_colours_follow_the_page(page):
     text, _ = page
-    assert not re.findall(r"#00000[123]|#0000f\d", text)
-    defined = set(re.findall(r"(--c\d):", text))
-    assert set(re.findall(r"var\((--c\d)\)", text)) <= defined
+    drawings = re.findall(r"<svg.*?</svg>", text, flags=re.S)
+    assert not set(re.findall(r"(?:fill|stroke): (#\w+)", " ".join(drawings)))
+    dark = text[text.index("prefers-color-scheme: dark") :]
+    for name in set(re.findall(r"var\((--\w+)\)", text)):
+        assert f"{name}:" in text
+        assert name in dark.split("@media print")[0]
 
 
 def test_report_can_be_drawn_again_from_the_folder(finished, tmp_path):
@@ -86,7 +89,7 @@ def test_points_are_the_seeds(finished):
 
     _, result, _ = finished
     axis = Figure().add_subplot()
-    _figures.accuracy_per_seed(result, axis)
+    _figures.plot_accuracy(result, axis)
     drawn = [c.get_offsets()[:, 0] for c in axis.collections if len(c.get_offsets()) == 3]
     for points, regime in zip(drawn, result.regimes.values(), strict=True):
         np.testing.assert_allclose(points, 100 * np.array(regime["test_accuracy"]["values"]))

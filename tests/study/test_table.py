@@ -7,7 +7,7 @@ def test_a_row_per_regime_a_cell_per_column(finished):
     rows = study.rows(result)
     assert [row[0] for row in rows] == list(result.regimes)
     assert all(len(row) == len(study.COLUMNS) for row in rows)
-    assert rows[0][1] == "same epochs"
+    assert rows[0][1] == "epochs"
 
 
 def _result(accuracies, closed=None):
@@ -29,7 +29,7 @@ def _result(accuracies, closed=None):
 def test_finding_says_the_gap_and_the_best_remedy():
     accuracies = {"SB": [0.98, 0.99], "LB": [0.94, 0.95], "LB+LR": [0.97, 0.98]}
     text = study.finding(_result(accuracies, {"mean": 0.75, "low": 0.6, "high": 0.9}))
-    assert "changes by -4.00 points (standard error 0.71, 2 seeds)" in text
+    assert "falls by 4.00 points (standard error 0.71, 2 seeds)" in text
     assert "LB+LR closes 75% of the gap (95% interval 60% to 90%)" in text
 
 
