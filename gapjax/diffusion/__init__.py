@@ -4,11 +4,20 @@
   learning rate tuned at one batch size over to another.
 * Noise: ``noise_std`` and ``example_weights`` give a large batch the gradient noise of a small one.
 * Tracking: ``track_diffusion`` goes into any optax chain; ``diffusion_record`` reads it.
+* Steering: ``scale_by_batch_size`` follows a growing batch; ``match_diffusion`` makes one run
+  diffuse like another, and ``diffusion_match`` reads how well it does.
 * Fits: ``fit_diffusion`` holds the log-t law against a power law; ``updates_to_travel`` says what
   the law asks for.
 """
 
 from gapjax.diffusion._fit import DiffusionFit, fit_diffusion, updates_to_travel
+from gapjax.diffusion._match import (
+    DiffusionMatch,
+    MatchDiffusionState,
+    diffusion_match,
+    match_diffusion,
+    scale_by_batch_size,
+)
 from gapjax.diffusion._rules import (
     adapt_regime,
     boost_early,
@@ -26,15 +35,20 @@ from gapjax.diffusion._track import (
 
 __all__ = [
     "DiffusionFit",
+    "DiffusionMatch",
     "DiffusionRecord",
+    "MatchDiffusionState",
     "TrackDiffusionState",
     "adapt_regime",
     "boost_early",
+    "diffusion_match",
     "diffusion_record",
     "example_weights",
     "fit_diffusion",
+    "match_diffusion",
     "noise_std",
     "scale_adam",
+    "scale_by_batch_size",
     "scale_learning_rate",
     "track_diffusion",
     "updates_to_travel",

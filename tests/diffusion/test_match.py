@@ -1,0 +1,149 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gapjax.diffusion import (
+    DiffusionRecord,
+    diffusion_match,
+    diffusion_record,
+    match_diffusion,
+    scale_by_batch_size,
+    track_diffusion,
+)
+
+
+def reference_record(step, distance):
+    return DiffusionRecord(np.asarray(step), np.asarray(distance), np.ones(len(step)))
+
+
+STEP = np.unique(np.round(1.2 ** np.arange(48))).astype(np.int32)
+REFERENCE = reference_record(STEP, 1 + 0.5 * np.log(STEP))
+
+
+@pytest.mark.parametrize(("rule", "factor"), [("sqrt", 2.0), ("linear", 4.0), ("none", 1.0)])
+def test_scaling_by_batch_size_by_hand(rule, factor):
+    tx = scale_by_batch_size(128, rule)
+    updates = {"a": jnp.ones(2), "b": jnp.ones(2, jnp.bfloat16)}
+    for size in (512, np.int64(512), jnp.asarray(512)):
+        scaled, _ = tx.update(updates, tx.init(updates), batch_size=size)
+        assert scaled["b"].dtype == jnp.bfloat16
+        np.testing.assert_allclose(scaled["a"], factor)
+        np.testing.assert_allclose(scaled["b"].astype(jnp.float32), factor)
+
+
+def walk(tx, size, num_updates, key):
+    """Noise of a length per update, with a pull back to the start: a large batch's kind of walk."""
+
+    def step(carry, key):
+        params, state = carry
+        updates = size * (0.02 * jax.random.normal(key, (1000,)) - 0.01 * params)
+        updates, state = tx.update(updates, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    start = jnp.zeros(1000)
+    keys = jax.random.split(key, num_updates)
+    return jax.lax.scan(step, (start, tx.init(start)), keys)[0][1]
+
+
+@pytest.mark.parametrize("size", [0.2, 1.0, 5.0])
+def test_the_distance_follows_the_reference_whatever_the_step(size, getkey):
+    tx = optax.chain(match_diffusion(REFERENCE), track_diffusion())
+    state = jax.jit(lambda key: walk(tx, size, 2000, key))(getkey())
+    record = diffusion_record(state)
+    late = record.step >= 200
+    target = np.interp(np.log(record.step), np.log(STEP), REFERENCE.distance)
+    np.testing.assert_allclose(record.distance[late], target[late], rtol=0.05)
+    match = diffusion_match(state)
+    assert match.extrapolated_from == STEP[-1]
+    assert match.distance == pytest.approx(match.target, rel=0.05)
+    assert 0.05 < match.scale < 20
+    assert match.at_bound < 0.2
+
+
+def test_the_controller_is_that_of_a_float64_loop(getkey):
+    grads = np.asarray(jax.random.normal(getkey(), (30, 4)), np.float64)
+    tx = match_diffusion(REFERENCE, min_scale=0.2, max_scale=3.0, gain=7.0)
+    params = jnp.zeros(4)
+    state, place, integral, bounds = tx.init(params), np.zeros(4), 0.0, np.log([0.2, 3.0])
+    for t, grad in enumerate(grads):
+        distance = np.linalg.norm(place)
+        target = np.interp(np.log(max(t, 1)), np.log(STEP), REFERENCE.distance) * (t > 0)
+        error = np.log(target / distance) if t else 0.0
+        scale = np.exp(np.clip(7 * t / (7 + t) * error + integral, *bounds))
+        integral = np.clip(integral + 7 * t / (7 + t) * error * np.log((t + 2) / (t + 1)), *bounds)
+        updates, state = tx.update(jnp.asarray(grad, jnp.float32), state, params)
+        match = diffusion_match(state)
+        np.testing.assert_allclose(match.scale, scale, rtol=1e-3)
+        np.testing.assert_allclose(match.target, target, rtol=1e-5)
+        np.testing.assert_allclose(updates, grad * scale, rtol=1e-3)
+        params = optax.apply_updates(params, updates)
+        place = np.asarray(params, np.float64)
+
+
+def test_a_bound_holds_and_is_reported(getkey):
+    tx = match_diffusion(REFERENCE, min_scale=0.5, max_scale=2.0)
+    match = diffusion_match(walk(tx, 1e-3, 100, getkey()))
+    assert match.scale == pytest.approx(2.0)
+    assert match.at_bound > 0.9
+    assert match.distance < 0.1 * match.target
+
+
+def target_at(reference, update, **options):
+    tx = match_diffusion(reference, **options)
+    state = tx.init(jnp.zeros(2))._replace(num_updates=jnp.asarray(update, jnp.int32))
+    return diffusion_match(tx.update(jnp.ones(2), state, jnp.ones(2))[1])
+
+
+def test_past_its_end_the_reference_goes_on_by_its_last_decade():
+    # Slope 2 up to step 100, 0.5 after.
+    kinked = np.where(STEP < 100, 2 * np.log(STEP), 2 * np.log(100) + 0.5 * np.log(STEP / 100))
+    reference = reference_record(STEP, 1 + kinked)
+    match = target_at(reference, 60_000)
+    expected = reference.distance[-1] + 0.5 * np.log(60_000 / STEP[-1])
+    assert match.target == pytest.approx(expected, rel=1e-3)
+    assert match.extrapolated_from == STEP[-1]
+    # A reference that comes back at its end is held flat.
+    falling = reference_record(STEP, 10 - np.log(STEP))
+    assert target_at(falling, 60_000).target == pytest.approx(falling.distance[-1], rel=1e-5)
+
+
+def test_a_population_as_reference_is_averaged_and_epochs_can_be_compared():
+    several = REFERENCE._replace(distance=REFERENCE.distance * np.array([[0.5], [1.5]]))
+    match = target_at(several, 10, steps_per_update=32)
+    assert match.target == pytest.approx(1 + 0.5 * np.log(320), rel=1e-3)
+    assert match.extrapolated_from == STEP[-1] // 32
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: scale_by_batch_size(0), "base_batch_size must be"),
+        (lambda: scale_by_batch_size(128, "square"), "rule must be one of"),
+        (
+            lambda: scale_by_batch_size(128).update(jnp.ones(2), optax.EmptyState()),
+            "batch_size=...",
+        ),
+        (
+            lambda: scale_by_batch_size(128).update(jnp.ones(2), optax.EmptyState(), batch_size=0),
+            "batch_size must be",
+        ),
+        (lambda: match_diffusion(REFERENCE, min_scale=0.0), "min_scale must be"),
+        (lambda: match_diffusion(REFERENCE, min_scale=2.0, max_scale=1.0), "must be below"),
+        (lambda: match_diffusion(REFERENCE, gain=-1.0), "gain must be"),
+        (lambda: match_diffusion(REFERENCE, steps_per_update=0.0), "steps_per_update must be"),
+        (
+            lambda: match_diffusion(reference_record(STEP[:4], STEP[:4])),
+            "4 usable points .* longer run",
+        ),
+        (lambda: diffusion_match(optax.EmptyState()), "has no match_diffusion in it"),
+        (
+            lambda: match_diffusion(REFERENCE).update(jnp.ones(2), None),
+            r"update\(updates, state, params\)",
+        ),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
