@@ -1,0 +1,294 @@
+"""The re-sharding iterator: one exact stream of examples, cut into batches that may grow."""
+
+import collections
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from gapjax import _checks
+from gapjax.growth import _sources, _stream
+from gapjax.growth._layout import Layout
+from gapjax.growth._reader import Reader
+from gapjax.growth._schedules import BatchSchedule
+
+_VERSION = 1
+
+
+class Switch(NamedTuple):
+    """One change of the batch size: from which update on, to what, and why."""
+
+    update: int
+    size: int
+    reason: str
+
+
+class _Cursor(NamedTuple):
+    """Everything that moves: where the stream stands and what the last batch was."""
+
+    position: _stream.Position
+    update: int
+    examples: int
+    size: int
+
+
+class GrowingBatches(Iterator[Any]):
+    """Batches from one exact stream of examples; the next batch may be larger than the last.
+
+    The order of epoch ``e`` is one permutation, fixed by ``(seed, e)`` alone. A batch is the next
+    ``schedule(update)`` examples of the stream, so neither growth nor the number of hosts or
+    devices changes which example comes when, and within an epoch each is seen exactly once.
+    Reading goes on in the background; batches read ahead are no part of :meth:`state`.
+
+    Args:
+      source: a pytree of arrays with a leading axis of examples (a ``Split``, a dict), or any
+        object with ``__len__`` and ``__getitem__`` (``__getitems__`` is used where there is one).
+      schedule: from the number of the update to the global batch size; a pure function. It is
+        asked a few updates ahead.
+      seed: fixes the order, together with the epoch.
+      mesh: the devices to lay batches over; None gives NumPy arrays on the host.
+      axis: the mesh axis that batches are split over; along others they are replicated.
+      end_of_epoch: ``"carry"``: a batch may span the border of two epochs. ``"pad"``: the last
+        batch of an epoch is filled up with rows whose ``mask`` is False. ``"drop"``: examples that
+        do not fill a batch are left out of that epoch.
+      with_index: deliver :class:`Batch` (with example numbers, epochs and mask) in place of the
+        bare examples; always so for ``"pad"``.
+      ghost_size: the ghost size of the model's batch norm; every size is checked against it.
+      microbatch: the most examples that run at once. Batches then come as ``[A, B / A, ...]``
+        with A as small as it can be (1 while they fit), rows in order, so ghosts are the same.
+      independent_examples: states that the loss is a mean over examples that do not see each
+        other (no batch norm). Microbatches need this or a ``ghost_size``.
+      prefetch: how many batches are read ahead; 0 reads when asked.
+      workers: how many threads read; more than 1 helps where reading decodes.
+
+    Raises:
+      ValueError: if a size of the schedule does not fit the data, the devices, the ghosts or the
+        microbatch (sizes that would fit are named), or if the batch would shrink.
+
+    Example:
+      >>> import numpy as np
+      >>> from gapjax.growth import GrowingBatches, piecewise_batch
+      >>> source = {"x": np.arange(12)}
+      >>> batches = GrowingBatches(source, piecewise_batch(2, {2: 4}), seed=0)
+      >>> [len(next(batches)["x"]) for _ in range(4)]
+      [2, 2, 4, 4]
+      >>> saved = batches.state()
+      >>> again = GrowingBatches(source, piecewise_batch(2, {2: 4}), seed=0)
+      >>> again.restore(saved)
+      >>> bool((next(again)["x"] == next(batches)["x"]).all())
+      True
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        schedule: BatchSchedule,
+        *,
+        seed: int,
+        mesh: jax.sharding.Mesh | None = None,
+        axis: str = "data",
+        end_of_epoch: str = "carry",
+        with_index: bool = False,
+        ghost_size: int | None = None,
+        microbatch: int | None = None,
+        independent_examples: bool = False,
+        prefetch: int = 2,
+        workers: int = 1,
+    ):
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+            raise ValueError(f"seed must be a whole number of at least 0, not {seed!r}.")
+        if prefetch < 0:
+            raise ValueError(f"prefetch must be at least 0, not {prefetch!r}.")
+        if microbatch is not None and ghost_size is None and not independent_examples:
+            raise ValueError(
+                f"microbatch={microbatch} changes the statistics of a batch norm without ghosts: "
+                "they would be taken over the microbatch. Pass the ghost_size of the model, or "
+                "independent_examples=True if it has no batch norm."
+            )
+        self._source = _sources.as_source(source)
+        self._schedule = schedule
+        self._seed = int(seed)
+        self._end = _checks.one_of("end_of_epoch", end_of_epoch, _stream.ENDS)
+        self._layout = Layout(mesh, axis, ghost_size, microbatch, self._source.num_examples)
+        with_index = with_index or end_of_epoch == "pad"
+        self._reader = Reader(self._source, self._layout, self._seed, with_index)
+        self._cursor = _Cursor(_stream.Position(0, 0), 0, 0, 0)
+        self._floor = 1
+        self._reason = "schedule"
+        self._switches: list[Switch] = []
+        self._prefetch = prefetch
+        self._threads = (
+            ThreadPoolExecutor(_checks.positive_int("workers", workers), "gapjax-reader")
+            if prefetch
+            else None
+        )
+        self._pending: collections.deque[tuple[_Cursor, Future[Any]]] = collections.deque()
+        self._fingerprint: str | None = None
+        for size in self.sizes() or (self._size(self._cursor),):
+            self._layout.parts(size)
+
+    def __next__(self) -> Any:
+        if self._threads is None:
+            window, cursor = self._plan(self._cursor)
+            batch = self._reader.read(window)
+        else:
+            self._read_ahead()
+            if not self._pending:
+                self._plan(self._cursor)  # raises what reading ahead put off
+            cursor, future = self._pending.popleft()
+            try:
+                batch = future.result()
+            except BaseException:
+                self._forget()  # what was read ahead starts after the batch that failed
+                raise
+        if cursor.size != self._cursor.size:
+            self._switches.append(Switch(self._cursor.update, cursor.size, self._reason))
+            self._reason = "schedule"
+        self._cursor = cursor
+        if self._threads is not None:
+            self._read_ahead()
+        return batch
+
+    @property
+    def update(self) -> int:
+        """How many batches have been delivered."""
+        return self._cursor.update
+
+    @property
+    def examples(self) -> int:
+        """How many examples have been delivered, padding not counted."""
+        return self._cursor.examples
+
+    @property
+    def epoch(self) -> float:
+        """How many passes over the data have been made."""
+        epoch, offset = self._cursor.position
+        return epoch + offset / self._source.num_examples
+
+    @property
+    def batch_size(self) -> int:
+        """The global size of the next batch."""
+        return self._size(self._cursor)
+
+    @property
+    def switches(self) -> tuple[Switch, ...]:
+        """Every change of the batch size so far (the first size included), and why."""
+        return tuple(self._switches)
+
+    def sizes(self) -> tuple[int, ...]:
+        """Every size still to come that the schedule names, rising; empty if it names none."""
+        named = getattr(self._schedule, "sizes", None)
+        if named is None:
+            return ()
+        floor = max(self._floor, self._cursor.size)
+        return tuple(sorted({max(int(size), floor) for size in named()}))
+
+    def grow(self, size: int, reason: str = "asked for") -> None:
+        """Make every batch from the next one on at least this large.
+
+        Call it at the same update with the same size on every host: decide from numbers that are
+        replicated, such as the metrics of a train step.
+
+        Args:
+          size: the new global batch size.
+          reason: kept in :attr:`switches`.
+
+        Raises:
+          ValueError: if the batch would shrink or the size does not fit.
+        """
+        current = self.batch_size
+        if size < current:
+            raise ValueError(f"The batch would shrink from {current} to {size}; it only grows.")
+        self._layout.parts(size)
+        if size > current:
+            self._floor, self._reason = int(size), reason
+            self._forget()
+
+    def spec(self, size: int) -> Any:
+        """What a batch of this size looks like: ``jax.ShapeDtypeStruct`` leaves with shardings."""
+        return self._reader.spec(size)
+
+    def state(self) -> dict[str, Any]:
+        """Where the stream stands, after the last batch delivered: JSON, the same on every host."""
+        return {
+            "version": _VERSION,
+            "fingerprint": self._source_fingerprint(),
+            "num_examples": self._source.num_examples,
+            "seed": self._seed,
+            "end_of_epoch": self._end,
+            "epoch": self._cursor.position.epoch,
+            "offset": self._cursor.position.offset,
+            "update": self._cursor.update,
+            "examples": self._cursor.examples,
+            "size": self._cursor.size,
+            "grown_to": self._floor,
+            "grown_because": self._reason,
+            "switches": [list(switch) for switch in self._switches],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state, on any number of hosts and devices.
+
+        Args:
+          state: what :meth:`state` returned.
+
+        Raises:
+          ValueError: if it belongs to other data, another seed, another end of epochs or another
+            version; nothing is changed then.
+        """
+        own = self.state()
+        for name, remedy in (
+            ("version", "use the release of gapjax that wrote it"),
+            ("num_examples", "it belongs to another data set"),
+            ("fingerprint", "it belongs to another data set of the same size"),
+            ("seed", "pass the seed of the run that is continued"),
+            ("end_of_epoch", "pass the end_of_epoch of the run that is continued"),
+        ):
+            if state.get(name) != own[name]:
+                raise ValueError(
+                    f"This state does not fit: its {name} is {state.get(name)!r}, here it is "
+                    f"{own[name]!r}; {remedy}."
+                )
+        position = _stream.Position(int(state["epoch"]), int(state["offset"]))
+        self._cursor = _Cursor(position, state["update"], state["examples"], state["size"])
+        self._floor, self._reason = state["grown_to"], state["grown_because"]
+        self._switches = [Switch(*switch) for switch in state["switches"]]
+        self._forget()
+
+    def _source_fingerprint(self) -> str:
+        if self._fingerprint is None:
+            self._fingerprint = self._source.fingerprint()
+        return self._fingerprint
+
+    def _size(self, cursor: _Cursor) -> int:
+        size = max(_checks.positive_int("A batch size", self._schedule(cursor.update)), self._floor)
+        if size < cursor.size:
+            raise ValueError(
+                f"The schedule shrinks the batch from {cursor.size} to {size} at update "
+                f"{cursor.update}; a growing batch needs at least {cursor.size} there."
+            )
+        return size
+
+    def _plan(self, cursor: _Cursor) -> tuple[_stream.Window, _Cursor]:
+        size = self._size(cursor)
+        self._layout.parts(size)
+        window = _stream.cut(cursor.position, size, self._source.num_examples, self._end)
+        real = sum(stop - start for _, start, stop in window.runs)
+        return window, _Cursor(window.after, cursor.update + 1, cursor.examples + real, size)
+
+    def _read_ahead(self) -> None:
+        """Keep `prefetch` reads going; an update that cannot be planned raises when it is due."""
+        assert self._threads is not None
+        with contextlib.suppress(Exception):
+            while len(self._pending) < self._prefetch:
+                window, cursor = self._plan(self._pending[-1][0] if self._pending else self._cursor)
+                future = self._threads.submit(self._reader.read, window)
+                self._pending.append((cursor, future))
+
+    def _forget(self) -> None:
+        for _, future in self._pending:
+            future.cancel()
+        self._pending.clear()

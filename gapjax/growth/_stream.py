@@ -1,0 +1,89 @@
+"""The one global stream of examples, as arithmetic: which examples make up which batch.
+
+Nothing here knows of hosts, devices or files. The order of an epoch follows from the seed and the
+epoch alone, and a batch is the next window of the stream, so neither can depend on how a batch is
+spread or on the sizes of the batches before it.
+"""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+ENDS = ("carry", "pad", "drop")
+
+
+class Position(NamedTuple):
+    """A place in the stream: the epoch, and how many of its examples have been used."""
+
+    epoch: int
+    offset: int
+
+
+class Window(NamedTuple):
+    """What a batch is made of: up to two runs, `(epoch, start, stop)` in the order of the epoch."""
+
+    size: int
+    runs: tuple[tuple[int, int, int], ...]
+    after: Position
+
+
+@functools.lru_cache(maxsize=4)
+def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
+    """The order of the examples in an epoch; read-only, since callers share it.
+
+    The examples are sorted by random bits rather than shuffled: NumPy promises to keep the bits of
+    Philox for ever, but not what its shuffle makes of them, and saved runs rely on the order.
+    """
+    bits = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(num_examples)
+    dtype = np.int32 if num_examples <= np.iinfo(np.int32).max else np.int64
+    order = np.argsort(bits, kind="stable").astype(dtype)
+    order.flags.writeable = False
+    return order
+
+
+def cut(position: Position, size: int, num_examples: int, end_of_epoch: str) -> Window:
+    """The next batch of `size` examples; it spans at most two epochs, as size <= num_examples."""
+    epoch, offset = position
+    left = num_examples - offset
+    if end_of_epoch == "drop" and left < size:
+        epoch, offset, left = epoch + 1, 0, num_examples
+    if size < left:
+        return Window(size, ((epoch, offset, offset + size),), Position(epoch, offset + size))
+    last = (epoch, offset, num_examples)
+    over = size - left
+    if end_of_epoch != "carry" or over == 0:
+        return Window(size, (last,), Position(epoch + 1, 0))
+    return Window(size, (last, (epoch + 1, 0, over)), Position(epoch + 1, over))
+
+
+class Rows(NamedTuple):
+    """Rows of a batch: example numbers, their epochs, and which rows are real (not padding)."""
+
+    example: np.ndarray
+    epoch: np.ndarray
+    mask: np.ndarray
+
+
+def rows(window: Window, start: int, stop: int, *, seed: int, num_examples: int) -> Rows:
+    """Rows `start` to `stop` of the batch, in global order: all that one host has to read.
+
+    Rows past the end of the window, where an epoch is padded, repeat its first example.
+    """
+    example, epoch = [], []
+    base = 0
+    for number, first, last in window.runs:
+        low, high = max(start - base, 0), min(stop - base, last - first)
+        if low < high:
+            order = epoch_order(seed, number, num_examples)
+            example.append(order[first + low : first + high])
+            epoch.append(np.full(high - low, number, np.int32))
+        base += last - first
+    padding = stop - max(start, min(base, stop))
+    if padding:
+        number, first, _ = window.runs[0]
+        order = epoch_order(seed, number, num_examples)
+        example.append(np.full(padding, order[first], order.dtype))
+        epoch.append(np.full(padding, number, np.int32))
+    mask = np.arange(start, stop) < base
+    return Rows(np.concatenate(example), np.concatenate(epoch), mask)
