@@ -1,9 +1,6 @@
 """The re-sharding iterator: one exact stream of examples, cut into batches that may grow."""
 
-import collections
-import contextlib
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -11,9 +8,12 @@ import numpy as np
 
 from gapjax import _checks
 from gapjax.growth import _sources, _stream
+from gapjax.growth._controllers import Controller, ControllerState
 from gapjax.growth._layout import Layout
+from gapjax.growth._noise_scale import NoiseScale
+from gapjax.growth._read_ahead import ReadAhead
 from gapjax.growth._reader import Reader
-from gapjax.growth._schedules import BatchSchedule
+from gapjax.growth._schedules import BatchSchedule, constant_batch
 
 _VERSION = 1
 
@@ -46,8 +46,8 @@ class GrowingBatches(Iterator[Any]):
     Args:
       source: a pytree of arrays with a leading axis of examples (a ``Split``, a dict), or any
         object with ``__len__`` and ``__getitem__`` (``__getitems__`` is used where there is one).
-      schedule: from the number of the update to the global batch size; a pure function. It is
-        asked a few updates ahead.
+      schedule: from the number of the update to the global batch size; a pure function, asked a
+        few updates ahead. Or a :class:`Controller`, which is shown what :meth:`observe` is told.
       seed: fixes the order, together with the epoch.
       mesh: the devices to lay batches over; None gives NumPy arrays on the host.
       axis: the mesh axis that batches are split over; along others they are replicated.
@@ -85,7 +85,7 @@ class GrowingBatches(Iterator[Any]):
     def __init__(
         self,
         source: Any,
-        schedule: BatchSchedule,
+        schedule: BatchSchedule | Controller,
         *,
         seed: int,
         mesh: jax.sharding.Mesh | None = None,
@@ -100,8 +100,6 @@ class GrowingBatches(Iterator[Any]):
     ):
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
             raise ValueError(f"seed must be a whole number of at least 0, not {seed!r}.")
-        if prefetch < 0:
-            raise ValueError(f"prefetch must be at least 0, not {prefetch!r}.")
         if microbatch is not None and ghost_size is None and not independent_examples:
             raise ValueError(
                 f"microbatch={microbatch} changes the statistics of a batch norm without ghosts: "
@@ -109,6 +107,10 @@ class GrowingBatches(Iterator[Any]):
                 "independent_examples=True if it has no batch norm."
             )
         self._source = _sources.as_source(source)
+        self._controller, self._control = None, None
+        if isinstance(schedule, Controller):
+            self._controller, self._control = schedule, schedule.init()
+            schedule = constant_batch(self._control.size)
         self._schedule = schedule
         self._seed = int(seed)
         self._end = _checks.one_of("end_of_epoch", end_of_epoch, _stream.ENDS)
@@ -119,37 +121,17 @@ class GrowingBatches(Iterator[Any]):
         self._floor = 1
         self._reason = "schedule"
         self._switches: list[Switch] = []
-        self._prefetch = prefetch
-        self._threads = (
-            ThreadPoolExecutor(_checks.positive_int("workers", workers), "gapjax-reader")
-            if prefetch
-            else None
-        )
-        self._pending: collections.deque[tuple[_Cursor, Future[Any]]] = collections.deque()
+        self._ahead = ReadAhead(self._plan, self._reader.read, prefetch, workers)
         self._fingerprint: str | None = None
         for size in self.sizes() or (self._size(self._cursor),):
             self._layout.parts(size)
 
     def __next__(self) -> Any:
-        if self._threads is None:
-            window, cursor = self._plan(self._cursor)
-            batch = self._reader.read(window)
-        else:
-            self._read_ahead()
-            if not self._pending:
-                self._plan(self._cursor)  # raises what reading ahead put off
-            cursor, future = self._pending.popleft()
-            try:
-                batch = future.result()
-            except BaseException:
-                self._forget()  # what was read ahead starts after the batch that failed
-                raise
+        batch, cursor = self._ahead.next(self._cursor)
         if cursor.size != self._cursor.size:
             self._switches.append(Switch(self._cursor.update, cursor.size, self._reason))
             self._reason = "schedule"
         self._cursor = cursor
-        if self._threads is not None:
-            self._read_ahead()
         return batch
 
     @property
@@ -180,7 +162,7 @@ class GrowingBatches(Iterator[Any]):
 
     def sizes(self) -> tuple[int, ...]:
         """Every size still to come that the schedule names, rising; empty if it names none."""
-        named = getattr(self._schedule, "sizes", None)
+        named = getattr(self._controller or self._schedule, "sizes", None)
         if named is None:
             return ()
         floor = max(self._floor, self._cursor.size)
@@ -205,7 +187,37 @@ class GrowingBatches(Iterator[Any]):
         self._layout.parts(size)
         if size > current:
             self._floor, self._reason = int(size), reason
-            self._forget()
+            self._ahead.forget()
+
+    def observe(self, noise: NoiseScale, *, loss: Any = None, learning_rate: Any = None) -> bool:
+        """Show the controller what was measured; the next batch is as large as it then proposes.
+
+        Call it after the same updates on every host, with the same (replicated) numbers. Reading
+        them waits for the device, so on a fast one call it every few updates.
+
+        Args:
+          noise: the gradient noise, from ``noise_scale_record``.
+          loss: the mean loss, for the controllers that need it.
+          learning_rate: likewise.
+
+        Returns:
+          Whether the batch has grown.
+
+        Raises:
+          ValueError: if these batches follow a schedule and no controller.
+        """
+        if self._controller is None:
+            raise ValueError(
+                "These batches follow a schedule; to let noise decide, pass a controller, such as "
+                "noise_scale_controller(128, maximum=4096), in its place."
+            )
+        before = self.batch_size
+        proposal, self._control = self._controller.update(
+            self._control, noise, loss=loss, learning_rate=learning_rate
+        )
+        if proposal.size > before:
+            self.grow(proposal.size, proposal.reason)
+        return self.batch_size > before
 
     def spec(self, size: int) -> Any:
         """What a batch of this size looks like: ``jax.ShapeDtypeStruct`` leaves with shardings."""
@@ -226,6 +238,7 @@ class GrowingBatches(Iterator[Any]):
             "size": self._cursor.size,
             "grown_to": self._floor,
             "grown_because": self._reason,
+            "control": self._control and list(self._control),
             "switches": [list(switch) for switch in self._switches],
         }
 
@@ -255,8 +268,10 @@ class GrowingBatches(Iterator[Any]):
         position = _stream.Position(int(state["epoch"]), int(state["offset"]))
         self._cursor = _Cursor(position, state["update"], state["examples"], state["size"])
         self._floor, self._reason = state["grown_to"], state["grown_because"]
+        if self._controller is not None and state["control"]:
+            self._control = ControllerState(*state["control"])
         self._switches = [Switch(*switch) for switch in state["switches"]]
-        self._forget()
+        self._ahead.forget()
 
     def _source_fingerprint(self) -> str:
         if self._fingerprint is None:
@@ -278,17 +293,3 @@ class GrowingBatches(Iterator[Any]):
         window = _stream.cut(cursor.position, size, self._source.num_examples, self._end)
         real = sum(stop - start for _, start, stop in window.runs)
         return window, _Cursor(window.after, cursor.update + 1, cursor.examples + real, size)
-
-    def _read_ahead(self) -> None:
-        """Keep `prefetch` reads going; an update that cannot be planned raises when it is due."""
-        assert self._threads is not None
-        with contextlib.suppress(Exception):
-            while len(self._pending) < self._prefetch:
-                window, cursor = self._plan(self._pending[-1][0] if self._pending else self._cursor)
-                future = self._threads.submit(self._reader.read, window)
-                self._pending.append((cursor, future))
-
-    def _forget(self) -> None:
-        for _, future in self._pending:
-            future.cancel()
-        self._pending.clear()

@@ -136,7 +136,7 @@ def test_what_is_read_ahead_is_bounded(prefetch):
     batches = GrowingBatches(source, constant_batch(10), seed=0, prefetch=prefetch)
     for _ in range(4):
         next(batches)
-    for _, future in batches._pending:
+    for _, future in batches._ahead._pending:
         future.result()
     assert source.read == 10 * (4 + prefetch)
     assert batches.update == 4

@@ -1,0 +1,222 @@
+"""Controllers: from measured gradient noise to the next batch size."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from gapjax import _checks
+from gapjax.growth._noise_scale import NoiseScale
+from gapjax.growth._schedules import geometric_batch
+
+
+class ControllerState(NamedTuple):
+    """What a controller remembers: whole numbers, so it can be written as JSON.
+
+    Attributes:
+      size: the batch size now.
+      favour: for how many observations in a row a larger batch has been called for.
+    """
+
+    size: int
+    favour: int
+
+
+class Proposal(NamedTuple):
+    """The batch size for the next update, and why it is what it is."""
+
+    size: int
+    reason: str
+
+
+class Controller(NamedTuple):
+    """A pair of functions on the host, and the sizes that they can propose.
+
+    Attributes:
+      init: ``() -> state``.
+      update: ``(state, noise, *, loss=None, learning_rate=None) -> (proposal, state)`` where
+        ``noise`` is a :class:`NoiseScale`. Decide from numbers that are replicated, and every host
+        proposes the same.
+      sizes: ``() ->`` every size it can propose, rising.
+    """
+
+    init: Callable[[], ControllerState]
+    update: Callable[..., tuple[Proposal, ControllerState]]
+    sizes: Callable[[], tuple[int, ...]]
+
+
+def noise_scale_controller(
+    initial: int,
+    *,
+    maximum: int,
+    factor: int = 2,
+    hysteresis: float = 1.3,
+    min_dwell: int = 50,
+) -> Controller:
+    """Grow while the gradient noise scale stays above the batch size.
+
+    A batch much smaller than ``tr(Sigma) / |G|^2`` averages little noise away per example, so a
+    larger one costs few updates; beyond it the returns vanish. The batch grows by one rung when the
+    noise scale has been above ``hysteresis`` times its size for ``min_dwell`` observations in a
+    row; it never shrinks. Where noise hides the gradient (an estimate of ``|G|^2`` below 0) the
+    noise scale counts as infinite; where it is NaN nothing grows.
+
+    Args:
+      initial: the first batch size.
+      maximum: the largest.
+      factor: from one rung to the next.
+      hysteresis: how far above the batch size the noise scale must be, at least 1.
+      min_dwell: for how many observations in a row; also the least between two growths.
+
+    Returns:
+      The controller.
+
+    Raises:
+      ValueError: if a number is out of range.
+
+    Source: McCandlish et al., "An empirical model of large-batch training", 2018, section 2.
+
+    Example:
+      >>> from gapjax.growth import NoiseScale
+      >>> controller = noise_scale_controller(64, maximum=256, min_dwell=2)
+      >>> state, noise = controller.init(), NoiseScale(300.0, 1.0, 300.0, 10.0)
+      >>> for _ in range(2):
+      ...     proposal, state = controller.update(state, noise)
+      >>> proposal
+      Proposal(size=128, reason='noise scale 300 above 1.3 x 64 for 2 observations')
+    """
+
+    def target(size: int, noise: NoiseScale, loss: Any, learning_rate: Any) -> float:
+        del size, loss, learning_rate
+        trace, norm = float(noise.trace), float(noise.squared_norm)
+        return trace / norm if norm > 0 or math.isnan(norm) else math.inf
+
+    return _ladder("noise scale", target, initial, maximum, factor, hysteresis, min_dwell)
+
+
+def norm_test_controller(
+    initial: int,
+    *,
+    maximum: int,
+    theta: float = 0.5,
+    factor: int = 2,
+    hysteresis: float = 1.0,
+    min_dwell: int = 10,
+) -> Controller:
+    """Grow while the gradient of a batch is too noisy to point downhill (the norm test).
+
+    The test asks that ``tr(Sigma) / B <= theta^2 |g_B|^2``; where it fails, the batch that would
+    pass is ``tr(Sigma) / (theta^2 |g_B|^2)``, with ``|G|^2 + tr(Sigma) / B`` for ``|g_B|^2``. As
+    that contains the noise itself, the test can only fail for ``theta < 1``.
+
+    Args:
+      initial: the first batch size.
+      maximum: the largest.
+      theta: the noise allowed, as a fraction of the norm of the gradient, in (0, 1).
+      factor: from one rung to the next.
+      hysteresis: how far the batch that would pass must be above the batch, at least 1.
+      min_dwell: for how many observations in a row.
+
+    Returns:
+      The controller; see :func:`noise_scale_controller`.
+
+    Source: Byrd, Chin, Nocedal, Wu, "Sample size selection in optimization methods for machine
+    learning", Mathematical Programming, 2012.
+
+    Example:
+      >>> controller = norm_test_controller(64, maximum=256, min_dwell=1)
+      >>> noise = NoiseScale(trace=640.0, squared_norm=1.0, noise_scale=640.0, stderr=10.0)
+      >>> controller.update(controller.init(), noise)[0].size
+      128
+    """
+    if not 0 < theta < 1:
+        raise ValueError(
+            f"theta must lie in (0, 1), not {theta!r}: |g_B|^2 holds the noise of the batch, so "
+            "with 1 or more the test never fails."
+        )
+
+    def target(size: int, noise: NoiseScale, loss: Any, learning_rate: Any) -> float:
+        del loss, learning_rate
+        trace = float(noise.trace)
+        if trace <= 0:
+            return 0.0
+        return trace / (theta**2 * (max(float(noise.squared_norm), 0.0) + trace / size))
+
+    return _ladder(
+        "size that passes the norm test", target, initial, maximum, factor, hysteresis, min_dwell
+    )
+
+
+def cabs_controller(
+    initial: int,
+    *,
+    maximum: int,
+    factor: int = 2,
+    hysteresis: float = 1.0,
+    min_dwell: int = 10,
+) -> Controller:
+    """Couple the batch to the learning rate and the loss: ``B = lr * tr(Sigma) / loss``.
+
+    Derived for plain SGD on a loss whose lower bound is 0. ``update`` needs ``loss`` and
+    ``learning_rate``.
+
+    Args:
+      initial: the first batch size.
+      maximum: the largest.
+      factor: from one rung to the next.
+      hysteresis: how far the coupled size must be above the batch, at least 1.
+      min_dwell: for how many observations in a row.
+
+    Returns:
+      The controller; see :func:`noise_scale_controller`.
+
+    Source: Balles, Romero, Hennig, "Coupling adaptive batch sizes with learning rates", UAI 2017.
+
+    Example:
+      >>> controller = cabs_controller(64, maximum=256, min_dwell=1)
+      >>> noise = NoiseScale(trace=640.0, squared_norm=1.0, noise_scale=640.0, stderr=10.0)
+      >>> controller.update(controller.init(), noise, loss=0.5, learning_rate=0.1)[0]
+      Proposal(size=128, reason='coupled size 128 above 1 x 64 for 1 observations')
+    """
+
+    def target(size: int, noise: NoiseScale, loss: Any, learning_rate: Any) -> float:
+        del size
+        if loss is None or learning_rate is None:
+            raise ValueError("cabs_controller needs loss= and learning_rate= at every update.")
+        loss = float(loss)
+        return float(learning_rate) * float(noise.trace) / loss if loss > 0 else math.nan
+
+    return _ladder("coupled size", target, initial, maximum, factor, hysteresis, min_dwell)
+
+
+def _ladder(
+    what: str,
+    target: Callable[[int, NoiseScale, Any, Any], float],
+    initial: int,
+    maximum: int,
+    factor: int,
+    hysteresis: float,
+    min_dwell: int,
+) -> Controller:
+    """One rung up whenever the target has been above the batch for long enough."""
+    rungs = geometric_batch(initial, factor=factor, every=1, maximum=maximum).sizes()
+    _checks.positive_int("min_dwell", min_dwell)
+    if not hysteresis >= 1:
+        raise ValueError(f"hysteresis must be at least 1, not {hysteresis!r}.")
+
+    def update(
+        state: ControllerState,
+        noise: NoiseScale,
+        *,
+        loss: Any = None,
+        learning_rate: Any = None,
+    ) -> tuple[Proposal, ControllerState]:
+        size = state.size
+        wanted = target(size, noise, loss, learning_rate)
+        favour = state.favour + 1 if wanted > hysteresis * size else 0
+        if favour >= min_dwell and size < rungs[-1]:
+            larger = next(rung for rung in rungs if rung > size)
+            reason = f"{what} {wanted:.0f} above {hysteresis:g} x {size} for {favour} observations"
+            return Proposal(larger, reason), ControllerState(larger, 0)
+        return Proposal(size, f"{what} {wanted:.0f} at {size}"), ControllerState(size, favour)
+
+    return Controller(lambda: ControllerState(rungs[0], 0), update, lambda: rungs)

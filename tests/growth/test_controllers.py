@@ -1,0 +1,136 @@
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gapjax.growth import (
+    GrowingBatches,
+    NoiseScale,
+    cabs_controller,
+    constant_batch,
+    noise_scale_controller,
+    norm_test_controller,
+)
+
+
+def _noise(trace, norm=1.0):
+    return NoiseScale(trace, norm, None, None)
+
+
+def _sizes(controller, noises, **kwargs):
+    state, sizes = controller.init(), []
+    for noise in noises:
+        proposal, state = controller.update(state, noise, **kwargs)
+        sizes.append(proposal.size)
+    return sizes
+
+
+def test_growth_waits_for_the_dwell_and_goes_one_rung_at_a_time():
+    controller = noise_scale_controller(8, maximum=24, min_dwell=3)
+    assert controller.sizes() == (8, 16, 24)
+    sizes = _sizes(controller, [_noise(1000.0)] * 9)
+    assert sizes == [8, 8, 16, 16, 16, 24, 24, 24, 24]
+
+
+def test_one_observation_below_starts_the_dwell_again():
+    high, low = _noise(11.0), _noise(10.0)  # hysteresis 1.3 times 8 is 10.4
+    controller = noise_scale_controller(8, maximum=64, min_dwell=2)
+    assert _sizes(controller, [high, low, high, low, high, high]) == [8, 8, 8, 8, 8, 16]
+
+
+@pytest.mark.parametrize(
+    ("noise", "grows"),
+    [(_noise(5.0, -0.1), True), (_noise(5.0, 0.0), True), (_noise(np.nan, np.nan), False)],
+)
+def test_hidden_gradients_count_as_noise_and_nan_does_not(noise, grows):
+    sizes = _sizes(noise_scale_controller(8, maximum=16, min_dwell=1), [noise])
+    assert sizes == [16 if grows else 8]
+
+
+@given(
+    st.lists(st.floats(-10, 1e4) | st.just(np.nan), max_size=60),
+    st.integers(1, 5),
+    st.sampled_from([noise_scale_controller, norm_test_controller]),
+)
+def test_never_shrinks_and_stays_on_the_ladder(traces, dwell, make):
+    controller = make(4, maximum=100, min_dwell=dwell)
+    sizes = _sizes(controller, [_noise(trace) for trace in traces])
+    assert sizes == sorted(sizes)
+    assert set(sizes) <= set(controller.sizes())
+    growths = np.flatnonzero(np.diff([4, *sizes]))
+    assert (np.diff(growths) >= dwell).all()
+
+
+def test_norm_test_grows_exactly_where_the_test_fails():
+    controller = norm_test_controller(16, maximum=32, theta=0.5, min_dwell=1)
+    # tr / B <= theta^2 (|G|^2 + tr / B)  <=>  tr <= B |G|^2 theta^2 / (1 - theta^2) = 16 / 3
+    assert _sizes(controller, [_noise(16 / 3 - 0.01)]) == [16]
+    assert _sizes(controller, [_noise(16 / 3 + 0.01)]) == [32]
+
+
+def test_cabs_is_learning_rate_times_trace_over_loss():
+    controller = cabs_controller(16, maximum=32, min_dwell=1)
+    assert _sizes(controller, [_noise(80.0)], loss=0.5, learning_rate=0.1) == [16]
+    assert _sizes(controller, [_noise(80.1)], loss=0.5, learning_rate=0.1) == [32]
+    assert _sizes(controller, [_noise(80.1)], loss=0.0, learning_rate=0.1) == [16]
+    with pytest.raises(ValueError, match="needs loss= and learning_rate="):
+        controller.update(controller.init(), _noise(1.0))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: noise_scale_controller(8, maximum=4), "below the first"),
+        (lambda: noise_scale_controller(8, maximum=64, factor=1), "must grow the batch"),
+        (lambda: noise_scale_controller(8, maximum=64, hysteresis=0.5), "hysteresis must be"),
+        (lambda: noise_scale_controller(8, maximum=64, min_dwell=0), "min_dwell"),
+        (lambda: norm_test_controller(8, maximum=64, theta=1.0), "never fails"),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def _batches(**kwargs):
+    controller = noise_scale_controller(4, maximum=16, min_dwell=2)
+    return GrowingBatches({"x": np.arange(40)}, controller, seed=0, **kwargs)
+
+
+def test_batches_follow_a_controller_and_resume_in_the_middle_of_a_dwell():
+    def run(batches, observations):
+        seen = []
+        for trace in observations:
+            seen.append(next(batches)["x"])
+            batches.observe(_noise(trace))
+        return seen
+
+    observations = [1.0, 90.0, 90.0, 90.0, 1.0, 90.0, 90.0, 90.0]
+    batches = _batches()
+    assert batches.sizes() == (4, 8, 16)
+    whole = run(batches, observations)
+    assert [len(batch) for batch in whole] == [4, 4, 4, 8, 8, 8, 8, 16]
+    assert [(s.update, s.size) for s in batches.switches] == [(0, 4), (3, 8), (7, 16)]
+    assert batches.switches[1].reason == "noise scale 90 above 1.3 x 4 for 2 observations"
+    for cut in range(8):
+        first = _batches()
+        head = run(first, observations[:cut])
+        again = _batches()
+        again.restore(json.loads(json.dumps(first.state())))
+        tail = run(again, observations[cut:])
+        for ours, theirs in zip(head + tail, whole, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        assert again.switches == batches.switches
+
+
+def test_batches_on_a_schedule_observe_nothing():
+    batches = GrowingBatches({"x": np.arange(40)}, constant_batch(4), seed=0)
+    with pytest.raises(ValueError, match="pass a controller"):
+        batches.observe(_noise(1.0))
+
+
+def test_every_rung_must_fit():
+    with pytest.raises(ValueError, match="ghosts of 8"):
+        _batches(ghost_size=8)

@@ -1,0 +1,117 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gapjax.growth import gradient_noise_scale, noise_scale_record, noise_scale_tracker
+
+SIZES = np.array([3.0, 1.0, 0.5, 0.25, 2.0])  # standard deviations of the gradient of an example
+GRADIENT = np.array([1.0, -2.0, 0.5, 0.0, 1.5])  # H (w - w*), the true gradient of a quadratic
+TRACE, NORM = float((SIZES**2).sum()), float((GRADIENT**2).sum())
+
+
+def _gradients(key, parts, part_size):
+    """Gradients of microbatches on 0.5 (w - x)' H (w - x), x normal: mean and covariance known."""
+    noise = jax.random.normal(key, (parts, part_size, 5)) * jnp.asarray(SIZES, jnp.float32)
+    return jnp.asarray(GRADIENT, jnp.float32) + noise.mean(axis=1)
+
+
+def test_the_worked_check():
+    # squared norms 4.0 at 32 examples and 1.3 at 512
+    noise = gradient_noise_scale(4.0, 1.3, part_size=32, batch_size=512)
+    np.testing.assert_allclose(noise.trace, 92.16, rtol=1e-5)
+    np.testing.assert_allclose(noise.squared_norm, 1.12, rtol=1e-5)
+    np.testing.assert_allclose(noise.noise_scale, 92.16 / 1.12, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("parts", "part_size"), [(2, 4), (8, 2), (4, 16)])
+def test_both_estimators_are_unbiased(parts, part_size):
+    def one(key):
+        g = _gradients(key, parts, part_size)
+        return gradient_noise_scale(
+            jnp.mean(jnp.sum(g**2, 1)),
+            jnp.sum(g.mean(0) ** 2),
+            part_size=part_size,
+            batch_size=parts * part_size,
+        )[:2]
+
+    estimates = np.asarray(jax.vmap(one)(jax.random.split(jax.random.key(1), 20_000)))
+    for values, truth in zip(estimates, (TRACE, NORM), strict=True):
+        error = (values.mean() - truth) / (values.std() / np.sqrt(values.size))
+        assert abs(error) < 4
+
+
+def _track(tx, state, key, parts, part_size, updates):
+    def step(state, key):
+        g = _gradients(key, parts, part_size)
+        _, state = tx.update(
+            {"w": g.mean(0)},
+            state,
+            None,
+            batch_size=parts * part_size,
+            part_size=part_size,
+            part_squared_norm=jnp.mean(jnp.sum(g**2, 1)),
+        )
+        return state, None
+
+    return jax.lax.scan(step, state, jax.random.split(key, updates))[0]
+
+
+def test_the_noise_scale_of_a_quadratic_is_found_within_5_percent_across_a_growth():
+    tx = optax.chain(noise_scale_tracker(decay=0.999), optax.sgd(0.1, momentum=0.9))
+    state = tx.init({"w": jnp.zeros(5)})
+    state = _track(tx, state, jax.random.key(2), 4, 8, 3000)
+    state = _track(tx, state, jax.random.key(3), 8, 8, 3000)  # a growth: the averages go on
+    noise = noise_scale_record(state)
+    assert abs(noise.noise_scale / (TRACE / NORM) - 1) < 0.05
+    np.testing.assert_allclose(noise.trace, TRACE, rtol=0.05)
+    np.testing.assert_allclose(noise.squared_norm, NORM, rtol=0.05)
+    assert abs(noise.noise_scale - TRACE / NORM) < 4 * noise.stderr
+
+
+def test_the_standard_error_is_that_of_repeated_runs():
+    tx = noise_scale_tracker(decay=0.98)
+
+    def run(key):
+        return _track(tx, tx.init(None), key, 4, 8, 300)
+
+    noise = noise_scale_record(jax.vmap(run)(jax.random.split(jax.random.key(4), 200)))
+    assert noise.noise_scale.shape == (200,)
+    np.testing.assert_allclose(np.mean(noise.stderr), np.std(noise.noise_scale), rtol=0.2)
+
+
+def test_before_the_first_update_nothing_is_claimed():
+    noise = noise_scale_record(noise_scale_tracker().init({"w": jnp.zeros(2)}))
+    assert all(np.isnan(value) for value in noise)
+
+
+def test_updates_pass_unchanged_and_the_first_record_is_the_first_estimate():
+    tx = noise_scale_tracker(decay=0.9)
+    grads = {"a": jnp.array([1.0, 0.5], jnp.bfloat16), "b": jnp.array(0.25)}
+    updates, state = tx.update(
+        grads, tx.init(grads), batch_size=16, part_size=4, part_squared_norm=2.0
+    )
+    assert updates is grads
+    expected = gradient_noise_scale(2.0, 1.3125, part_size=4, batch_size=16)
+    noise = noise_scale_record(state)
+    np.testing.assert_allclose(noise[:3], [float(value) for value in expected[:3]], rtol=1e-5)
+    assert np.isnan(noise.stderr)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: noise_scale_tracker(decay=1.0), "between 0 and 1"),
+        (lambda: gradient_noise_scale(1.0, 1.0, part_size=8, batch_size=8), "not smaller"),
+        (lambda: noise_scale_tracker().update({}, None), "at least two microbatches"),
+        (lambda: noise_scale_record(optax.sgd(0.1).init({})), "holds 0 noise_scale_tracker"),
+        (
+            lambda: noise_scale_record([noise_scale_tracker().init({})] * 2),
+            "holds 2 noise_scale_tracker",
+        ),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
