@@ -4,7 +4,8 @@
 :class:`Dataset` of your own arrays goes wherever a loaded one does.
 """
 
-from gapjax.data._dataset import Dataset, Split
+from gapjax.data._dataset import Dataset, Split, StreamedSplit
+from gapjax.data._import import import_local
 from gapjax.data._load import load
 
-__all__ = ["Dataset", "Split", "load"]
+__all__ = ["Dataset", "Split", "StreamedSplit", "import_local", "load"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -31,6 +32,33 @@ class Split:
         return int(self.images.shape[0])
 
 
+class StreamedSplit:
+    """Examples too many for memory: read and decoded as they are asked for.
+
+    ``split[i]`` is one example and ``split.__getitems__(numbers)`` several, each a :class:`Split`
+    without the leading axis. It goes into ``gapjax.growth.GrowingBatches`` like a ``Split`` does;
+    give that several ``workers``, since decoding takes time.
+
+    Args:
+      records: any sequence of encoded records with ``__getitems__``.
+      decode: turns a list of records into a ``Split``.
+    """
+
+    def __init__(self, records: Any, decode: Callable[[Sequence[Any]], Split]):
+        self._records, self._decode = records, decode
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, number: int) -> Split:
+        return self.__getitems__([number])[0]
+
+    def __getitems__(self, numbers: Sequence[int]) -> list[Split]:
+        """The examples of these numbers."""
+        split = self._decode(self._records.__getitems__(list(numbers)))
+        return [Split(*pair) for pair in zip(split.images, split.labels, strict=True)]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """A data set: ``train`` and ``test`` splits, class names and a name.
@@ -57,8 +85,8 @@ class Dataset:
       (4, dtype('int32'), 2)
     """
 
-    train: Split
-    test: Split
+    train: Split | StreamedSplit
+    test: Split | StreamedSplit
     class_names: tuple[str, ...]
     name: str = "custom"
 
@@ -69,7 +97,10 @@ class Dataset:
         object.__setattr__(self, "class_names", names)
         for part in ("train", "test"):
             object.__setattr__(self, part, _checked(getattr(self, part), part, len(names)))
-        shapes = self.train.images.shape[1:], self.test.images.shape[1:]
+        shapes = [
+            split[0].images.shape if isinstance(split, StreamedSplit) else split.images.shape[1:]
+            for split in (self.train, self.test)
+        ]
         if shapes[0] != shapes[1]:
             raise ValueError(
                 f"An example has shape {shapes[0]} in train and {shapes[1]} in test; "
@@ -82,8 +113,10 @@ class Dataset:
         return len(self.class_names)
 
 
-def _checked(split: Split, part: str, num_classes: int) -> Split:
-    """The split as NumPy arrays of the documented types."""
+def _checked(split: Split | StreamedSplit, part: str, num_classes: int) -> Split | StreamedSplit:
+    """The split as NumPy arrays of the documented types; a streamed one as it is."""
+    if isinstance(split, StreamedSplit):
+        return split
     images, labels = np.asarray(split.images), np.asarray(split.labels)
     if images.ndim == 2 and np.issubdtype(images.dtype, np.floating):
         images = np.asarray(images, np.float32)

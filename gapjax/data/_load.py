@@ -2,23 +2,44 @@
 
 import os
 
-from gapjax import _checks
+from gapjax.data import _fetch, _prepared, _tfds
 from gapjax.data._dataset import Dataset
 from gapjax.data._digits import load_digits
 
 
-def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Dataset:
-    """Load a data set by name.
+def load(
+    name: str,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    train: str = "train",
+    test: str | None = None,
+    image_size: int | None = None,
+) -> Dataset:
+    """Load a data set by name: the embedded digits, or any that TFDS knows, without TensorFlow.
+
+    A set lying prepared in ``data_dir`` (as array_record, by :func:`import_local` or by TFDS) is
+    read through ``tfds.data_source``. Images are decoded once and kept as arrays beside the
+    prepared files, so that the next load is quick; a split that would take more than a quarter of
+    the machine's memory becomes a :class:`StreamedSplit`, decoded as it is read. A set that is not
+    there is fetched if it is one whose original files can be read without TensorFlow (MNIST,
+    Fashion-MNIST, KMNIST, CIFAR-10 and CIFAR-100).
 
     Args:
-      name: ``"digits"``, embedded.
-      data_dir: the folder of prepared data sets; not needed for the digits.
+      name: ``"digits"``, or a name as TFDS writes it (``"mnist"``, ``"emnist/letters"``).
+      data_dir: the folder of prepared data sets; that of TFDS by default (``$TFDS_DATA_DIR`` or
+        ``~/tensorflow_datasets``).
+      train: the split to train on, as TFDS writes splits: ``"train[:90%]"``.
+      test: the split to test on; ``"test"`` by default, or ``"validation"`` where there is none.
+      image_size: resize the shorter side of every image to this and cut out the middle; needed
+        where the images differ in size.
 
     Returns:
-      The data set, as arrays in memory.
+      The data set.
 
     Raises:
-      ValueError: if there is no data set of that name; the nearest names are suggested.
+      ValueError: if there is no data set or split of that name (the nearest are suggested), if it
+        does not consist of examples with class labels, or if it is neither there nor can be
+        fetched; the message then holds the command that imports it from local files.
 
     Example:
       >>> import gapjax
@@ -27,6 +48,12 @@ def load(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Datase
       (1280, 517, (1280, 8, 8, 1))
     """
     if name == "digits":
+        if (train, test, image_size) != ("train", None, None):
+            raise ValueError("The digits come as they are: train, test and image_size are fixed.")
         return load_digits()
-    known = ["digits"]
-    raise ValueError(f"There is no data set named {name!r}.{_checks.near_matches(name, known)}")
+    folder = _tfds.data_folder(data_dir)
+    builder = _tfds.find_builder(_tfds.check_name(name), folder)
+    if not builder.data_path.exists():
+        _fetch.prepare(name, builder, folder)
+        builder = _tfds.find_builder(name, folder)
+    return _prepared.read_dataset(name, builder, folder, train, test, image_size)

@@ -4,14 +4,25 @@ import bisect
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Mapping
+from typing import Protocol
 
 import optax
 
 from gapjax import _checks
 
-BatchSchedule: TypeAlias = Callable[[int], int]
+
+class BatchSchedule(Protocol):
+    """Any function from the number of the update, from 0, to its global batch size, on the host.
+
+    It must be pure, and never give a smaller size for a later update. One that also has
+    ``sizes() -> tuple[int, ...]``, as all schedules here do, has its sizes checked at once and
+    compiled before they are due.
+    """
+
+    def __call__(self, update: int, /) -> int:
+        """The global batch size of this update."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,182 @@
+import functools
+import hashlib
+import http.server
+import threading
+import types
+
+import numpy as np
 import pytest
 
-from gapjax.data import load
+from data import files
+from gapjax.data import StreamedSplit, _fetch, _prepared, import_local, load
+from gapjax.growth import GrowingBatches, constant_batch
 
 
-def test_an_unknown_name_suggests_the_nearest():
-    with pytest.raises(ValueError, match=r"no data set named 'digit'.* Did you mean 'digits'\?"):
-        load("digit")
+@pytest.fixture
+def mnist(tmp_path):
+    files.write_idx(tmp_path / "in")
+    import_local("mnist", tmp_path / "in", data_dir=tmp_path / "out")
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("digit", "no data set named 'digit'.* Did you mean 'digits'"),
+        ("mnits", "Did you mean 'mnist'"),
+        ("Mnist", "Did you mean 'mnist'"),
+        ("mnist:9.9.9", "TFDS cannot open"),
+    ],
+)
+def test_an_unknown_name_suggests_the_nearest(tmp_path, name, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        load(name, data_dir=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_digits_are_fixed():
+    with pytest.raises(ValueError, match="come as they are"):
+        load("digits", train="train[:10]")
+
+
+def test_unknown_splits_are_named(mnist):
+    with pytest.raises(ValueError, match=r"no split 'trian'; .*Did you mean 'train'"):
+        load("mnist", data_dir=mnist, train="trian")
+    with pytest.raises(ValueError, match="no split 'train\\[:x\\]'"):
+        load("mnist", data_dir=mnist, train="train[:x]")
+
+
+def test_images_are_decoded_once(mnist, monkeypatch):
+    first = load("mnist", data_dir=mnist)
+
+    def decode(*args):
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(_prepared, "_decoded", decode)
+    again = load("mnist", data_dir=mnist)
+    np.testing.assert_array_equal(first.train.images, again.train.images)
+    np.testing.assert_array_equal(first.test.labels, again.test.labels)
+    monkeypatch.undo()
+    for kept in mnist.glob(".gapjax-decoded/*/images.npy"):
+        kept.write_bytes(b"damaged")
+    once_more = load("mnist", data_dir=mnist)
+    np.testing.assert_array_equal(first.train.images, once_more.train.images)
+
+
+def test_a_data_set_imported_again_is_decoded_again(mnist, tmp_path):
+    first = load("mnist", data_dir=mnist)
+    made = files.write_idx(tmp_path / "other", train=21)
+    (mnist / "mnist").rename(tmp_path / "gone")
+    import_local("mnist", tmp_path / "other", data_dir=mnist)
+    dataset = load("mnist", data_dir=mnist)
+    assert (len(first.train), len(dataset.train)) == (20, 21)
+    assert files.multiset(dataset.train.images, dataset.train.labels) == files.multiset(
+        *made["train"]
+    )
+
+
+def test_a_folder_without_room_or_right_to_write_still_loads(mnist, monkeypatch):
+    def save(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", save)
+    assert len(load("mnist", data_dir=mnist).train) == 20
+    assert not list(mnist.glob(".gapjax-decoded/*"))
+
+
+def test_what_does_not_fit_in_memory_is_streamed(mnist, monkeypatch):
+    whole = load("mnist", data_dir=mnist)
+    # a machine with memory for 12 images: the 10 of the test split fit a quarter of it, 20 do not
+    monkeypatch.setattr(_prepared.os, "sysconf", lambda name: 784 * 48 if "PHYS" in name else 1)
+    dataset = load("mnist", data_dir=mnist)
+    assert isinstance(dataset.train, StreamedSplit)
+    assert len(dataset.train) == 20
+    np.testing.assert_array_equal(dataset.train[3].images, whole.train.images[3])
+    np.testing.assert_array_equal(dataset.test.images, whole.test.images)
+    part = load("mnist", data_dir=mnist, train="train[5:10]")  # small enough to decode at once
+    np.testing.assert_array_equal(part.train.images, whole.train.images[5:10])
+    streamed = GrowingBatches(dataset.train, constant_batch(8), seed=0, workers=2)
+    expected = GrowingBatches(whole.train, constant_batch(8), seed=0)
+    for _ in range(4):
+        ours, theirs = next(streamed), next(expected)
+        np.testing.assert_array_equal(ours.images, theirs.images)
+        np.testing.assert_array_equal(ours.labels, theirs.labels)
+
+
+def test_files_that_need_tensorflow_say_so(mnist):
+    info = mnist / "mnist" / "3.0.1" / "dataset_info.json"
+    info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
+    with pytest.raises(ValueError, match="tfrecord files, which need TensorFlow"):
+        load("mnist", data_dir=mnist)
+
+
+def test_without_a_network_the_import_command_is_given(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr(_fetch.urllib.request, "urlopen", refuse)
+    with pytest.raises(ValueError, match="gapjax data import cifar10 --from DIR") as caught:
+        load("cifar10", data_dir=tmp_path)
+    assert "Network is unreachable" in str(caught.value)
+
+
+def test_a_network_that_hangs_is_given_up(tmp_path, monkeypatch):
+    hung = threading.Event()
+
+    def hang(*args, **kwargs):
+        hung.wait()
+        raise OSError("at last")
+
+    monkeypatch.setattr(_fetch, "_PATIENCE", 0.05)
+    monkeypatch.setattr(_fetch.urllib.request, "urlopen", hang)
+    with pytest.raises(ValueError, match="does not answer"):
+        load("mnist", data_dir=tmp_path)
+    hung.set()
+
+
+def test_a_set_that_needs_tensorflow_to_prepare_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(_fetch, "_unreachable", lambda url: None)
+    with pytest.raises(ValueError, match="tfds build svhn_cropped --file_format=array_record"):
+        load("svhn_cropped", data_dir=tmp_path)
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A local server with the files of a small MNIST."""
+    made = files.write_idx(tmp_path / "site", zipped=True)
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    handler = functools.partial(Quiet, directory=str(tmp_path / "site"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/"
+        urls = {}
+        for path in (tmp_path / "site").iterdir():
+            content = path.read_bytes()
+            urls[address + path.name] = types.SimpleNamespace(
+                filename=path.name,
+                size=len(content),
+                checksum=hashlib.sha256(content).hexdigest(),
+            )
+        yield made, types.SimpleNamespace(url_infos=urls)
+        server.shutdown()
+
+
+def test_fetching(tmp_path, site):
+    made, builder = site
+    _fetch.prepare("mnist", builder, tmp_path / "out")
+    dataset = load("mnist", data_dir=tmp_path / "out")
+    assert files.multiset(dataset.train.images, dataset.train.labels) == files.multiset(
+        *made["train"]
+    )
+
+
+def test_a_download_of_another_content_is_refused(tmp_path, site):
+    _, builder = site
+    next(iter(builder.url_infos.values())).checksum = "0" * 64
+    with pytest.raises(ValueError, match=r"another content.*gapjax data import mnist"):
+        _fetch.prepare("mnist", builder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,77 @@
+"""Getting a data set that is not there yet; without a network, saying so within seconds."""
+
+import hashlib
+import pathlib
+import tempfile
+import threading
+import urllib.request
+from typing import Any
+
+from gapjax.data import _import
+from gapjax.data._known import FETCHABLE
+
+_PATIENCE = 10.0  # seconds to wait for an answer, name look-up included
+
+
+def prepare(name: str, builder: Any, folder: pathlib.Path) -> None:
+    """Download and prepare a data set, or raise a ValueError with the command to use instead."""
+    urls = dict(builder.url_infos)
+    first = next(iter(urls), None)
+    problem = "TFDS knows no address for it" if first is None else _unreachable(first)
+    if problem:
+        raise ValueError(_remedy(name, folder, problem))
+    if name not in FETCHABLE:
+        raise ValueError(
+            f"{name} is not in {folder}, and preparing it from its original files needs "
+            "TensorFlow. Prepare it once where TensorFlow is installed, with `tfds build "
+            f"{name} --file_format=array_record`, and copy the folder here; or import it from "
+            f"local files: gapjax data import {name} --from DIR"
+        )
+    with tempfile.TemporaryDirectory(prefix="gapjax-fetch-") as scratch:
+        for url, info in urls.items():
+            _download(name, url, info, pathlib.Path(scratch), folder)
+        _import.import_local(name, scratch, data_dir=folder)
+
+
+def _remedy(name: str, folder: pathlib.Path, problem: str) -> str:
+    return (
+        f"{name} is not in {folder} and cannot be fetched ({problem}). Get its files another way "
+        f"and import them: gapjax data import {name} --from DIR"
+    )
+
+
+def _download(name: str, url: str, info: Any, scratch: pathlib.Path, folder: pathlib.Path) -> None:
+    import rich.progress
+
+    digest, target = hashlib.sha256(), scratch / info.filename
+    try:
+        with (
+            urllib.request.urlopen(url, timeout=_PATIENCE) as answer,
+            rich.progress.wrap_file(answer, total=info.size, description=info.filename) as stream,
+            target.open("wb") as out,
+        ):
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+                out.write(chunk)
+    except OSError as error:
+        raise ValueError(_remedy(name, folder, f"{url}: {error}")) from error
+    if info.checksum and digest.hexdigest() != info.checksum:
+        raise ValueError(_remedy(name, folder, f"{url} gives a file of another content"))
+
+
+def _unreachable(url: str) -> str | None:
+    """Why an address does not answer, or None; a look-up that hangs is given up too."""
+    found: list[str | None] = [f"{url} does not answer"]
+
+    def ask() -> None:
+        request = urllib.request.Request(url, headers={"Range": "bytes=0-0"})
+        try:
+            with urllib.request.urlopen(request, timeout=_PATIENCE / 2):
+                found[0] = None
+        except OSError as error:
+            found[0] = f"{url}: {getattr(error, 'reason', error)}"
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_PATIENCE)
+    return found[0]

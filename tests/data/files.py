@@ -1,0 +1,124 @@
+"""Small local data sets in the formats people have on disk."""
+
+import gzip
+import io
+import pickle
+import tarfile
+
+import numpy as np
+import PIL.Image
+
+RNG = np.random.Generator(np.random.Philox(key=0))
+
+
+def idx_bytes(array):
+    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+    return header + array.astype(np.uint8).tobytes()
+
+
+def write_idx(folder, *, zipped=False, train=20, test=10, side=28):
+    """The four files; returns {split: (images [N, side, side, 1], labels)}."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = {}
+    for split, stem, count in (("train", "train", train), ("test", "t10k", test)):
+        images = RNG.integers(0, 256, (count, side, side), dtype=np.uint8)
+        labels = RNG.integers(0, 10, count, dtype=np.uint8)
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            path = folder / f"{stem}-{kind}-ubyte"
+            if zipped:
+                (folder / (path.name + ".gz")).write_bytes(gzip.compress(idx_bytes(array)))
+            else:
+                path.write_bytes(idx_bytes(array))
+        made[split] = images[..., None], labels
+    return made
+
+
+def _cifar(classes):
+    counts = {"train": 10, "test": 4}
+    made = {}
+    for split, count in counts.items():
+        images = RNG.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+        labels = np.arange(count) * 7 % classes
+        made[split] = images, labels.astype(np.uint8)
+    return made
+
+
+def _files(classes, suffix):
+    if classes == 10:
+        return {
+            "train": [f"data_batch_{i}{suffix}" for i in range(1, 6)],
+            "test": [f"test_batch{suffix}"],
+        }
+    return {"train": [f"train{suffix}"], "test": [f"test{suffix}"]}
+
+
+def write_cifar_binary(folder, classes):
+    folder.mkdir(parents=True, exist_ok=True)
+    made = _cifar(classes)
+    for split, names in _files(classes, ".bin").items():
+        images, labels = made[split]
+        for name, rows in zip(
+            names, np.array_split(np.arange(len(labels)), len(names)), strict=True
+        ):
+            planes = images[rows].transpose(0, 3, 1, 2).reshape(len(rows), -1)
+            head = (
+                [labels[rows][:, None]]
+                if classes == 10
+                else [labels[rows][:, None] % 20, labels[rows][:, None]]
+            )
+            (folder / name).write_bytes(np.concatenate([*head, planes], 1).tobytes())
+    return made
+
+
+def write_cifar_python(folder, classes):
+    folder.mkdir(parents=True, exist_ok=True)
+    made = _cifar(classes)
+    for split, names in _files(classes, "").items():
+        images, labels = made[split]
+        for name, rows in zip(
+            names, np.array_split(np.arange(len(labels)), len(names)), strict=True
+        ):
+            table = {b"data": images[rows].transpose(0, 3, 1, 2).reshape(len(rows), -1)}
+            if classes == 10:
+                table[b"labels"] = labels[rows].tolist()
+            else:
+                table[b"fine_labels"] = labels[rows].tolist()
+                table[b"coarse_labels"] = (labels[rows] % 20).tolist()
+            (folder / name).write_bytes(pickle.dumps(table, protocol=2))
+    return made
+
+
+def write_folders(folder, classes, *, shape=(32, 32, 3), suffix="png", test="test", sizes=None):
+    """`train/CLASS/i.suffix`; returns {split: (images, labels)} in the order of the files."""
+    made = {}
+    for split, count in (("train", 3), (test, 2)):
+        images, labels = [], []
+        for label, kind in enumerate(sorted(classes)):
+            (folder / split / kind).mkdir(parents=True)
+            for i in range(count):
+                here = shape if sizes is None else (*sizes[i % len(sizes)], shape[-1])
+                image = RNG.integers(0, 256, here, dtype=np.uint8)
+                picture = PIL.Image.fromarray(image[..., 0] if here[-1] == 1 else image)
+                picture.save(folder / split / kind / f"{i:04d}.{suffix}")
+                images.append(image)
+                labels.append(label)
+        made[split] = images, labels
+    return made
+
+
+def pack(folder, archive):
+    with tarfile.open(archive, "w:" + archive.suffix.lstrip(".")) as tar:
+        for path in sorted(folder.iterdir()):
+            tar.add(path, arcname=path.name)
+    return archive
+
+
+def encoded(image, kind="PNG"):
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(image).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def multiset(images, labels):
+    """The examples of a split whatever their order (TFDS shuffles when it writes)."""
+    return sorted((np.asarray(i).tobytes(), int(y)) for i, y in zip(images, labels, strict=True))
