@@ -2,10 +2,16 @@
 
 A batch-size schedule says how large each batch is, or a controller decides it from the measured
 gradient noise; :class:`GrowingBatches` cuts such batches from one exact stream of examples and lays
-them over the devices.
+them over the devices; :func:`compile_ahead` sees to it that no size waits for its compilation.
 """
 
 from gapjax.growth._batches import GrowingBatches, Switch
+from gapjax.growth._compile import (
+    CompiledAhead,
+    compile_ahead,
+    enable_compile_cache,
+    largest_microbatch,
+)
 from gapjax.growth._controllers import (
     Controller,
     ControllerState,
@@ -33,6 +39,7 @@ from gapjax.growth._schedules import (
 __all__ = [
     "Batch",
     "BatchSchedule",
+    "CompiledAhead",
     "Controller",
     "ControllerState",
     "GrowingBatches",
@@ -41,10 +48,13 @@ __all__ = [
     "Proposal",
     "Switch",
     "cabs_controller",
+    "compile_ahead",
     "constant_batch",
+    "enable_compile_cache",
     "geometric_batch",
     "gradient_noise_scale",
     "grow_instead_of_decay",
+    "largest_microbatch",
     "noise_scale_controller",
     "noise_scale_record",
     "noise_scale_tracker",
