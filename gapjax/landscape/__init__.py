@@ -1,1 +1,37 @@
-"""Landscape: curvature and sharpness of the loss around a solution."""
+"""Landscape: curvature and sharpness of the loss around a solution.
+
+"Sharp" means many large positive eigenvalues of the Hessian, "flat" many small ones (Keskar et al.
+2017). Everything here takes a loss, parameters and data, leaves the parameters as they are, and
+returns numbers with their uncertainty and their cost.
+
+* Operators that are never formed: `hessian`, `ggn`, `fisher`, `from_matvec`; `recorded` keeps
+  their products on disk so that long work can be resumed.
+* Spectra: `lanczos`, `eigh_topk`, `spectral_density`, `trace`, `count_above`.
+"""
+
+from gapjax.landscape._eigen import Eigenpairs, eigh_topk
+from gapjax.landscape._lanczos import LanczosState, lanczos
+from gapjax.landscape._operators import Operator, fisher, from_matvec, ggn, hessian
+from gapjax.landscape._progress import Progress
+from gapjax.landscape._record import recorded
+from gapjax.landscape._spectrum import Density, count_above, spectral_density
+from gapjax.landscape._trace import Estimate, trace
+
+__all__ = [
+    "Density",
+    "Eigenpairs",
+    "Estimate",
+    "LanczosState",
+    "Operator",
+    "Progress",
+    "count_above",
+    "eigh_topk",
+    "fisher",
+    "from_matvec",
+    "ggn",
+    "hessian",
+    "lanczos",
+    "recorded",
+    "spectral_density",
+    "trace",
+]

@@ -1,0 +1,194 @@
+"""Means over a data set in batches: weighted by examples, refused when passes differ."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Data = Sequence[Any] | Callable[[], Iterable[Any]]
+
+
+def num_examples(batch: Any) -> int:
+    """Examples in a batch: the leading axis of its first leaf."""
+    leaves = jax.tree.leaves(batch)
+    if not leaves or not jnp.ndim(leaves[0]):
+        raise ValueError(
+            "a batch must hold arrays with a leading axis of examples; this one starts with "
+            f"{leaves[0] if leaves else 'nothing'!r}. Pass weight_fn=, or wrap a single batch "
+            "in a list: data=[batch]."
+        )
+    return jnp.shape(leaves[0])[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """Data that can be walked again and again, each batch with its weight."""
+
+    data: Data
+    weight_fn: Callable[[Any], float] = num_examples
+
+    def __post_init__(self) -> None:
+        """Refuses what is no data set, before any work."""
+        if isinstance(self.data, dict) or hasattr(self.data, "shape"):
+            raise ValueError(
+                f"data is one {type(self.data).__name__}, which looks like a single batch: "
+                "pass a sequence of batches, data=[batch]."
+            )
+        if not callable(self.data) and not isinstance(self.data, Sequence):
+            raise ValueError(
+                f"data must be a sequence of batches, or a callable that yields them again at "
+                f"each call, not {type(self.data).__name__}: an iterator is empty after one pass. "
+                "Pass list(data), or a function that returns a fresh iterator."
+            )
+
+    def __iter__(self) -> Iterator[tuple[Any, float]]:
+        """One pass."""
+        empty = True
+        for batch in self.data() if callable(self.data) else self.data:
+            empty = False
+            weight = float(self.weight_fn(batch))
+            if not (math.isfinite(weight) and weight >= 0):
+                raise ValueError(f"a batch has weight {weight}; weights are finite and at least 0.")
+            if weight:
+                yield batch, weight
+        if empty:
+            raise ValueError("data holds no batch; pass at least one (a callable yields anew).")
+
+    @property
+    def fixed(self) -> bool:
+        """Whether two passes see the very same objects whatever happens."""
+        return isinstance(self.data, list | tuple)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _move_mean(kernel: Any, mean: Any, share: jax.Array, batch: Any, *args: Any) -> Any:
+    """One batch into a running mean: mean + share * (kernel(batch) - mean)."""
+    fresh = kernel(batch, *args)
+    return jax.tree.map(
+        lambda m, x: m + share.astype(m.dtype) * (x.astype(m.dtype) - m), mean, fresh
+    )
+
+
+def weighted_mean(kernel: Any, zeros: Any, batches: Batches, *args: Any) -> Any:
+    """The mean of ``kernel(batch, *args)`` over the data, weighted, one dispatch a batch.
+
+    `kernel` is hashable: equal kernels share one compiled program whoever made them. The loop is
+    on the host, since a convolution inside `lax.scan` runs about 12 times slower on CPU.
+    `zeros` is given up (its memory becomes the mean).
+    """
+    mean, total = zeros, 0.0
+    for batch, weight in batches:
+        total += weight
+        mean = _move_mean(kernel, mean, np.float32(weight / total), batch, *args)
+    if not total:
+        raise ValueError("all batches have weight 0; at least one example must count.")
+    return mean
+
+
+def as_partial(function: Callable[..., Any]) -> jax.tree_util.Partial:
+    """A function as an argument of jit; arrays in a `jax.tree_util.Partial` stay arguments."""
+    if isinstance(function, jax.tree_util.Partial):
+        return function
+    if not callable(function):
+        raise ValueError(f"expected a function, not {function!r}.")
+    return jax.tree_util.Partial(function)
+
+
+def loss_kernel(batch: Any, loss_fn: Any, params: Any) -> jax.Array:
+    """The loss of one batch."""
+    return jnp.asarray(loss_fn(params, batch))
+
+
+def check_scalar_loss(loss_fn: Any, params: Any, batches: Batches) -> Any:
+    """Refuses a loss that is no scalar; returns its dtype."""
+    batch, _ = next(iter(batches))
+    try:
+        out = jax.eval_shape(loss_fn, params, batch)
+    except Exception as error:
+        error.add_note(
+            "while tracing loss_fn(params, batch) with the first item of data as the batch; "
+            "a single batch is passed as data=[batch]."
+        )
+        raise
+    if not hasattr(out, "shape") or not jnp.issubdtype(out.dtype, jnp.floating):
+        raise ValueError(
+            f"loss_fn must return the mean loss alone, a real scalar, not {out}; "
+            "drop auxiliary outputs, as in lambda params, batch: loss(params, batch)[0]."
+        )
+    if out.shape:
+        raise ValueError(
+            f"loss_fn must return a scalar, not shape {out.shape}: "
+            "return the mean over the examples of the batch."
+        )
+    return out.dtype
+
+
+def check_repeatable(loss_fn: Any, params: Any, batches: Batches) -> None:
+    """Refuses a loss that two identical passes do not agree on, and names what to look at.
+
+    Each pass traces the loss anew, so that a random mask frozen into one trace is found out too.
+    A list or tuple of batches cannot change, so its second pass stops after the first batch.
+    """
+    check_scalar_loss(loss_fn, params, batches)
+    first = _losses(loss_fn, params, batches)
+    for index, (loss, _) in enumerate(first):
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss of batch {index} is {loss}; check its inputs and the parameters."
+            )
+    second = _losses(loss_fn, params, batches, only_first=batches.fixed)
+    if not batches.fixed and len(first) != len(second):
+        raise ValueError(
+            f"data yielded {len(first)} batches in one pass and {len(second)} in the next; the "
+            "callable must start anew at each call (an iterator made outside it is used up)."
+        )
+    for index, ((loss, sums), (again, sums_again)) in enumerate(zip(first, second, strict=False)):
+        close = 100 * float(jnp.finfo(jnp.float32).eps)
+        same_data = np.allclose(sums, sums_again, rtol=close, atol=close, equal_nan=True)
+        if same_data and math.isclose(loss, again, rel_tol=close, abs_tol=close):
+            continue
+        found = f"batch {index} gave loss {loss:.8g} in one pass and {again:.8g} in the next"
+        if not same_data:
+            raise ValueError(
+                f"two passes differ: {found}, and its contents differ too. The data are shuffled "
+                "or augmented at random: fix the order and the augmentation (this also changes a "
+                "loss that uses batch statistics)."
+            )
+        raise ValueError(
+            f"two passes differ on the same data: {found}. Look for dropout (a random mask drawn "
+            "inside the loss), for batch statistics that change from call to call (batch norm in "
+            "training mode), or for other random state; choose evaluation mode in loss_fn."
+        )
+
+
+def _losses(
+    loss_fn: Any, params: Any, batches: Batches, only_first: bool = False
+) -> list[tuple[float, Any]]:
+    """Loss and a summary of the contents, per batch, by a fresh trace."""
+
+    @jax.jit
+    def traced_anew(params: Any, batch: Any) -> jax.Array:
+        return loss_kernel(batch, loss_fn, params)
+
+    found = []
+    for batch, _ in batches:
+        found.append((traced_anew(params, batch), _summary(batch) if not batches.fixed else []))
+        if only_first:
+            break
+    return [(float(loss), sums) for loss, sums in found]
+
+
+def _summary(batch: Any) -> list[float]:
+    """A few sums that change when examples change or trade places."""
+    sums = []
+    for leaf in jax.tree.leaves(batch):
+        if not (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.number)):
+            continue
+        flat = np.asarray(leaf, dtype=np.float64).ravel()
+        sums.append(float(flat @ np.cos(np.arange(flat.size))))
+    return sums

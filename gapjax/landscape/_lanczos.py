@@ -1,0 +1,310 @@
+"""Lanczos with full reorthogonalization: one product a step, the basis on the device."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gapjax._checks import positive_int
+from gapjax.landscape._memory import require_vectors
+from gapjax.landscape._operators import Operator
+from gapjax.landscape._progress import Progress, Tracker
+
+# Rows of the basis that are kept in one array: enough for the projections to run at the speed of
+# memory, few enough that the unused rows of the last block do not count.
+BLOCK = 16
+
+
+class LanczosState(NamedTuple):
+    """A Krylov basis and the operator seen in it; plain arrays, so it can be saved.
+
+    With Q the m orthonormal rows of `basis` and q the next vector, ``A Q^T = Q^T T + q c^T`` with
+    T the `projection` and c the `coupling`.
+
+    Attributes:
+      blocks: the m + 1 vectors (Q, then q), in blocks of rows ``[<=16, size]``; unused rows are 0.
+      projection: ``[m, m]`` float64, tridiagonal until a thick restart.
+      coupling: ``[m]`` float64, zero but for its last entry until a thick restart.
+      num_matvecs: products spent.
+    """
+
+    blocks: tuple[jax.Array, ...]
+    projection: np.ndarray
+    coupling: np.ndarray
+    num_matvecs: int
+
+    @property
+    def alpha(self) -> np.ndarray:
+        """The diagonal of the projection, ``[m]``."""
+        return np.diagonal(self.projection).copy()
+
+    @property
+    def beta(self) -> np.ndarray:
+        """Its off-diagonal, then the coupling to the next vector, ``[m]``."""
+        return np.append(np.diagonal(self.projection, 1), self.coupling[-1:])
+
+    @property
+    def basis(self) -> jax.Array:
+        """The orthonormal vectors Q, ``[m, size]`` (a copy)."""
+        return jnp.concatenate(self.blocks)[: len(self.coupling)]
+
+
+@jax.jit
+def _project_out(block: jax.Array, vector: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The vector without its part in the rows of a block, and the coefficients of that part."""
+    coefficients = jnp.dot(block, vector, precision="highest")
+    return vector - jnp.dot(coefficients, block, precision="highest"), coefficients
+
+
+@jax.jit
+def _norm(vector: jax.Array) -> jax.Array:
+    return jnp.linalg.norm(vector)
+
+
+@jax.jit
+def _get_row(block: jax.Array, row: jax.Array) -> jax.Array:
+    return block[row]
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _set_row(block: jax.Array, row: jax.Array, vector: jax.Array, scale: jax.Array) -> jax.Array:
+    """The block with `vector * scale` as one row, in place."""
+    return block.at[row].set(vector * scale.astype(vector.dtype))
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _combine(total: jax.Array, weights: jax.Array, block: jax.Array) -> jax.Array:
+    return total + jnp.dot(weights, block, precision="highest")
+
+
+class Krylov:
+    """A growing Krylov space; its arrays are updated in place, `snapshot` hands out copies."""
+
+    def __init__(self, op: Operator, key: jax.Array, locked: Sequence[jax.Array] = ()):
+        """`locked`: blocks of orthonormal rows that the whole space is kept orthogonal to."""
+        self.op, self.key, self.locked = op, key, tuple(locked)
+        self.blocks: list[jax.Array] = []
+        self.rows = 0
+        self.projection, self.coupling = np.zeros((0, 0)), np.zeros(0)
+        self.num_matvecs = 0
+        self.scale = 0.0
+        # Where the latest chain starts; None when a restart has mixed the chains.
+        self.chain_start: int | None = 0
+
+    @classmethod
+    def begin(
+        cls, op: Operator, key: jax.Array, *, start: Any = None, locked: Sequence[jax.Array] = ()
+    ) -> "Krylov":
+        """From a start vector, or from a random direction."""
+        krylov = cls(op, key, locked)
+        if start is None:
+            krylov.append_random()
+            return krylov
+        vector = op.ravel(start)
+        length = float(_norm(vector))
+        if not np.isfinite(length) or not length:
+            raise ValueError(f"the start vector has length {length}; it must be finite, not zero.")
+        krylov.append(vector, 1 / length)
+        return krylov
+
+    @classmethod
+    def resume(cls, op: Operator, key: jax.Array, state: LanczosState) -> "Krylov":
+        """From a saved state, which is left as it is."""
+        if state.blocks[0].shape[1] != op.size:
+            raise ValueError(
+                f"the saved state is for {state.blocks[0].shape[1]} parameters, "
+                f"the operator acts on {op.size}: resume with the operator it was made with."
+            )
+        krylov = cls(op, key)
+        krylov.blocks = [jnp.array(block) for block in state.blocks]
+        krylov.projection = np.array(state.projection, np.float64)
+        krylov.coupling = np.array(state.coupling, np.float64)
+        krylov.num_matvecs = int(state.num_matvecs)
+        # The next vector is missing only where the whole space is spanned.
+        krylov.rows = min(len(state.coupling) + 1, op.size)
+        krylov.chain_start = None
+        krylov.scale = float(np.abs(krylov.projection).sum(axis=1).max(initial=0))
+        return krylov
+
+    @property
+    def steps(self) -> int:
+        """Dimension of the space seen so far, m."""
+        return len(self.coupling)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole space is spanned."""
+        return self.steps + sum(block.shape[0] for block in self.locked) >= self.op.size
+
+    def snapshot(self) -> LanczosState:
+        """The state as it is now; later steps do not touch it."""
+        blocks = (*self.blocks[:-1], jnp.array(self.blocks[-1]))
+        return LanczosState(blocks, self.projection.copy(), self.coupling.copy(), self.num_matvecs)
+
+    def row(self, index: int) -> jax.Array:
+        """One vector of the basis."""
+        return _get_row(self.blocks[index // BLOCK], np.int32(index % BLOCK))
+
+    def next_vector(self) -> jax.Array:
+        """The vector that the next product is taken of."""
+        return self.row(self.steps)
+
+    def drop_next(self) -> None:
+        """Leaves the space alone, without the vector that would extend it."""
+        if not self.complete:
+            self.rows -= 1
+            row, zeros = np.int32(self.rows % BLOCK), self.next_vector()
+            self.blocks[-1] = _set_row(self.blocks[-1], row, zeros, np.asarray(0.0))
+
+    def extend(self) -> bool:
+        """One product more. False where the space turned out to be invariant: a chain ended.
+
+        A new chain then starts from a random direction, so that further copies of multiple
+        eigenvalues are found.
+        """
+        m = self.steps
+        vector, coefficients = self.orthogonalize(self.op.apply(self.next_vector()))
+        self.num_matvecs += 1
+        beta = float(_norm(vector))
+        grown = np.zeros((m + 1, m + 1))
+        grown[:m, :m] = self.projection
+        grown[m, :m] = grown[:m, m] = self.coupling
+        grown[m, m] = coefficients[m]
+        self.projection = grown
+        self.coupling = np.append(np.zeros(m), beta)
+        self.scale = max(self.scale, float(np.abs(grown[m]).sum()) + beta)
+        if self.complete:
+            self.coupling[-1] = 0
+            return True
+        # What is left of the product is rounding: normalized, it would be a random direction
+        # with a meaningless coupling.
+        if beta <= 10 * np.finfo(self.op.dtype).eps * self.scale:
+            self.coupling[-1] = 0
+            self.append_random()
+            return False
+        self.append(vector, 1 / beta)
+        return True
+
+    def restart(self, vectors: np.ndarray, values: np.ndarray) -> None:
+        """Keeps the given Ritz pairs (columns of `vectors`, ``[m, p]``) and the next direction.
+
+        The thick restart of Wu and Simon (2000): no product is spent or lost.
+        """
+        following = self.next_vector()
+        self.blocks = self.combine(vectors)
+        coupling, self.rows = self.coupling @ vectors, vectors.shape[1]
+        missing = min(BLOCK, self.op.size - BLOCK * (len(self.blocks) - 1)) - len(self.blocks[-1])
+        self.blocks[-1] = jnp.pad(self.blocks[-1], ((0, missing), (0, 0)))
+        self.append(following, 1.0)
+        self.projection, self.coupling = np.diag(values).astype(np.float64), coupling
+        # Chains lose their meaning once they are mixed.
+        self.chain_start = None
+
+    def combine(self, vectors: np.ndarray) -> list[jax.Array]:
+        """Combinations of the basis: the columns of ``[m, p]`` as blocks of rows."""
+        combined = []
+        for start in range(0, vectors.shape[1], BLOCK):
+            weights = vectors[:, start : start + BLOCK].T
+            total = jnp.zeros((len(weights), self.op.size), self.op.dtype)
+            for index, block in enumerate(self.blocks):
+                part = np.zeros((len(weights), block.shape[0]))
+                own = weights[:, index * BLOCK : index * BLOCK + block.shape[0]]
+                part[:, : own.shape[1]] = own
+                total = _combine(total, part.astype(self.op.dtype), block)
+            combined.append(total)
+        return combined
+
+    def orthogonalize(self, vector: jax.Array) -> tuple[jax.Array, np.ndarray]:
+        """Twice is enough (Giraud et al. 2005); returns the coefficients in the basis."""
+        total = np.zeros(sum(block.shape[0] for block in self.blocks))
+        for _ in range(2):
+            for block in self.locked:
+                vector, _ = _project_out(block, vector)
+            parts = []
+            for block in self.blocks:
+                vector, part = _project_out(block, vector)
+                parts.append(part)
+            if parts:
+                total = total + np.concatenate([np.asarray(p, np.float64) for p in parts])
+        return vector, total
+
+    def append(self, vector: jax.Array, scale: float) -> None:
+        """One more row of the basis."""
+        if self.rows % BLOCK == 0:
+            rows = min(BLOCK, self.op.size - self.rows)
+            self.blocks.append(jnp.zeros((rows, self.op.size), self.op.dtype))
+        row = np.int32(self.rows % BLOCK)
+        self.blocks[-1] = _set_row(self.blocks[-1], row, vector, np.asarray(scale))
+        self.rows += 1
+
+    def append_random(self) -> None:
+        """A random direction orthogonal to the basis: the start of a chain."""
+        key = jax.random.fold_in(self.key, self.rows)
+        vector = jax.random.normal(key, (self.op.size,), self.op.dtype)
+        vector, _ = self.orthogonalize(vector)
+        self.chain_start = self.steps if self.chain_start is not None else None
+        self.append(vector, 1 / float(_norm(vector)))
+
+
+def lanczos(
+    op: Operator,
+    key: jax.Array,
+    num_steps: int,
+    *,
+    start: Any = None,
+    resume: LanczosState | None = None,
+    progress: bool | Callable[[Progress], None] = True,
+) -> LanczosState:
+    """Runs Lanczos with full reorthogonalization (classical Gram-Schmidt, twice).
+
+    Without reorthogonalization float32 Lanczos returns copies of the top eigenvalues; the second
+    projection keeps the basis orthogonal to rounding. Scalars are kept in float64. Where the
+    space closes early the run goes on from a random direction.
+
+    Args:
+      op: the operator.
+      key: of the random start, and of new directions.
+      num_steps: dimension of the space, hence products.
+      start: a tree to start from, instead of a random direction.
+      resume: a state to go on from; `num_steps` counts its steps too.
+      progress: True shows a bar for work over 5 seconds; a callback gets `Progress`, whose
+        ``partial()`` is the state so far.
+
+    Returns:
+      A `LanczosState`.
+
+    Raises:
+      ValueError: `num_steps` below 1 or above the size, or a state of another operator.
+      MemoryError: a basis larger than memory; the bytes are stated.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import numpy as np
+      >>> from gapjax import landscape
+      >>> op = landscape.from_matvec(lambda v: jnp.array([1.0, 2.0, 4.0]) * v, jnp.zeros(3))
+      >>> state = landscape.lanczos(op, jax.random.key(0), 3)
+      >>> np.linalg.eigvalsh(state.projection).round(4).tolist()
+      [1.0, 2.0, 4.0]
+    """
+    positive_int("num_steps", num_steps)
+    if num_steps > op.size:
+        raise ValueError(
+            f"num_steps is {num_steps}, and the operator acts on {op.size} parameters: "
+            f"at most {op.size} steps."
+        )
+    require_vectors(num_steps + 1, op.size, op.dtype, "take fewer num_steps")
+    if resume is not None:
+        krylov = Krylov.resume(op, key, resume)
+    else:
+        krylov = Krylov.begin(op, key, start=start)
+    left = max(num_steps - krylov.steps, 0)
+    with Tracker(progress, "Lanczos", left, krylov.snapshot) as tracker:
+        for _ in range(left):
+            krylov.extend()
+            tracker.step()
+    return LanczosState(
+        tuple(krylov.blocks), krylov.projection, krylov.coupling, krylov.num_matvecs
+    )

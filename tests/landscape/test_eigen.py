@@ -1,0 +1,105 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gapjax import landscape
+from tests.landscape import networks
+from tests.landscape.test_lanczos import diagonal
+
+
+@pytest.fixture(scope="module")
+def problem():
+    params, batch = networks.make()
+    op = landscape.hessian(networks.loss, params, networks.split(batch, 40))
+    return op, networks.dense(networks.loss, params, batch)
+
+
+@pytest.mark.parametrize("which", ["LM", "LA", "SA"])
+def test_top_ten_within_1e_6_once_converged(problem, which):
+    op, exact = problem
+    values = np.linalg.eigvalsh(exact)
+    wanted = {"LM": values[np.argsort(-np.abs(values))], "LA": values[::-1], "SA": values}[which]
+    pairs = landscape.eigh_topk(op, jax.random.key(0), 10, which=which)
+    assert pairs.converged.all()
+    np.testing.assert_allclose(pairs.values, wanted[:10], rtol=1e-6)
+    vectors = np.asarray(jax.vmap(op.ravel)(pairs.vectors), np.float64)
+    np.testing.assert_allclose(vectors @ vectors.T, np.eye(10), atol=1e-5)
+    true = np.linalg.norm(vectors @ exact - pairs.values[:, None] * vectors, axis=1)
+    # The reported residuals hold the true ones, without being idle.
+    assert (true <= 2 * pairs.residuals + 1e-9).all()
+    assert pairs.vectors["first"]["kernel"].shape == (10, 6, 10)
+
+
+def test_a_small_basis_restarts_and_still_converges(problem):
+    op, exact = problem
+    pairs = landscape.eigh_topk(op, jax.random.key(0), 4, which="LA", basis_size=8)
+    assert pairs.converged.all()
+    np.testing.assert_allclose(pairs.values, np.linalg.eigvalsh(exact)[::-1][:4], rtol=1e-6)
+
+
+def test_what_did_not_converge_is_said(problem):
+    op, _ = problem
+    pairs = landscape.eigh_topk(op, jax.random.key(0), 5, max_matvecs=8)
+    assert pairs.num_matvecs == 8
+    assert not pairs.converged.all()
+    assert (pairs.residuals[~pairs.converged] > 1e-4 * np.abs(pairs.values[~pairs.converged])).all()
+
+
+def test_resuming_costs_only_the_missing_products(problem):
+    op, _ = problem
+    calls = []
+
+    def counted(vector):
+        calls.append(1)
+        return op.apply(vector)
+
+    counting = landscape.Operator(counted, op.layout)
+    key, kept = jax.random.key(2), []
+    straight = landscape.eigh_topk(counting, key, 3, progress=lambda p: kept.append(p.partial()))
+    assert len(calls) == straight.num_matvecs
+    calls.clear()
+    resumed = landscape.eigh_topk(counting, key, 3, resume=kept[9])
+    assert len(calls) == straight.num_matvecs - 10
+    np.testing.assert_array_equal(resumed.values, straight.values)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.sampled_from([-3.0, 0.0, 1.0, 2.0, 7.0]), min_size=8, max_size=8))
+def test_multiple_eigenvalues_are_found_with_their_copies(values):
+    pairs = landscape.eigh_topk(diagonal(values), jax.random.key(0), 4, which="LA")
+    np.testing.assert_allclose(pairs.values, sorted(values)[::-1][:4], atol=1e-5)
+    assert pairs.converged.all()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_the_whole_of_a_tiny_space(size):
+    values = np.arange(1, size + 1)
+    pairs = landscape.eigh_topk(diagonal(values), jax.random.key(0), size)
+    np.testing.assert_allclose(pairs.values, values[::-1], rtol=1e-6)
+
+
+def test_float64_parameters_give_float64_accuracy():
+    with jax.enable_x64(True):
+        values = jnp.linspace(1.0, 2.0, 60, dtype=jnp.float64) ** 8
+        op = landscape.from_matvec(lambda v: values * v, values)
+        pairs = landscape.eigh_topk(op, jax.random.key(0), 3, tol=1e-9)
+        assert pairs.converged.all()
+        np.testing.assert_allclose(pairs.values, np.asarray(values)[::-1][:3], rtol=1e-13)
+
+
+def test_bad_input_is_refused(problem):
+    op, _ = problem
+    key = jax.random.key(0)
+    with pytest.raises(ValueError, match="k must be a whole number of at least 1, not 0"):
+        landscape.eigh_topk(op, key, 0)
+    with pytest.raises(ValueError, match="k <= 114"):
+        landscape.eigh_topk(op, key, 115)
+    with pytest.raises(ValueError, match="Did you mean 'LA'"):
+        landscape.eigh_topk(op, key, 1, which="LAA")
+    with pytest.raises(ValueError, match="tol"):
+        landscape.eigh_topk(op, key, 1, tol=0)
+    with pytest.raises(ValueError, match="at least k"):
+        landscape.eigh_topk(op, key, 5, basis_size=6)

@@ -1,0 +1,242 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gapjax import landscape
+from gapjax.landscape._data import _move_mean
+from tests.landscape import networks
+
+
+@pytest.fixture(scope="module")
+def exact():
+    params, batch = networks.make()
+    return networks.dense(networks.loss, params, batch)
+
+
+@pytest.fixture(scope="module")
+def problem():
+    params, batch = networks.make()
+    return params, batch, networks.split(batch, 40)
+
+
+def test_hessian_is_exact_with_a_ragged_last_batch(problem, exact):
+    params, _, batches = problem
+    assert [len(b["y"]) for b in batches] == [40, 40, 10]
+    op = landscape.hessian(networks.loss, params, batches)
+    assert op.size == len(exact)
+    np.testing.assert_allclose(networks.matrix_of(op), exact, atol=3e-7 * np.abs(exact).max())
+
+
+def test_a_callable_serves_as_data_and_weights_can_be_given(problem):
+    params, batch, batches = problem
+    op = landscape.hessian(networks.loss, params, lambda: iter(batches))
+    v = jax.tree.map(jnp.ones_like, params)
+    one = landscape.hessian(networks.loss, params, [batch]) @ v
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), op @ v, one)
+    skewed = landscape.hessian(
+        networks.loss, params, batches, weight_fn=lambda b: float(len(b["y"]) == 10)
+    )
+    last = landscape.hessian(networks.loss, params, batches[2:])
+    jax.tree.map(np.testing.assert_array_equal, skewed @ v, last @ v)
+
+
+def test_ggn_equals_the_exact_fisher_and_both_the_dense_one(problem):
+    params, batch, batches = problem
+    g = networks.matrix_of(landscape.ggn(networks.apply, networks.output_loss, params, batches))
+    f = networks.matrix_of(landscape.fisher(networks.apply, params, batches))
+    at = jax.tree.map(jnp.asarray, params)
+
+    def linearized_loss(p, b):
+        # The network as a linear map around `at`: its Hessian is the Gauss-Newton matrix.
+        base = jax.tree.map(lambda a, like: a.astype(like.dtype), at, p)
+        step = jax.tree.map(jnp.subtract, p, base)
+        out, push = jax.jvp(lambda q: networks.apply(q, b), (base,), (step,))
+        return networks.output_loss(out + push, b)
+
+    exact = networks.dense(linearized_loss, params, batch)
+    np.testing.assert_allclose(g, exact, atol=1e-6)
+    np.testing.assert_allclose(f, exact, atol=1e-6)
+    assert np.linalg.eigvalsh(exact).min() > -1e-12
+
+
+def test_empirical_fisher_is_the_mean_outer_product(problem):
+    params, batch, batches = problem
+    op = landscape.fisher(
+        networks.apply, params, batches, kind="empirical", output_loss=networks.output_loss
+    )
+    rows = [op.ravel(jax.grad(networks.loss)(params, b)) for b in networks.split(batch, 1)]
+    rows = np.asarray(jnp.stack(rows), np.float64)
+    np.testing.assert_allclose(networks.matrix_of(op), rows.T @ rows / len(rows), atol=1e-6)
+
+
+def test_where_gives_the_diagonal_block(problem, exact):
+    params, _, batches = problem
+    op = landscape.hessian(
+        networks.loss, params, batches, where=lambda path, leaf: path.endswith("kernel")
+    )
+    names = ["first/bias", "first/kernel", "second/bias", "second/kernel"]
+    sizes = [leaf.size for leaf in jax.tree.leaves(params)]
+    keep = np.repeat([name.endswith("kernel") for name in names], sizes)
+    np.testing.assert_allclose(networks.matrix_of(op), exact[np.ix_(keep, keep)], atol=1e-6)
+    product = op @ params
+    assert not product["first"]["bias"].any()
+    assert product["first"]["kernel"].any()
+
+
+def test_half_precision_parameters_use_float32_vectors(problem):
+    params, _, batches = problem
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+
+    def loss(p, batch):
+        return networks.loss(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), p), batch)
+
+    op = landscape.hessian(loss, half, batches)
+    assert op.dtype == "float32"
+    assert (op @ half)["first"]["kernel"].dtype == jnp.bfloat16
+
+
+def test_equal_products_share_one_program(problem):
+    params, _, _ = problem
+    batches = networks.split(networks.make(3, examples=66)[1], 22)
+
+    def scaled(scale, p, batch):
+        return scale * networks.loss(p, batch)
+
+    def products(scale):
+        loss = jax.tree_util.Partial(scaled, jnp.float32(scale))
+        op = landscape.hessian(loss, params, batches, check=False)
+        return jax.tree.leaves(op @ params)[0]
+
+    before = _move_mean._cache_size()
+    one, two = products(1.0), products(2.0)
+    np.testing.assert_allclose(2 * one, two, rtol=1e-6)
+    assert _move_mean._cache_size() == before + 1
+
+
+def test_sharded_batches_give_the_same_with_one_sum(problem):
+    params, _, _ = problem
+    batches = networks.split(networks.make(1, examples=64)[1], 32)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.NamedSharding(mesh, jax.P("data"))
+    sharded = [jax.device_put(batch, sharding) for batch in batches]
+    plain = landscape.hessian(networks.loss, params, batches)
+    spread = landscape.hessian(networks.loss, params, sharded)
+    v = plain.ravel(params)
+    np.testing.assert_allclose(plain.apply(v), spread.apply(v), atol=1e-6)
+    pairs = landscape.eigh_topk(spread, jax.random.key(0), 2)
+    same = landscape.eigh_topk(plain, jax.random.key(0), 2)
+    np.testing.assert_allclose(pairs.values, same.values, rtol=1e-5)
+    from gapjax.landscape._data import as_partial
+    from gapjax.landscape._products import HessianProduct
+
+    program = _move_mean.lower(
+        HessianProduct(plain.layout),
+        jnp.zeros_like(v),
+        np.float32(1),
+        sharded[0],
+        as_partial(networks.loss),
+        params,
+        v,
+    ).compile()
+    assert "all-gather" not in program.as_text()
+    assert "all-reduce" in program.as_text()
+
+
+def test_parameters_stay_bit_identical(problem):
+    params, _, batches = problem
+    before = jax.tree.map(lambda leaf: np.array(leaf), params)
+    op = landscape.hessian(networks.loss, params, batches)
+    landscape.eigh_topk(op, jax.random.key(0), 2)
+    landscape.spectral_density(op, jax.random.key(0), num_probes=2, num_steps=5)
+    jax.tree.map(np.testing.assert_array_equal, before, params)
+
+
+def _dropout(rng):
+    def loss(params, batch):
+        mask = jnp.asarray(rng.random(batch["x"].shape) < 0.5, jnp.float32)
+        return networks.loss(params, {**batch, "x": batch["x"] * mask})
+
+    return loss
+
+
+def test_a_loss_that_changes_is_refused_by_name(problem):
+    params, batch, batches = problem
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="dropout"):
+        landscape.hessian(_dropout(rng), params, batches)
+    with pytest.raises(ValueError, match=r"dropout.*batch statistics"):
+        landscape.hessian(_dropout(rng), params, lambda: batches)
+
+    def shuffled():
+        order = rng.permutation(len(batch["y"]))
+        return networks.split(jax.tree.map(lambda a: a[order], batch), 40)
+
+    with pytest.raises(ValueError, match="shuffled"):
+        landscape.hessian(networks.loss, params, shuffled)
+    landscape.hessian(networks.loss, params, shuffled, check=False)
+    once = iter(batches)
+    with pytest.raises(ValueError, match=r"yielded|no batch"):
+        landscape.hessian(networks.loss, params, lambda: once)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([], "no batch"),
+        (lambda: iter([]), "no batch"),
+        ({"x": np.zeros((3, 2))}, r"data=\[batch\]"),
+        (np.zeros((3, 2)), r"data=\[batch\]"),
+        (iter([1]), "empty after one pass"),
+        (3, "sequence of batches"),
+    ],
+)
+def test_bad_data_is_refused(problem, data, message):
+    with pytest.raises(ValueError, match=message):
+        landscape.hessian(networks.loss, problem[0], data)
+
+
+def test_bad_losses_parameters_and_trees_are_refused(problem):
+    params, _, batches = problem
+    with pytest.raises(ValueError, match=r"scalar, not shape \(40,\)"):
+        landscape.hessian(lambda p, b: networks.apply(p, b).sum(1), params, batches)
+    with pytest.raises(ValueError, match="auxiliary"):
+        landscape.hessian(lambda p, b: (networks.loss(p, b), {}), params, batches)
+    with pytest.raises(ValueError, match="first/kernel"):
+        landscape.hessian(networks.loss, params, batches, where=lambda path, leaf: False)
+    with pytest.raises(ValueError, match="count is int32"):
+        landscape.hessian(networks.loss, {"count": jnp.arange(3)}, batches)
+    with pytest.raises(ValueError, match="weight"):
+        landscape.hessian(networks.loss, params, batches, weight_fn=lambda b: -1)
+    with pytest.raises(ValueError, match="weight 0"):
+        landscape.hessian(
+            networks.loss, params, batches, weight_fn=lambda b: 0, check=False
+        ) @ params
+    with pytest.raises(ValueError, match="needs the gradient"):
+        landscape.fisher(networks.apply, params, batches, kind="empirical")
+    op = landscape.hessian(networks.loss, params, batches)
+    with pytest.raises(ValueError, match="'second/bias'"):
+        op @ {"first": params["first"], "second": {"kernel": params["second"]["kernel"]}}
+    with pytest.raises(ValueError, match=r"'first/bias'.*\(10,\)"):
+        op @ jax.tree.map(lambda leaf: leaf[:-1], params)
+    bad = landscape.from_matvec(lambda v: {"other": v["w"]}, {"w": jnp.zeros(2)})
+    with pytest.raises(ValueError, match="'w'"):
+        bad @ {"w": jnp.zeros(2)}
+
+
+def test_what_is_not_finite_is_traced_to_its_batch(problem):
+    params, _, batches = problem
+    broken = [batches[0], {**batches[1], "x": batches[1]["x"] * np.float32(np.nan)}]
+    with pytest.raises(FloatingPointError, match="batch 1"):
+        landscape.hessian(networks.loss, params, broken)
+
+    def kinked(p, b):
+        # Finite, with a second derivative that is not, at the inputs that are zero.
+        return jnp.mean(jnp.abs(b["x"] @ p["first"]["kernel"]) ** 1.5)
+
+    zeros = [batches[0], {**batches[1], "x": np.zeros_like(batches[1]["x"])}]
+    op = landscape.hessian(kinked, params, zeros)
+    with pytest.raises(FloatingPointError, match="product of batch 1"):
+        op @ params
+    with pytest.raises(FloatingPointError, match="not finite"):
+        landscape.from_matvec(lambda v: v / 0, jnp.ones(2)) @ jnp.ones(2)
