@@ -66,3 +66,29 @@ def gradient_curvature(output_loss: Any, batch: Any, outputs: Any, along: Any) -
     own = examples * jax.grad(lambda out: output_loss(out, batch))(outputs)
     inner = jnp.sum((own * along).reshape(examples, -1), axis=1)
     return own * inner.reshape(-1, *[1] * (outputs.ndim - 1)) / examples
+
+
+@dataclasses.dataclass(frozen=True)
+class DisplacedLoss:
+    """The loss at params + vector."""
+
+    layout: Layout
+
+    def __call__(self, batch: Any, loss_fn: Any, params: Any, vector: jax.Array) -> jax.Array:
+        moved = self.layout.move(params, vector)
+        return jnp.asarray(loss_fn(moved, batch)).astype(self.layout.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class DisplacedGradient:
+    """The loss at params + vector, and its gradient in the vector."""
+
+    layout: Layout
+
+    def __call__(
+        self, batch: Any, loss_fn: Any, params: Any, vector: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        def loss(v: jax.Array) -> jax.Array:
+            return DisplacedLoss(self.layout)(batch, loss_fn, params, v)
+
+        return jax.value_and_grad(loss)(vector)

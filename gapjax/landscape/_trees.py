@@ -73,8 +73,10 @@ class Layout:
 
     def unravel(self, vector: jax.Array) -> Any:
         """A flat vector to a whole tree, zero in the leaves that were not selected."""
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self.like)
-        return self.replace(zeros, self.split(vector))
+        outside = self.like
+        if not all(self.keep):
+            outside = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), outside)
+        return self.replace(outside, self.split(vector))
 
     def move(self, params: Any, vector: jax.Array) -> Any:
         """`params` with the vector added to its selected leaves, each leaf in its own dtype."""

@@ -1,0 +1,126 @@
+"""Keskar's sharpness, in the full space or in a random subspace."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gapjax._checks import positive_float, positive_int
+from gapjax.landscape._ascent import Objective, Sharpness, box_starts, highest_in_box
+from gapjax.landscape._columns import Columns
+from gapjax.landscape._data import Batches, Data, num_examples
+from gapjax.landscape._progress import Progress, Tracker
+from gapjax.landscape._trees import Where, layout_of
+
+
+def keskar_sharpness(
+    loss_fn: Callable[[Any, Any], jax.Array],
+    params: Any,
+    data: Data,
+    *,
+    epsilon: float = 1e-3,
+    subspace_dim: int | None = None,
+    key: jax.Array | None = None,
+    maxiter: int = 10,
+    num_starts: int = 3,
+    normalize_columns: bool = False,
+    where: Where | None = None,
+    weight_fn: Callable[[Any], float] = num_examples,
+    check: bool = True,
+    progress: bool | Callable[[Progress], None] = True,
+) -> Sharpness:
+    r"""Keskar's sharpness: the highest loss in a small box, relative to the loss.
+
+    .. math::
+        C_\epsilon &= \{ y \in R^p : |y_i| \le \epsilon\, (|(A^+ x)_i| + 1) \} \\
+        \phi &= 100 \, \frac{\max_{y \in C_\epsilon} f(x + A y) - f(x)}{1 + f(x)}
+
+    (Keskar et al. 2017, metric 2.1), with x the parameters, f the mean loss over the data, and A
+    the identity or a random matrix of `subspace_dim` columns. As in the paper the maximum is
+    sought by `maxiter` iterations of bound-constrained L-BFGS, so it is a lower bound. The paper
+    leaves four things open, settled here as follows.
+
+    * The start. A solution is close to stationary, where an ascent would stay. The first start is
+      the middle of the way to the corner that the gradient points to, the others are uniform in
+      the box; the best counts, and `values` keeps them all.
+    * The entries of A: independent standard normal.
+    * The length of its columns: as drawn, about the root of the number of parameters, or 1 with
+      `normalize_columns`. The subspace metric depends on it so strongly that only ratios between
+      solutions, measured alike, can be compared with the paper.
+    * The mode of batch norm and dropout: what `loss_fn` does.
+
+    The "+ 1" makes the box about as wide for weights near 0 as for large ones, so the metric
+    depends on how the network is parametrized (Dinh et al. 2017): see `adaptive_sharpness`.
+
+    Args:
+      loss_fn: ``loss_fn(params, batch) -> mean loss``, in evaluation mode.
+      params: the solution. It is never changed.
+      data: the training data, as in `hessian`.
+      epsilon: half the box, per unit of 1 + the size of the coordinate.
+      subspace_dim: p, the number of columns of A (the paper takes 100); None for the full space.
+        A is made from its key a band of rows at a time, and never stored.
+      key: of the starts, and of A; needed for a subspace. Starts of the full space use key 0
+        otherwise.
+      maxiter: iterations of L-BFGS-B.
+      num_starts: starts.
+      normalize_columns: columns of A of length 1.
+      where: move only these parameters, as in `hessian`.
+      weight_fn: as in `hessian`.
+      check: as in `hessian`.
+      progress: True shows a bar for work over 5 seconds; a callback gets `Progress`.
+
+    Returns:
+      A `Sharpness`; `value` is phi.
+
+    Raises:
+      ValueError: an epsilon that is not above 0, a subspace without a key or larger than the
+        space, or what `hessian` refuses.
+      FloatingPointError: a loss that is not finite.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from gapjax import landscape
+      >>> def loss(w, batch):
+      ...     return jnp.mean((batch @ w) ** 2)
+      >>> found = landscape.keskar_sharpness(loss, jnp.zeros(2), [jnp.eye(2)], epsilon=0.5)
+      >>> round(found.value, 4), found.loss, found.loss_max
+      (25.0, 0.0, 0.25)
+    """
+    positive_float("epsilon", epsilon)
+    positive_int("maxiter", maxiter)
+    positive_int("num_starts", num_starts)
+    layout = layout_of(params, where)
+    if subspace_dim is not None:
+        positive_int("subspace_dim", subspace_dim)
+        if key is None:
+            raise ValueError(
+                "a random subspace is drawn from a key: pass key=jax.random.key(0), the same for "
+                "all solutions that are compared."
+            )
+        if subspace_dim > layout.size:
+            raise ValueError(
+                f"subspace_dim is {subspace_dim} and there are {layout.size} parameters: "
+                "leave it out for the full space."
+            )
+    objective = Objective(loss_fn, params, layout, Batches(data, weight_fn), check)
+    start_key, column_key = jax.random.split(jax.random.key(0) if key is None else key)
+    if subspace_dim is None:
+        maps: tuple[Any, Any] = jnp.asarray, np.asarray
+        coordinates = np.asarray(objective.point, np.float64)
+    else:
+        columns = Columns(column_key, layout.size, subspace_dim, layout.dtype, normalize_columns)
+        maps = columns.expand, columns.reduce
+        coordinates = columns.coordinates(objective.point)
+    half_width = epsilon * (np.abs(coordinates) + 1)
+    with Tracker(progress, "sharpness", num_starts * (maxiter + 2)) as tracker:
+        objective.tracker = tracker
+        loss, slope = objective.gradient(jnp.zeros_like(objective.point))
+        toward = maps[1](slope)
+        peaks = [
+            highest_in_box(objective, half_width, start, maxiter, *maps)
+            for start in box_starts(start_key, toward, num_starts)
+        ]
+    values = np.array([100 * max(peak - loss, 0) / (1 + loss) for peak in peaks])
+    return Sharpness(float(values.max()), loss, max(loss, *peaks), 0.0, values, objective.passes)
