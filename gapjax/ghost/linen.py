@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -97,14 +97,21 @@ class GhostBatchNorm(nn.BatchNorm):
         Raises:
             ValueError: B does not fit ``ghost_size``; the message says what would.
         """
-        return _apply(self, own_ghosts(self), x, use_running_average, mask)
+        return _apply(self, own_ghosts(self), x, use_running_average, mask=mask)
 
 
 # Flax names layers and their variables by this: the paths stay those of a plain batch norm.
 GhostBatchNorm.__name__ = "BatchNorm"
 
 
-def _apply(layer: nn.BatchNorm, ghosts: Ghosts, x: Any, use_running_average: Any, mask: Any) -> Any:
+def _apply(
+    layer: nn.BatchNorm,
+    ghosts: Ghosts,
+    x: Any,
+    use_running_average: bool | None = None,
+    *,
+    mask: jax.Array | None = None,
+) -> jax.Array:
     """One call of a batch norm, on its own variables."""
     evaluate = nn.merge_param("use_running_average", layer.use_running_average, use_running_average)
     x = jnp.asarray(x)
@@ -142,37 +149,56 @@ def _apply(layer: nn.BatchNorm, ghosts: Ghosts, x: Any, use_running_average: Any
         return y.astype(canonicalize_dtype(x, scale, bias, dtype=layer.dtype))
 
 
-# jax.jit keeps a program per value of this, so that ghostify works outside of jit as inside it.
-_within = jax.make_user_context(())
+# What the contexts below ask for, outermost first: the ghosts of ghostify, None for
+# batch_statistics. jax.jit keeps a program per value, so they work around it as well as inside.
+_asked = jax.make_user_context(())
+
+# Models and the modules in them, where a batch norm was found: traced once, they may be called
+# from a cache the next time, and their batch norms are not seen again.
+_known: set[tuple[str, str]] = set()
+
+
+def _ghosts_here(layer: nn.BatchNorm) -> Ghosts:
+    """The ghosts of a layer within the contexts of the moment."""
+    own = isinstance(layer, GhostBatchNorm)
+    ghosts = own_ghosts(layer) if own else Ghosts(None, momentum=layer.momentum)
+    for asked in reversed(_asked.value):
+        if asked is not None and ghosts.ghost_size is None:
+            ghosts = dataclasses.replace(asked, momentum=layer.momentum)
+    return dataclasses.replace(ghosts, **BATCH_ALONE) if None in _asked.value else ghosts
 
 
 @contextlib.contextmanager
-def _intercept(ghosts_of: Callable[[nn.BatchNorm], Ghosts], key: Any) -> Iterator[None]:
-    """Run every batch norm that is called inside with other ghosts."""
-    kinds, found = set(), False
+def _ask(ghosts: Ghosts | None) -> Iterator[None]:
+    """Run every batch norm that is called inside as ``_ghosts_here`` says."""
+    outermost = not _asked.value
+    seen, found, model = set(), False, ""
 
     def intercept(next_fun, args, kwargs, context):
-        nonlocal found
+        nonlocal found, model
         layer = context.module
-        kinds.add(type(layer).__name__)
+        if layer.scope is not None:
+            model = type(layer).__qualname__ if layer.path == () else model
+            seen.add((model, type(layer).__qualname__))
         # A subclass with a __call__ of its own is not the batch norm that we know.
         calls = (nn.BatchNorm.__call__, GhostBatchNorm.__call__)
         if context.method_name != "__call__" or type(layer).__call__ not in calls:
             return next_fun(*args, **kwargs)
         found = True
-        return _call(layer, ghosts_of(layer), *args, **kwargs)
+        return _apply(layer, _ghosts_here(layer), *args, **kwargs)
 
-    with _within((*_within.value, key)), nn.intercept_methods(intercept):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_asked((*_asked.value, ghosts)))
+        if outermost:
+            stack.enter_context(nn.intercept_methods(intercept))
         yield
-    if kinds and not found:
+    if found:
+        _known.update(seen)
+    elif not seen <= _known:
         raise ValueError(
             "no flax.linen.BatchNorm was called inside, so nothing was turned into ghost batch "
-            f"norm. The modules called were {', '.join(sorted(kinds))}."
+            f"norm. The modules called were {', '.join(sorted({kind for _, kind in seen}))}."
         )
-
-
-def _call(layer, ghosts, x, use_running_average=None, *, mask=None):
-    return _apply(layer, ghosts, x, use_running_average, mask)
 
 
 @contextlib.contextmanager
@@ -187,8 +213,8 @@ def ghostify(
     """Inside, every ``flax.linen.BatchNorm`` of any model is a ghost batch norm.
 
     The model is not edited; parameters, statistics and their paths stay as they are. A
-    ``GhostBatchNorm`` with a ghost size of its own keeps it, and so does a subclass of
-    ``BatchNorm`` with a ``__call__`` of its own.
+    ``GhostBatchNorm`` with a ghost size of its own keeps it, and a subclass of ``BatchNorm``
+    with a ``__call__`` of its own is left alone. Inside or around ``jax.jit`` is the same.
 
     Args:
         ghost_size: Examples per ghost, counted over all devices.
@@ -213,29 +239,21 @@ def ghostify(
         >>> bool(jnp.allclose(y.reshape(2, 8, 4).mean(1), 0, atol=1e-6))
         True
     """
-    ghosts = Ghosts(
-        positive_int("ghost_size", ghost_size), update, variance, remainder, rescale_momentum
-    )
-
-    def ghosts_of(layer: nn.BatchNorm) -> Ghosts:
-        own = isinstance(layer, GhostBatchNorm) and layer.ghost_size is not None
-        return own_ghosts(layer) if own else dataclasses.replace(ghosts, momentum=layer.momentum)
-
-    with _intercept(ghosts_of, ghosts):
+    positive_int("ghost_size", ghost_size)
+    with _ask(Ghosts(ghost_size, update, variance, remainder, rescale_momentum)):
         yield
 
 
 @contextlib.contextmanager
-def batch_statistics(ghost_size: int | None = None, *, remainder: str = "error") -> Iterator[None]:
+def batch_statistics() -> Iterator[None]:
     """Inside, running statistics come out as those of the batch of the last call alone.
 
     For ``gapjax.ghost.precise_statistics``: every batch norm updates its statistics as with a
     momentum of 0, to the mean and the total variance of the batch, over all ghosts. Outputs are
-    those of training.
+    those of training. Goes together with ``ghostify``.
 
-    Args:
-        ghost_size: For layers that have none of their own.
-        remainder: Likewise.
+    Raises:
+        ValueError: Linen modules were called inside, and none was a batch norm.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -248,12 +266,5 @@ def batch_statistics(ghost_size: int | None = None, *, remainder: str = "error")
         >>> jax.tree.map(lambda s: s.tolist(), updates["batch_stats"])
         {'mean': [11.0], 'var': [131.5]}
     """
-    plain = Ghosts(ghost_size, remainder=remainder)
-
-    def ghosts_of(layer: nn.BatchNorm) -> Ghosts:
-        own = isinstance(layer, GhostBatchNorm) and layer.ghost_size is not None
-        ghosts = own_ghosts(layer) if own else plain
-        return dataclasses.replace(ghosts, **BATCH_ALONE)
-
-    with _intercept(ghosts_of, ("batch_statistics", plain)):
+    with _ask(None):
         yield

@@ -235,9 +235,7 @@ def ghostify(
     return _convert(model, settings, filter)
 
 
-def batch_statistics(
-    model: Model, ghost_size: int | None = None, *, remainder: str = "error"
-) -> Model:
+def batch_statistics(model: Model) -> Model:
     """A copy of a model whose running statistics come out as those of the last batch alone.
 
     For ``gapjax.ghost.precise_statistics``: every batch norm updates its statistics as with a
@@ -246,8 +244,6 @@ def batch_statistics(
 
     Args:
         model: Any nnx module.
-        ghost_size: For layers that have none of their own.
-        remainder: Likewise.
 
     Returns:
         The new model.
@@ -264,11 +260,9 @@ def batch_statistics(
         >>> norm.mean[...].tolist(), norm.var[...].tolist()
         ([2.0], [1.0])
     """
-    plain = Ghosts(ghost_size, remainder=remainder)
 
     def settings(layer: nnx.BatchNorm) -> Mapping[str, Any]:
-        own = isinstance(layer, GhostBatchNorm) and layer.ghost_size is not None
-        ghosts = own_ghosts(layer) if own else plain
+        ghosts = own_ghosts(layer) if isinstance(layer, GhostBatchNorm) else Ghosts(None)
         return dataclasses.asdict(ghosts) | BATCH_ALONE
 
     return _convert(model, settings, None)
