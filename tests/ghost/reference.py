@@ -58,7 +58,7 @@ def ghost_batch_norm(
         else:
             weights = [(1 - momentum) * n / sum(counts) for n in counts]
         if variance == "total":
-            center = np.average(means, weights=weights)
+            center = np.dot(weights, means) / (sum(weights) or 1)
             variances = [v + (m - center) ** 2 for v, m in zip(variances, means, strict=True)]
         kept = 1 - sum(weights)
         running_mean[c] = kept * running_mean[c] + np.dot(weights, means)

@@ -202,6 +202,7 @@ def test_checkpoints_move_both_ways(tmp_path, small):
 def test_precise_statistics_are_those_of_the_data_set(small, ghost_size):
     x, variables = small
     params = variables["params"]
+
     @jax.jit
     def apply(params, x):
         ghosts = ghostify(ghost_size) if ghost_size else contextlib.nullcontext()
