@@ -67,7 +67,7 @@ def _bare(batch_size: int, regime: study.Plan, images: Any, labels: Any, indices
 def _population(plan: study.Plan, dataset: data.Dataset, indices: Any, members: int) -> Any:
     """The study's own segment, for so many members."""
     settings = study.Study()
-    setup = make_setup(settings, settings.make_network(10), dataset.train.images)
+    setup = make_setup(settings, settings.make_network(10), dataset.train, dataset.test)
     step, init = member_functions(setup, plan)
     rates = jnp.full(members, plan.learning_rate, jnp.float32)
     keys = jax.random.split(jax.random.key(0), members)

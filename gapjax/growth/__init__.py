@@ -35,6 +35,7 @@ from gapjax.growth._schedules import (
     grow_instead_of_decay,
     piecewise_batch,
 )
+from gapjax.growth._stream import epoch_order
 
 __all__ = [
     "Batch",
@@ -51,6 +52,7 @@ __all__ = [
     "compile_ahead",
     "constant_batch",
     "enable_compile_cache",
+    "epoch_order",
     "geometric_batch",
     "gradient_noise_scale",
     "grow_instead_of_decay",

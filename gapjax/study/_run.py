@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 import gapjax
-from gapjax import data, models, training
+from gapjax import data, growth, training
 from gapjax.study import _folder, _measure, _report
 from gapjax.study._plan import Plan, make_plan
 from gapjax.study._regimes import Regime
@@ -62,26 +62,31 @@ def run_study(
         2
     """
     dataset = study.load_dataset()
+    if not isinstance(dataset.train, data.Split) or not isinstance(dataset.test, data.Split):
+        raise ValueError(
+            f"data set {dataset.name} does not fit in memory, which a study needs: take a part of "
+            "it, such as gapjax.data.load(name, train='train[:10%]')."
+        )
     network = study.make_network(dataset.num_classes)
-    train_split, validation_split = _split(study, dataset.train)
+    setup = make_setup(study, network, dataset.train, dataset.test)
+    train_split, validation_split = _split(setup)
     plans = {}
     for regime in study.regimes:
         assert isinstance(regime, Regime)
         plans[regime.name] = make_plan(study, regime, len(dataset.train))
         if study.tune:
             make_plan(study, regime, len(train_split))  # what does not fit is said now
-    _check_network(network, dataset, plans)
+    _check_network(setup, dataset.num_classes, plans)
     folder = _folder.open_folder(
         out_dir,
         {**describe(study), "data": fingerprint(dataset), "gapjax": gapjax.__version__},
         _environment(command),
     )
-    setup = make_setup(study, network, dataset.train.images)
     for plan in plans.values():
         kept = folder / "regimes" / f"{plan.regime.name}.json"
         if not kept.exists():
             tuning = _tune(setup, plan, train_split, validation_split, progress)
-            record = _train_and_keep(setup, plan, dataset, tuning, folder, progress)
+            record = _train_and_keep(setup, plan, tuning, folder, progress)
             _folder.write_json(kept, record)
     result = load_result(folder)
     _folder.write_json(folder / "results.json", {"regimes": result.regimes})
@@ -95,12 +100,13 @@ def run_study(
     return result
 
 
-def _split(study: Study, split: data.Split) -> tuple[data.Split, data.Split]:
+def _split(setup: Setup) -> tuple[data.Split, data.Split]:
     """Training and validation examples for tuning: the same cut for every regime and seed."""
-    held = max(1, round(study.validation * len(split)))
-    order = np.random.Generator(np.random.Philox(key=study.first_seed)).permutation(len(split))
+    study, examples = setup.study, setup.train
+    held = max(1, round(study.validation * len(examples)))
+    order = growth.epoch_order(study.first_seed, 0, len(examples))
     parts = order[held:], order[:held]
-    first, second = (jax.tree.map(lambda x, rows=rows: x[rows], split) for rows in parts)
+    first, second = (jax.tree.map(lambda x, rows=rows: x[rows], examples) for rows in parts)
     return first, second
 
 
@@ -139,7 +145,6 @@ def _tune(
 def _train_and_keep(
     setup: Setup,
     plan: Plan,
-    dataset: data.Dataset,
     tuning: dict[str, Any] | None,
     folder: pathlib.Path,
     progress: OnProgress | None,
@@ -154,8 +159,8 @@ def _train_and_keep(
     outcome = train(
         setup,
         plan,
-        dataset.train,
-        dataset.test,
+        setup.train,
+        setup.test,
         members,
         progress=_reporter(progress, plan, "train"),
     )
@@ -212,9 +217,10 @@ def _reporter(
     return report
 
 
-def _check_network(network: models.Network, dataset: data.Dataset, plans: dict[str, Plan]) -> None:
+def _check_network(setup: Setup, num_classes: int, plans: dict[str, Plan]) -> None:
     """Trace the network on the data before anything is trained; nothing is computed."""
-    images = jax.ShapeDtypeStruct((2, *dataset.train.images.shape[1:]), np.float32)
+    network = setup.network
+    images = jax.ShapeDtypeStruct((2, *setup.train.images.shape[1:]), np.float32)
     try:
         params, state = jax.eval_shape(network.init, jax.random.key(0), images)
         logits, _ = jax.eval_shape(
@@ -225,10 +231,10 @@ def _check_network(network: models.Network, dataset: data.Dataset, plans: dict[s
         raise ValueError(
             f"model {network.describe} does not run on images of shape {images.shape[1:]}: {reason}"
         ) from error
-    if logits.shape != (2, dataset.num_classes):
+    if logits.shape != (2, num_classes):
         raise ValueError(
             f"model {network.describe} gives logits of shape {logits.shape[1:]} for "
-            f"{dataset.num_classes} classes: make its last layer {dataset.num_classes} wide."
+            f"{num_classes} classes: make its last layer {num_classes} wide."
         )
     ghosts = [name for name, plan in plans.items() if plan.ghost_size]
     if ghosts and not jax.tree.leaves(state):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gapjax import data, models, training
+from gapjax import data, growth, models, training
 from gapjax.study._plan import Plan
 from gapjax.study._study import Study
 
@@ -59,6 +59,8 @@ class Setup(NamedTuple):
     Attributes:
         study: the study.
         network: the network.
+        train: the training examples.
+        test: the test examples.
         prepare: standardizes images, see ``preparer``.
         evaluate: mean loss and accuracy of every member over a split.
         distance: ``||w_t - w_0||`` of every member.
@@ -66,16 +68,18 @@ class Setup(NamedTuple):
 
     study: Study
     network: models.Network
+    train: data.Split
+    test: data.Split
     prepare: Callable[[jax.Array], jax.Array]
     evaluate: Callable[[training.TrainState, data.Split], tuple[np.ndarray, np.ndarray]]
     distance: Callable[[Any, Any], jax.Array]
 
 
-def make_setup(study: Study, network: models.Network, images: np.ndarray) -> Setup:
-    """The setup of a study whose training images these are."""
-    prepare = preparer(images)
+def make_setup(study: Study, network: models.Network, train: data.Split, test: data.Split) -> Setup:
+    """The setup of a study on these examples."""
+    prepare = preparer(train.images)
     distance = jax.jit(jax.vmap(_distance))
-    return Setup(study, network, prepare, _evaluator(network, prepare), distance)
+    return Setup(study, network, train, test, prepare, _evaluator(network, prepare), distance)
 
 
 def preparer(images: np.ndarray) -> Callable[[jax.Array], jax.Array]:
@@ -95,12 +99,12 @@ def preparer(images: np.ndarray) -> Callable[[jax.Array], jax.Array]:
 def stream(seed: int, num_examples: int, batch_size: int) -> Iterator[np.ndarray]:
     """The rows of one batch after another: the seed's stream of shuffled epochs, cut in order.
 
-    The order depends on the seed alone, not on the batch size; a batch may span two epochs.
+    It is the stream of ``growth.GrowingBatches``: the order depends on the seed alone, not on the
+    batch size, and a batch may span two epochs.
     """
     left = np.empty(0, np.int32)
     for epoch in itertools.count():
-        order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(num_examples)
-        left = np.concatenate([left, order.astype(np.int32)])
+        left = np.concatenate([left, growth.epoch_order(seed, epoch, num_examples)])
         while len(left) >= batch_size:
             yield left[:batch_size]
             left = left[batch_size:]

@@ -26,12 +26,12 @@ def test_interrupted_work_goes_on_from_its_last_product(tmp_path, work):
     do = {
         "eigh_topk": lambda op: landscape.eigh_topk(op, key, 2).values,
         "trace": lambda op: landscape.trace(op, key, 20).mean,
-        "spectral_density": lambda op: landscape.spectral_density(
-            op, key, num_probes=2, num_steps=9
-        ).density,
-        "count_above": lambda op: landscape.count_above(
-            op, 1.0, key=key, num_probes=2, num_steps=5
-        ).mean,
+        "spectral_density": lambda op: (
+            landscape.spectral_density(op, key, num_probes=2, num_steps=9).density
+        ),
+        "count_above": lambda op: (
+            landscape.count_above(op, 1.0, key=key, num_probes=2, num_steps=5).mean
+        ),
     }[work]
     before, after = [], []
     with pytest.raises(Cut):

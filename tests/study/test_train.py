@@ -40,7 +40,7 @@ def _outcome(study, members, regime="SB"):
     few = jax.tree.map(lambda x: x[:96], dataset.train)
     plan = make_plan(study, REGIMES[regime], len(few))
     network = study.make_network(10)
-    setup = make_setup(study, network, few.images)
+    setup = make_setup(study, network, few, dataset.test)
     return train(setup, plan, few, dataset.test, members)
 
 
