@@ -30,6 +30,7 @@ from gapjax.growth._noise_scale import (
 from gapjax.growth._reader import Batch
 from gapjax.growth._schedules import (
     BatchSchedule,
+    StepwiseBatch,
     constant_batch,
     geometric_batch,
     grow_instead_of_decay,
@@ -47,6 +48,7 @@ __all__ = [
     "NoiseScale",
     "NoiseScaleState",
     "Proposal",
+    "StepwiseBatch",
     "Switch",
     "cabs_controller",
     "compile_ahead",

@@ -203,12 +203,10 @@ def grow_instead_of_decay(
         product *= scale
         values.append(min(batch_size * int(1 / product + 1e-6), int(maximum)))
         rates.append(lr * product * values[-1] / batch_size)
-    factors = {
-        boundary: after / before
-        for boundary, (before, after) in zip(boundaries, itertools.pairwise(rates), strict=True)
-    }
+    # Not piecewise_constant_schedule, which mixes types where promotion is strict.
+    constants = [optax.constant_schedule(rate) for rate in rates]
     return (
-        optax.piecewise_constant_schedule(lr, factors),
+        optax.join_schedules(constants, boundaries),
         StepwiseBatch(tuple(boundaries), tuple(values)),
     )
 

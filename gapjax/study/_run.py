@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 import gapjax
-from gapjax import data, growth, training
+from gapjax import data, diffusion, growth, training
 from gapjax.study import _folder, _measure, _report
 from gapjax.study._plan import Plan, make_plan
 from gapjax.study._regimes import Regime
@@ -85,8 +85,9 @@ def run_study(
     for plan in plans.values():
         kept = folder / "regimes" / f"{plan.regime.name}.json"
         if not kept.exists():
-            tuning = _tune(setup, plan, train_split, validation_split, progress)
-            record = _train_and_keep(setup, plan, tuning, folder, progress)
+            reference = _reference(folder, plan)
+            tuning = _tune(setup, plan, train_split, validation_split, reference, progress)
+            record = _train_and_keep(setup, plan, tuning, reference, folder, progress)
             _folder.write_json(kept, record)
     result = load_result(folder)
     _folder.write_json(folder / "results.json", {"regimes": result.regimes})
@@ -110,11 +111,27 @@ def _split(setup: Setup) -> tuple[data.Split, data.Split]:
     return first, second
 
 
+def _reference(folder: pathlib.Path, plan: Plan) -> diffusion.DiffusionRecord | None:
+    """The mean distance curve of the regime that this one follows."""
+    if plan.regime.match is None:
+        return None
+    history = _folder.read_json(folder / "regimes" / f"{plan.regime.match}.json")["history"]
+    distance = np.array(history["distance"], np.float64)
+    distance = distance[:, np.isfinite(distance).all(axis=0)]
+    if not distance.size:
+        raise ValueError(
+            f"regime {plan.regime.name} follows {plan.regime.match}, which diverged in every seed."
+        )
+    step = np.array(history["update"])
+    return diffusion.DiffusionRecord(step, distance.mean(axis=1), np.full(len(step), np.nan))
+
+
 def _tune(
     setup: Setup,
     plan: Plan,
     train_split: data.Split,
     validation_split: data.Split,
+    reference: diffusion.DiffusionRecord | None,
     progress: OnProgress | None,
 ) -> dict[str, Any] | None:
     """Rates around the regime's rule, judged by validation accuracy over a few seeds."""
@@ -127,7 +144,15 @@ def _tune(
     seeds = _seeds(study)[:_TUNING_SEEDS]
     members = [(seed, rate) for rate in rates for seed in seeds]
     report = _reporter(progress, plan, "tune")
-    outcome = train(setup, plan, train_split, validation_split, members, progress=report)
+    outcome = train(
+        setup,
+        plan,
+        train_split,
+        validation_split,
+        members,
+        reference=reference,
+        progress=report,
+    )
     accuracy = _final(outcome, "test_accuracy").reshape(len(rates), len(seeds))
     # A rate at which any seed diverged is not a rate to recommend.
     best = int(np.argmax(np.nan_to_num(accuracy.mean(axis=1), nan=-1.0)))
@@ -146,6 +171,7 @@ def _train_and_keep(
     setup: Setup,
     plan: Plan,
     tuning: dict[str, Any] | None,
+    reference: diffusion.DiffusionRecord | None,
     folder: pathlib.Path,
     progress: OnProgress | None,
 ) -> dict[str, Any]:
@@ -162,6 +188,7 @@ def _train_and_keep(
         setup.train,
         setup.test,
         members,
+        reference=reference,
         progress=_reporter(progress, plan, "train"),
     )
     final = {"params": outcome.states.params, "model_state": outcome.states.model_state}
@@ -181,6 +208,9 @@ def _train_and_keep(
 
     result = {
         "batch_size": plan.batch_size,
+        "batch_sizes": [
+            [update, plan.batch_sizes(update)] for update in (0, *plan.batch_sizes.boundaries)
+        ],
         "ghost_size": plan.ghost_size,
         "updates": plan.updates,
         "epochs": plan.epochs,

@@ -8,7 +8,7 @@ from typing import Any
 import optax
 
 from gapjax import _checks, data, models
-from gapjax.study._regimes import REGIMES, Regime, as_regime
+from gapjax.study._regimes import STANDARD, Regime, as_regime
 
 MODELS: dict[str, Callable[..., Any]] = {"digits-mlp": models.digits_mlp, "f1": models.f1}
 
@@ -48,7 +48,9 @@ class Study:
     dataset: Any = _field("digits", "data set: digits (embedded), or any TFDS name")
     model: Any = _field("digits-mlp", "network: digits-mlp or f1")
     optimizer: Any = _field("sgd", "optimizer: sgd or adam")
-    regimes: Sequence[Regime | str] = _field(tuple(REGIMES), "regimes to train, by name")
+    regimes: Sequence[Regime | str] = _field(
+        tuple(regime.name for regime in STANDARD), "regimes to train, by name"
+    )
     seeds: int = _field(8, "seeds per regime, trained at once")
     first_seed: int = _field(0, "the first seed; the others follow it")
     epochs: float = _field(20.0, "passes of the small batch over the data")
@@ -103,6 +105,12 @@ class Study:
             raise ValueError(
                 f"regimes must be at least one, each under a name of its own: {names}."
             )
+        for i, regime in enumerate(regimes):
+            if regime.match is not None and regime.match not in names[:i]:
+                raise ValueError(
+                    f"regime {regime.name} follows {regime.match}, which must be among the regimes "
+                    f"before it: {names}."
+                )
         object.__setattr__(self, "regimes", regimes)
 
     def make_optimizer(self, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -133,6 +141,10 @@ class Study:
 # How the default preset was chosen stands in the README; the test set had no part in it.
 PRESETS: dict[str, tuple[str, Study]] = {
     "digits": ("the embedded digits: minutes on a laptop, no download", Study()),
+    "smith-digits": (
+        "the digits, Smith et al. (2018): decay the rate, grow the batch, or half of each",
+        Study(regimes=("SB", "HYBRID", "GROW", "GROW+GBN")),
+    ),
     "hoffer-f1-mnist": (
         "F1 on MNIST with the batches of Hoffer et al. (2017)",
         Study(

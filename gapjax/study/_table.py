@@ -45,7 +45,7 @@ def rows(result: StudyResult, part: str | None = None) -> list[list[str]]:
             [
                 name + ("*" if numbers["diverged"] else ""),
                 regime["budget"].removeprefix("same "),
-                f"{regime['batch_size']}{ghost}",
+                "→".join(dict.fromkeys(str(size) for _, size in regime["batch_sizes"])) + ghost,
                 f"{regime['updates']}",
                 f"{regime['epochs']:.4g}",
                 f"{numbers['learning_rate']:.3g}",

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gapjax import data, growth, models, training
+from gapjax import data, diffusion, growth, models, training
 from gapjax.study._plan import Plan
 from gapjax.study._study import Study
 
@@ -96,18 +96,40 @@ def preparer(images: np.ndarray) -> Callable[[jax.Array], jax.Array]:
     return lambda x: (x.astype(jnp.float32) - mean) / std
 
 
-def stream(seed: int, num_examples: int, batch_size: int) -> Iterator[np.ndarray]:
-    """The rows of one batch after another: the seed's stream of shuffled epochs, cut in order.
+class Stream:
+    """A seed's stream of examples, that of ``growth.GrowingBatches``: shuffled epochs in a row.
 
-    It is the stream of ``growth.GrowingBatches``: the order depends on the seed alone, not on the
-    batch size, and a batch may span two epochs.
+    The order depends on the seed alone, not on the batch size; a batch may span two epochs.
     """
-    left = np.empty(0, np.int32)
-    for epoch in itertools.count():
-        left = np.concatenate([left, growth.epoch_order(seed, epoch, num_examples)])
-        while len(left) >= batch_size:
-            yield left[:batch_size]
-            left = left[batch_size:]
+
+    def __init__(self, seed: int, num_examples: int):
+        orders = (growth.epoch_order(seed, epoch, num_examples) for epoch in itertools.count())
+        self._orders, self._left = orders, np.empty(0, np.int32)
+
+    def take(self, size: int) -> np.ndarray:
+        """The rows of the next ``size`` examples."""
+        while len(self._left) < size:
+            self._left = np.concatenate([self._left, next(self._orders)])
+        batch, self._left = self._left[:size], self._left[size:]
+        return batch
+
+
+class _Clock:
+    """Examples per second, without the segments that compile."""
+
+    def __init__(self) -> None:
+        self.examples, self.seconds, self.start = 0, 0.0, 0.0
+
+    def tick(self) -> None:
+        self.start = time.perf_counter()
+
+    def tock(self, examples: int) -> None:
+        self.examples += examples
+        self.seconds += time.perf_counter() - self.start
+
+    @property
+    def speed(self) -> float:
+        return self.examples / self.seconds if self.examples else 0.0
 
 
 def train(
@@ -117,6 +139,7 @@ def train(
     test_split: data.Split,
     members: list[tuple[int, float]],
     *,
+    reference: diffusion.DiffusionRecord | None = None,
     progress: Callable[[int, float, float | None], None] = lambda *_: None,
 ) -> Outcome:
     """Train a population in one regime.
@@ -127,12 +150,13 @@ def train(
         train_split: what to train on.
         test_split: what to measure on: the test set, or a validation split while tuning.
         members: a (seed, learning rate) each.
+        reference: the distance curve to follow, of a regime that matches another.
         progress: called as ``progress(update, examples_per_second, seconds_left)``.
 
     Returns:
         The ``Outcome``.
     """
-    step, init = member_functions(setup, plan)
+    step, init = member_functions(setup, plan, reference)
     rates = jnp.asarray([rate for _, rate in members], jnp.float32)
     keys = jax.vmap(jax.random.key)(jnp.asarray([seed for seed, _ in members], jnp.uint32))
     states = jax.jit(jax.vmap(init, (0, 0, None)))(keys, rates, jnp.asarray(train_split.images[:2]))
@@ -141,27 +165,29 @@ def train(
     advance = training.make_advance(step, loop=loop)
     on_device = jax.device_put(train_split)
 
-    order = {seed: stream(seed, len(train_split), plan.batch_size) for seed, _ in members}
+    streams = {seed: Stream(seed, len(train_split)) for seed, _ in members}
     widest = int(np.diff((0, *plan.marks)).max())
-    longest = max(1, min(widest, _MAX_INDICES // (len(members) * plan.batch_size)))
     diverged = np.zeros(len(members), np.int64)
     rows: list[dict[str, Any]] = []
-    clock, done_at_first, update = time.perf_counter(), 0, 0
+    clock, compiled, update = _Clock(), set[int](), 0
+    left = sum(map(plan.batch_sizes, range(plan.updates))) * len(members)
     for mark in plan.marks:
         while update < mark:
-            count = min(longest, mark - update)
-            indices = _indices(order, members, count, longest, plan.batch_size)
+            size = plan.batch_sizes(update)
+            longest = max(1, min(widest, _MAX_INDICES // (len(members) * size)))
+            stop = next((b for b in plan.batch_sizes.boundaries if b > update), plan.updates)
+            count = min(longest, mark - update, stop - update)
+            indices = _indices(streams, members, count, longest, size)
+            clock.tick()
             states, segment = advance(states, rates, on_device, indices, count)
             bad = np.asarray(segment.diverged)  # waits: one segment is in flight at a time
+            examples = count * size * len(members)
+            if size in compiled:
+                clock.tock(examples)
+            compiled.add(size)
             diverged = np.where((diverged == 0) & (bad > 0), bad, diverged)
-            update += count
-            if done_at_first == 0:  # the first segment compiles; the clock starts after it
-                clock, done_at_first = time.perf_counter(), update
-                progress(update, 0.0, None)
-                continue
-            per_update = (time.perf_counter() - clock) / (update - done_at_first)
-            speed = plan.batch_size * len(members) / per_update
-            progress(update, speed, per_update * (plan.updates - update))
+            update, left = update + count, left - examples
+            progress(update, clock.speed, left / clock.speed if clock.speed else None)
         row = {"update": update, "distance": np.asarray(setup.distance(start, states.params))}
         if update in plan.evaluations:
             for name, split in (("train", train_split), ("test", test_split)):
@@ -174,24 +200,33 @@ def train(
     return Outcome(history, np.where(lost, plan.updates, diverged), states)
 
 
-def member_functions(setup: Setup, plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def member_functions(
+    setup: Setup, plan: Plan, reference: diffusion.DiffusionRecord | None = None
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """One update and the start of one member, pure in its seed and its learning rate."""
 
     def optimizer(rate: jax.Array) -> optax.GradientTransformation:
         # The regime's schedule, its height a traced number: rates are a vmapped axis.
         scale = rate / plan.learning_rate
-        return setup.study.make_optimizer(lambda count: scale * plan.schedule(count))
+        chain = setup.study.make_optimizer(lambda count: scale * plan.schedule(count))
+        if reference is None:
+            return chain
+        follow = diffusion.match_diffusion(reference, steps_per_update=plan.pace)
+        return optax.chain(chain, follow)
 
     def loss_fn(params: Any, model_state: Any, batch: data.Split, key: jax.Array) -> Any:
+        network_key, noise_key = jax.random.split(key)
         logits, model_state = setup.network.apply(
             params,
             model_state,
             setup.prepare(batch.images),
             train=True,
-            key=key,
+            key=network_key,
             ghost_size=plan.ghost_size,
         )
         losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+        if plan.noise_std:
+            losses *= diffusion.example_weights(noise_key, len(batch), plan.noise_std)
         return losses.mean(), (model_state, {})
 
     def step(state: training.TrainState, rate: jax.Array, batch: data.Split) -> Any:
@@ -242,7 +277,7 @@ def _distance(start: Any, params: Any) -> jax.Array:
 
 
 def _indices(
-    order: dict[int, Iterator[np.ndarray]],
+    streams: dict[int, Stream],
     members: list[tuple[int, float]],
     count: int,
     length: int,
@@ -251,7 +286,7 @@ def _indices(
     """The rows of the next updates, ``[length, P, B]``; those past ``count`` stay unused."""
     indices = np.zeros((length, len(members), batch_size), np.int32)
     for i in range(count):
-        rows = {seed: next(batches) for seed, batches in order.items()}
+        rows = {seed: stream.take(batch_size) for seed, stream in streams.items()}
         for j, (seed, _) in enumerate(members):
             indices[i, j] = rows[seed]
     return indices

@@ -50,9 +50,39 @@ def test_log_spaced_runs_from_one_to_the_last(last):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(700, 5000), st.floats(0.1, 30), st.sampled_from(list(REGIMES)[:5]))
+@given(st.integers(700, 5000), st.floats(0.1, 30), st.sampled_from(list(REGIMES)))
 def test_marks_end_with_an_evaluation_of_the_last_update(examples, epochs, name):
     plan = make_plan(Study(epochs=epochs), REGIMES[name], examples)
     assert plan.marks[-1] == plan.updates
     assert plan.updates in plan.evaluations
     assert plan.evaluations <= set(plan.marks)
+
+
+def test_growth_takes_the_place_of_decay_at_the_same_epochs():
+    plan = make_plan(STUDY, REGIMES["GROW"], 1280)
+    # 10 epochs by 16, 5 epochs by 160, 5 by 640 where the rate makes up for the missing growth
+    assert plan.batch_sizes.boundaries == (800, 840)
+    assert plan.batch_sizes.values == (16, 160, 640)
+    assert (plan.updates, plan.epochs, plan.batch_size) == (850, 20, 640)
+    rates = [float(plan.schedule(u)) for u in (0, 799, 800, 840, 849)]
+    np.testing.assert_allclose(rates, [0.05, 0.05, 0.05, 0.02, 0.02], rtol=1e-5)
+
+
+def test_hybrid_grows_first_and_decays_then():
+    plan = make_plan(STUDY, REGIMES["HYBRID"], 1280)
+    assert (plan.batch_sizes.boundaries, plan.batch_sizes.values) == ((800,), (16, 160))
+    assert plan.updates == 880
+    rates = [float(plan.schedule(u)) for u in (800, 839, 840)]
+    np.testing.assert_allclose(rates, [0.05, 0.05, 0.005], rtol=1e-5)
+
+
+def test_noise_is_that_of_the_small_batch():
+    assert make_plan(STUDY, REGIMES["LB"], 1280).noise_std == 0
+    np.testing.assert_allclose(make_plan(STUDY, REGIMES["LB+NOISE"], 1280).noise_std, 39**0.5)
+
+
+def test_every_size_of_a_growing_batch_must_fit():
+    with pytest.raises(ValueError, match="regime GROW: a batch of 640 is larger"):
+        make_plan(STUDY, REGIMES["GROW"], 600)
+    with pytest.raises(ValueError, match=r"regime GROW\+GBN: a batch of 16 is not a multiple"):
+        make_plan(Study(ghost_size=32), REGIMES["GROW+GBN"], 1280)

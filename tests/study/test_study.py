@@ -25,6 +25,8 @@ from gapjax.study import PRESETS, Regime, Study, preset
         ("regimes", ("SB", "LBB"), "Did you mean 'LB'"),
         ("regimes", ("SB", "SB"), "each under a name of its own"),
         ("regimes", (), "at least one"),
+        ("regimes", ("LB", "LB+MATCH"), "follows SB, which must be among the regimes before it"),
+        ("regimes", ("LB+MATCH", "SB"), "follows SB, which must be among the regimes before it"),
     ],
 )
 def test_mistakes_are_named_at_construction(field, value, message):
