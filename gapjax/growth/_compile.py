@@ -26,10 +26,11 @@ def compile_ahead(
     Args:
       step: ``(state, batch) -> (state, ...)``, from ``jax.jit``, or anything with a ``lower``.
       batches: the iterator that the batches will come from.
-      rehearse: also run each compiled size once on zeros, which takes the cost of the first run
-        (memory set up, code paged in) out of the update after a growth, for one more state in
-        memory. By default where it is known to be safe and cheap: on a single CPU device. Never
-        set it for several devices: two programs that communicate must not run at the same time.
+      rehearse: also run each compiled size once, on a copy of the state and a batch of zeros. It
+        takes the cost of the first run (memory set up, code paged in) out of the update after a
+        growth, for one more state in memory. By default only on a single CPU device, where that
+        cost is several updates. Never set it for several devices: two programs that communicate
+        must not run at the same time.
 
     Returns:
       A step with the same numbers.
@@ -82,16 +83,17 @@ class CompiledAhead:
             spec = self._batches.spec(size)
             if _shape(spec) not in self._started:
                 rehearse = _on_one_cpu(state) if self._rehearse is None else self._rehearse
+                copy = jax.tree.map(lambda leaf: leaf.copy(), state) if rehearse else None
                 self._started[_shape(spec)] = self._thread.submit(
-                    self._compile, jax.tree.map(_spec, state), spec, rehearse
+                    self._compile, jax.tree.map(_spec, state), spec, copy
                 )
                 return
 
-    def _compile(self, state: Any, batch: Any, rehearse: bool) -> None:
+    def _compile(self, state: Any, batch: Any, copy: Any) -> None:
         self._step.lower(state, batch).compile()  # type: ignore[attr-defined]
-        if rehearse:
+        if copy is not None:
             with contextlib.suppress(jax.errors.JaxRuntimeError):  # no room for a second state
-                jax.block_until_ready(self._step(*jax.tree.map(_zeros, (state, batch))))
+                jax.block_until_ready(self._step(copy, jax.tree.map(_zeros, batch)))
 
 
 def _shape(batch: Any) -> tuple[int, ...]:
@@ -101,7 +103,12 @@ def _shape(batch: Any) -> tuple[int, ...]:
 def _spec(leaf: jax.Array) -> jax.ShapeDtypeStruct:
     """What a jitted function tells arrays apart by."""
     sharding = leaf.sharding if leaf.committed else None
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding, weak_type=leaf.weak_type)
+    return jax.ShapeDtypeStruct(
+        leaf.shape,
+        leaf.dtype,
+        sharding=sharding,
+        weak_type=getattr(leaf, "weak_type", False),  # keys have none
+    )
 
 
 def _on_one_cpu(state: Any) -> bool:

@@ -51,14 +51,14 @@ def _source():
 
 
 def _step(state, batch):
-    w, m = state
+    w, m, key = state
     grad = jax.grad(lambda w: jnp.mean(jnp.tanh(batch["x"] @ w) ** 2))(w)
     m = jnp.float32(0.9) * m + grad
-    return (w - jnp.float32(0.1) * m, m), {"norm": jnp.sum(grad**2)}
+    return (w - jnp.float32(0.1) * m, m, key), {"norm": jnp.sum(grad**2)}
 
 
 def _state(mesh):
-    state = jnp.ones(3), jnp.zeros(3)
+    state = jnp.ones(3), jnp.zeros(3), jax.random.key(0)
     if mesh is None:
         return state
     return jax.device_put(state, NamedSharding(mesh, PartitionSpec()))

@@ -1,0 +1,94 @@
+"""Two processes with four devices each: the stream, growth and resume of one process."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from gapjax.growth import GrowingBatches, piecewise_batch
+
+PROGRAM = """
+import json, sys
+import jax
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 4)
+process, port, saved = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+jax.distributed.initialize(f"127.0.0.1:{port}", 2, process)
+import numpy as np
+from gapjax.growth import GrowingBatches, piecewise_batch
+
+mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+source = {"x": np.arange(100, dtype=np.int32)}
+batches = GrowingBatches(
+    source,
+    piecewise_batch(16, {2: 32}),
+    seed=4,
+    mesh=mesh,
+    microbatch=16,
+    independent_examples=True,
+)
+batches.restore(saved)
+total = jax.jit(lambda batch: (batch["x"] ** 2).sum())
+out = []
+for _ in range(4):
+    batch = next(batches)
+    rows = [
+        [[s.start or 0 for s in shard.index], np.asarray(shard.data).tolist()]
+        for shard in batch["x"].addressable_shards
+    ]
+    out.append({"shape": batch["x"].shape, "rows": rows, "total": int(total(batch))})
+print(json.dumps({"batches": out, "state": batches.state()}))
+"""
+
+
+def _free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def test_two_processes_read_one_stream():
+    arguments = {"x": np.arange(100, dtype=np.int32)}, piecewise_batch(16, {2: 32})
+    one = GrowingBatches(*arguments, seed=4, microbatch=16, independent_examples=True)
+    next(one)
+    command = [sys.executable, "-c", PROGRAM]
+    port, saved = _free_port(), json.dumps(one.state())
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    processes = [
+        subprocess.Popen(
+            [*command, str(process), port, saved],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        for process in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=120) for process in processes]
+    finally:
+        for process in processes:  # a hung peer must not outlive the test
+            process.kill()
+            process.wait()
+    if any(process.returncode for process in processes):
+        pytest.fail(outputs[0][1][-2000:] + outputs[1][1][-2000:])
+    results = [json.loads(out.splitlines()[-1]) for out, _ in outputs]
+    assert results[0]["state"] == results[1]["state"]
+    for number in range(4):
+        expected = next(one)["x"]
+        found = np.full(expected.shape, -1)
+        for result in results:
+            assert result["batches"][number]["shape"] == list(expected.shape)
+            assert result["batches"][number]["total"] == int((expected**2).sum())
+            for (row, column), values in result["batches"][number]["rows"]:
+                values = np.array(values)
+                block = found[row : row + values.shape[0], column : column + values.shape[1]]
+                assert (block == -1).all()
+                block[:] = values
+        np.testing.assert_array_equal(found, expected)
+    jax.tree.map(np.testing.assert_equal, results[0]["state"], one.state())
