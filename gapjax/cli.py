@@ -220,7 +220,24 @@ def _presets(arguments: list[str]) -> None:
 
 
 def _data(arguments: list[str]) -> None:
-    raise ValueError("gapjax data import NAME --from DIR")
+    usage = "gapjax data import mnist --from ~/Downloads/mnist"
+    if len(arguments) < 2 or arguments[0] != "import" or arguments[1].startswith("-"):
+        raise ValueError(f"gapjax data has one command, import: {usage}")
+    import tyro
+
+    @dataclasses.dataclass(frozen=True)
+    class Import:
+        """Write a standard TFDS folder from files on this machine."""
+
+        source: Annotated[str, tyro.conf.arg(name="from", help="folder or archive of the files")]
+        data_dir: Annotated[
+            str | None, tyro.conf.arg(help="folder of prepared data sets; TFDS's own by default")
+        ] = None
+
+    options = _parse(Import, arguments[2:], prog="gapjax data import NAME")
+    from gapjax import data
+
+    print(data.import_local(arguments[1], options.source, data_dir=options.data_dir))
 
 
 if __name__ == "__main__":

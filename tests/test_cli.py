@@ -63,6 +63,11 @@ def test_presets_and_version(capsys):
         ("report", "takes the folder of a study"),
         ("report /nowhere", "is /nowhere the folder of a study?"),
         ("presets now", "takes no arguments"),
+        ("data", "has one command, import"),
+        ("data import", "has one command, import"),
+        ("data import mnist", "--from"),
+        ("data import mnist --from /nowhere", "/nowhere"),
+        ("data import mnst --from /nowhere", "mnist"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(line, message, capsys):
