@@ -116,17 +116,17 @@ def _parse(fields: type, arguments: list[str], *, prog: str) -> Any:
 
 def _essence(box: str) -> str:
     """What a boxed error says, without its frame and its repetition of the help."""
-    lines = [re.sub(r"^[│|]\s?|\s*[│|]$", "", line) for line in box.splitlines()]
+    lines = [line.strip(" │|") for line in box.splitlines()]
     text, meant = [], []
     for i, line in enumerate(lines):
-        if line.startswith("╭") or not line.strip("─ ╰╯"):
+        if not line or re.search("─{3}|-{3}", line):  # the frame: Unicode, or ASCII where it must
             continue
         if line.startswith("Perhaps you meant"):
             meant = [lines[i + 1].split()[0]]
             break
         if line.startswith(("Argument helptext", "For full helptext")):
             break
-        text.append(line.strip())
+        text.append(line)
     hint = f" Did you mean {meant[0]}?" if meant else ""
     return " ".join(text).rstrip(".") + "." + hint
 

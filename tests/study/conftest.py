@@ -7,7 +7,7 @@ from gapjax import study
 
 @pytest.fixture(scope="session")
 def small():
-    return study.Study(seeds=3, epochs=2, regimes=("SB", "LB", "LB+LR"), evaluations=3)
+    return study.Study(seeds=3, epochs=2, regimes=("SB", "LB", "LB+LR+GBN"), evaluations=3)
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from gapjax import data, models, study, training
 def test_folder_holds_what_it_should(finished, small):
     folder, _, _ = finished
     kept = json.loads((folder / "results.json").read_text())["regimes"]
-    assert list(kept) == ["SB", "LB", "LB+LR"]
+    assert list(kept) == ["SB", "LB", "LB+LR+GBN"]
     for regime in kept.values():
         for name in ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "distance"):
             values = np.array(regime[name]["values"])
