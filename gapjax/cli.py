@@ -56,7 +56,7 @@ def _study(arguments: list[str]) -> None:
     name = "digits"
     if arguments and not arguments[0].startswith("-"):
         name = arguments.pop(0)
-    from gapjax import study
+    from gapjax import growth, study
 
     default = study.preset(name)
     fields = _fields_of(default, out=f"runs/{name}")
@@ -64,6 +64,8 @@ def _study(arguments: list[str]) -> None:
     out = values.pop("out")
     chosen = study.Study(**values)
     command = shlex.join(["gapjax", "study", name, *arguments])
+    with contextlib.suppress(OSError):  # a home that cannot be written costs time, nothing else
+        growth.enable_compile_cache()
     with _progress(len(chosen.regimes)) as progress:
         result = study.run_study(chosen, out, progress=progress, command=command)
     _print_table(result)

@@ -1,14 +1,20 @@
 """Every test runs strictly: 8 virtual CPU devices, strict dtype promotion, warnings as errors."""
 
 import os
+import pathlib
 
 import jax
 import pytest
+
+from gapjax import growth
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Many tests compile the same small programs: once is enough, over all workers and children.
+os.environ["XDG_CACHE_HOME"] = str(pathlib.Path(__file__).parent.parent / ".pytest_cache")
+growth.enable_compile_cache()
 
 
 @pytest.fixture

@@ -189,12 +189,13 @@ def enable_compile_cache(folder: str | os.PathLike[str] | None = None) -> pathli
     write to the folder can make this program run what they like: use one that only you can write.
 
     Args:
-      folder: where to; ``~/.cache/gapjax/compiled`` by default.
+      folder: where to; ``gapjax/compiled`` in ``$XDG_CACHE_HOME`` or ``~/.cache`` by default.
 
     Returns:
       The folder.
     """
-    path = pathlib.Path(folder or "~/.cache/gapjax/compiled").expanduser()
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    path = pathlib.Path(folder or f"{home}/gapjax/compiled").expanduser()
     path.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
