@@ -8,6 +8,7 @@
   diffuse like another, and ``diffusion_match`` reads how well it does.
 * Fits: ``fit_diffusion`` holds the log-t law against a power law; ``updates_to_travel`` says what
   the law asks for.
+* Theory: ``random_potential_walk`` is the walk behind the law.
 """
 
 from gapjax.diffusion._fit import DiffusionFit, fit_diffusion, updates_to_travel
@@ -18,11 +19,10 @@ from gapjax.diffusion._match import (
     match_diffusion,
     scale_by_batch_size,
 )
+from gapjax.diffusion._noise import example_weights, noise_std
 from gapjax.diffusion._rules import (
     adapt_regime,
     boost_early,
-    example_weights,
-    noise_std,
     scale_adam,
     scale_learning_rate,
 )
@@ -32,6 +32,7 @@ from gapjax.diffusion._track import (
     diffusion_record,
     track_diffusion,
 )
+from gapjax.diffusion._walk import Walk, random_potential_walk
 
 __all__ = [
     "DiffusionFit",
@@ -39,6 +40,7 @@ __all__ = [
     "DiffusionRecord",
     "MatchDiffusionState",
     "TrackDiffusionState",
+    "Walk",
     "adapt_regime",
     "boost_early",
     "diffusion_match",
@@ -47,6 +49,7 @@ __all__ = [
     "fit_diffusion",
     "match_diffusion",
     "noise_std",
+    "random_potential_walk",
     "scale_adam",
     "scale_by_batch_size",
     "scale_learning_rate",

@@ -59,3 +59,20 @@ def test_a_weighted_large_batch_has_both_moments_of_the_small_one():
     # Without weights the large batch is 16 times quieter.
     quiet = np.cov(gradients(LARGE, 0.0).T)
     assert np.trace(quiet) == pytest.approx(np.trace(COVARIANCE / LARGE), rel=0.05)
+
+
+def test_noise_by_hand():
+    assert noise_std(128, 128) == 0
+    assert noise_std(1280, 128) == pytest.approx(3)
+    weights = example_weights(jax.random.key(0), 200_000, 3.0)
+    assert weights.shape == (200_000,)
+    assert weights.dtype == jnp.float32
+    assert float(weights.mean()) == pytest.approx(1, abs=4 * 3 / 200_000**0.5)
+    assert float(weights.std()) == pytest.approx(3, rel=4 / 400_000**0.5)
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match="below base_batch_size=128"):
+        noise_std(64, 128)
+    with pytest.raises(ValueError, match="num_examples must be"):
+        example_weights(jax.random.key(0), 0, 1.0)

@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 from gapjax.diffusion import (
     adapt_regime,
     boost_early,
-    example_weights,
-    noise_std,
     scale_adam,
     scale_learning_rate,
 )
@@ -97,16 +95,6 @@ def test_adam_reaches_exactly_as_far_as_it_says():
         scale_adam(1e-3, batch_size=2561, base_batch_size=256)
 
 
-def test_noise_by_hand():
-    assert noise_std(128, 128) == 0
-    assert noise_std(1280, 128) == pytest.approx(3)
-    weights = example_weights(jax.random.key(0), 200_000, 3.0)
-    assert weights.shape == (200_000,)
-    assert weights.dtype == jnp.float32
-    assert float(weights.mean()) == pytest.approx(1, abs=4 * 3 / 200_000**0.5)
-    assert float(weights.std()) == pytest.approx(3, rel=4 / 400_000**0.5)
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -131,8 +119,6 @@ def test_noise_by_hand():
         (lambda: boost_early(STEPPED, factor=2.0, hold=-1, decay=1), "hold must be"),
         (lambda: boost_early(STEPPED, factor=2.0, hold=1, decay=0.5), "decay must be"),
         (lambda: scale_adam(1e-3, b1=1.0, batch_size=1, base_batch_size=1), "b1 must be in"),
-        (lambda: noise_std(64, 128), "below base_batch_size=128"),
-        (lambda: example_weights(jax.random.key(0), 0, 1.0), "num_examples must be"),
     ],
 )
 def test_bad_input(call, message):
