@@ -8,13 +8,33 @@ returns numbers with their uncertainty and their cost.
   their products on disk so that long work can be resumed.
 * Spectra: `lanczos`, `eigh_topk`, `spectral_density`, `trace`, `count_above`.
 * Sharpness: `keskar_sharpness`, `sam_sharpness`, `adaptive_sharpness`.
+* Pictures: `interpolate`, `line`, `along` and `plane` evaluate what `evaluator` makes;
+  `random_direction`, `plane_through`, `trajectory_pca` and `fit_curve` say where; `plot_path`,
+  `plot_contour`, `plot_surface`, `plot_trajectory` and `plot_density` draw.
 """
 
 from gapjax.landscape._ascent import Sharpness
+from gapjax.landscape._curves import Curve, curve_point, fit_curve
+from gapjax.landscape._directions import (
+    PlaneBasis,
+    TrajectoryPCA,
+    plane_through,
+    random_direction,
+    trajectory_pca,
+)
 from gapjax.landscape._eigen import Eigenpairs, eigh_topk
+from gapjax.landscape._evaluate import evaluator
 from gapjax.landscape._keskar import keskar_sharpness
 from gapjax.landscape._lanczos import LanczosState, lanczos
 from gapjax.landscape._operators import Operator, fisher, from_matvec, ggn, hessian
+from gapjax.landscape._paths import Path, Plane, along, interpolate, line, plane
+from gapjax.landscape._plots import (
+    plot_contour,
+    plot_density,
+    plot_path,
+    plot_surface,
+    plot_trajectory,
+)
 from gapjax.landscape._progress import Progress
 from gapjax.landscape._record import recorded
 from gapjax.landscape._sharpness import adaptive_sharpness, sam_sharpness
@@ -22,24 +42,44 @@ from gapjax.landscape._spectrum import Density, count_above, spectral_density
 from gapjax.landscape._trace import Estimate, trace
 
 __all__ = [
+    "Curve",
     "Density",
     "Eigenpairs",
     "Estimate",
     "LanczosState",
     "Operator",
+    "Path",
+    "Plane",
+    "PlaneBasis",
     "Progress",
     "Sharpness",
+    "TrajectoryPCA",
     "adaptive_sharpness",
+    "along",
     "count_above",
+    "curve_point",
     "eigh_topk",
+    "evaluator",
     "fisher",
+    "fit_curve",
     "from_matvec",
     "ggn",
     "hessian",
+    "interpolate",
     "keskar_sharpness",
     "lanczos",
+    "line",
+    "plane",
+    "plane_through",
+    "plot_contour",
+    "plot_density",
+    "plot_path",
+    "plot_surface",
+    "plot_trajectory",
+    "random_direction",
     "recorded",
     "sam_sharpness",
     "spectral_density",
     "trace",
+    "trajectory_pca",
 ]

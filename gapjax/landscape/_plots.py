@@ -1,0 +1,226 @@
+"""Pictures: each function draws one result on one axis, and nothing else."""
+
+from typing import Any
+
+import numpy as np
+
+from gapjax.landscape._directions import TrajectoryPCA
+from gapjax.landscape._paths import Path, Plane
+from gapjax.landscape._spectrum import Density
+
+
+def _axis(ax: Any, projection: str | None = None) -> Any:
+    """The axis given, or one of a new figure."""
+    if ax is not None:
+        return ax
+    import matplotlib.pyplot as plt
+
+    return plt.figure(layout="constrained").add_subplot(projection=projection)
+
+
+def _chosen(values: dict[str, np.ndarray], name: str | None) -> tuple[str, np.ndarray]:
+    """One figure by name, the first by default."""
+    name = next(iter(values)) if name is None else name
+    if name not in values:
+        raise ValueError(f"there is no figure {name!r}; there are {', '.join(values)}.")
+    return name, values[name]
+
+
+def _state(ax: Any, statistics: str) -> None:
+    """Says which batch statistics the picture was made with, above it."""
+    ax.set_title(statistics, fontsize="small", style="italic")
+
+
+def plot_density(density: Density, ax: Any = None, *, floor: float = 1e-6) -> Any:
+    """Draws a spectral density on a logarithmic scale, with a band of two standard errors.
+
+    Args:
+      density: from `spectral_density`.
+      ax: a matplotlib axis; a new one by default.
+      floor: values below are not shown.
+
+    Returns:
+      The axis.
+
+    Example:
+      >>> import matplotlib; matplotlib.use("Agg")
+      >>> import jax, jax.numpy as jnp
+      >>> from gapjax import landscape
+      >>> op = landscape.from_matvec(lambda v: jnp.arange(9.0) * v, jnp.zeros(9))
+      >>> density = landscape.spectral_density(op, jax.random.key(0), num_steps=5)
+      >>> landscape.plot_density(density).get_xlabel()
+      'eigenvalue'
+    """
+    ax = _axis(ax)
+    low, high = (np.maximum(density.density + s * density.stderr, floor) for s in (-2, 2))
+    ax.fill_between(density.grid, low, high, alpha=0.3, linewidth=0)
+    ax.plot(density.grid, np.maximum(density.density, floor))
+    ax.set_yscale("log")
+    ax.set_ylim(bottom=floor)
+    ax.set_xlabel("eigenvalue")
+    ax.set_ylabel("density")
+    return ax
+
+
+def plot_path(path: Path, ax: Any = None) -> Any:
+    """Draws figures along a path as Keskar et al. (2017, figure 3) do.
+
+    The first metric is on the left axis and every other on a right one; the first data set is
+    solid, the second dashed. The batch statistics that were used stand above.
+
+    Args:
+      path: from `interpolate`, `line` or `along`.
+      ax: a matplotlib axis; a new one by default.
+
+    Returns:
+      The axis.
+
+    Example:
+      >>> import matplotlib; matplotlib.use("Agg")
+      >>> from gapjax import landscape
+      >>> path = landscape.along(lambda w: w**2, lambda t: t, [0, 1, 2])
+      >>> landscape.plot_path(path).get_ylabel()
+      'value'
+    """
+    ax = _axis(ax)
+    split = {name: name.rpartition("/")[::2] for name in path.values}
+    sets = list(dict.fromkeys(data for data, _ in split.values()))
+    metrics = list(dict.fromkeys(metric for _, metric in split.values()))
+    right = ax.twinx() if len(metrics) > 1 else ax
+    lines = []
+    for name, values in path.values.items():
+        data, metric = split[name]
+        index = metrics.index(metric)
+        lines += (right if index else ax).plot(
+            path.coords,
+            values,
+            color=f"C{index}",
+            linestyle=["-", "--", "-.", ":"][sets.index(data) % 4],
+            label=name,
+        )
+    ax.set_xlabel("position on the path")
+    ax.set_ylabel(metrics[0])
+    if right is not ax:
+        right.set_ylabel(", ".join(metrics[1:]))
+    ax.legend(handles=lines, fontsize="small")
+    _state(ax, path.statistics)
+    return ax
+
+
+def plot_contour(
+    plane: Plane, ax: Any = None, *, name: str | None = None, levels: int = 20, points: Any = None
+) -> Any:
+    """Draws a plane as contours, with a logarithmic scale where the figure spans over a decade.
+
+    Args:
+      plane: from `plane`.
+      ax: a matplotlib axis; a new one by default.
+      name: which figure; the first by default.
+      levels: number of contours.
+      points: ``[n, 2]`` marks, such as ``PlaneBasis.points`` or ``TrajectoryPCA.coords``.
+
+    Returns:
+      The axis.
+
+    Raises:
+      ValueError: an unknown name.
+
+    Example:
+      >>> import matplotlib; matplotlib.use("Agg")
+      >>> import jax.numpy as jnp
+      >>> from gapjax import landscape
+      >>> found = landscape.plane(
+      ...     lambda w: w @ w, jnp.zeros(2), *jnp.eye(2), jnp.arange(3.0), jnp.arange(3.0)
+      ... )
+      >>> landscape.plot_contour(found).get_xlabel()
+      'first direction'
+    """
+    ax = _axis(ax)
+    name, values = _chosen(plane.values, name)
+    finite = values[np.isfinite(values)]
+    scale: Any = np.linspace(finite.min(), finite.max(), levels) if len(finite) else levels
+    if len(finite) and finite.min() > 0 and finite.max() > 10 * finite.min():
+        scale = np.geomspace(finite.min(), finite.max(), levels)
+    if np.ndim(scale) and np.ptp(scale) == 0:
+        scale = None
+    drawn = ax.contour(plane.x, plane.y, values, levels=scale)
+    if drawn.levels.size:
+        ax.clabel(drawn, fontsize="x-small")
+    if points is not None:
+        ax.plot(*np.asarray(points).T, "k.-", linewidth=0.8)
+    ax.set_xlabel("first direction")
+    ax.set_ylabel("second direction")
+    _state(ax, f"{name}; {plane.statistics}")
+    return ax
+
+
+def plot_surface(plane: Plane, ax: Any = None, *, name: str | None = None) -> Any:
+    """Draws a plane as a surface in three dimensions.
+
+    Args:
+      plane: from `plane`.
+      ax: a matplotlib axis with ``projection="3d"``; a new one by default.
+      name: which figure; the first by default.
+
+    Returns:
+      The axis.
+
+    Raises:
+      ValueError: an unknown name, or an axis without a third dimension.
+
+    Example:
+      >>> import matplotlib; matplotlib.use("Agg")
+      >>> import jax.numpy as jnp
+      >>> from gapjax import landscape
+      >>> found = landscape.plane(
+      ...     lambda w: w @ w, jnp.zeros(2), *jnp.eye(2), jnp.arange(3.0), jnp.arange(3.0)
+      ... )
+      >>> landscape.plot_surface(found).get_zlabel()
+      'value'
+    """
+    ax = _axis(ax, "3d")
+    if not hasattr(ax, "plot_surface"):
+        raise ValueError(
+            "a surface needs an axis of three dimensions: add_subplot(projection='3d')."
+        )
+    name, values = _chosen(plane.values, name)
+    ax.plot_surface(*np.meshgrid(plane.x, plane.y), values, cmap="viridis", linewidth=0)
+    ax.set_xlabel("first direction")
+    ax.set_ylabel("second direction")
+    ax.set_zlabel(name)
+    _state(ax, plane.statistics)
+    return ax
+
+
+def plot_trajectory(pca: TrajectoryPCA, ax: Any = None) -> Any:
+    """Draws a training run in its two leading directions.
+
+    Args:
+      pca: from `trajectory_pca`, with two components or more.
+      ax: a matplotlib axis; a new one by default.
+
+    Returns:
+      The axis.
+
+    Raises:
+      ValueError: a single component.
+
+    Example:
+      >>> import matplotlib; matplotlib.use("Agg")
+      >>> import jax.numpy as jnp
+      >>> from gapjax import landscape
+      >>> run = [jnp.array([4.0, 1.0]), jnp.array([2.0, 0.0]), jnp.array([0.0, 0.0])]
+      >>> landscape.plot_trajectory(landscape.trajectory_pca(run)).get_xlabel()
+      'direction 1 (99.1% of the motion)'
+    """
+    if pca.coords.shape[1] < 2:
+        raise ValueError("a trajectory is drawn in two directions: num_components=2.")
+    ax = _axis(ax)
+    ax.plot(pca.coords[:, 0], pca.coords[:, 1], ".-", linewidth=0.8)
+    ax.plot(*pca.coords[0, :2], "go", label="start")
+    ax.plot(*pca.coords[-1, :2], "r*", label="end")
+    for axis, share in zip(("x", "y"), pca.explained, strict=False):
+        number = 1 + "xy".index(axis)
+        getattr(ax, f"set_{axis}label")(f"direction {number} ({100 * share:.1f}% of the motion)")
+    ax.legend(fontsize="small")
+    return ax

@@ -1,0 +1,58 @@
+import jax
+import numpy as np
+import pytest
+
+from gapjax import landscape
+from gapjax.landscape import Path, Plane
+from tests.landscape.test_lanczos import diagonal
+
+
+@pytest.fixture
+def plt():
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    yield pyplot
+    pyplot.close("all")
+
+
+def test_a_path_puts_loss_left_accuracy_right_and_test_dashed(plt):
+    t = np.linspace(-1, 2, 5)
+    names = ("train/loss", "train/accuracy", "test/loss", "test/accuracy")
+    path = Path(t, {name: t**2 + i for i, name in enumerate(names)}, "mode in words")
+    figure, ax = plt.subplots()
+    assert landscape.plot_path(path, ax) is ax
+    left, right = figure.axes
+    assert [line.get_label() for line in left.lines] == ["train/loss", "test/loss"]
+    assert [line.get_linestyle() for line in right.lines] == ["-", "--"]
+    assert (left.get_ylabel(), right.get_ylabel()) == ("loss", "accuracy")
+    assert ax.get_title() == "mode in words"
+    figure.canvas.draw()
+
+
+def test_planes_as_contours_and_as_a_surface(plt):
+    x, y = np.linspace(-1, 1, 7), np.linspace(-1, 1, 5)
+    height = 0.01 + x**2 + y[:, None] ** 2
+    height[0, 0] = np.nan
+    plane = Plane(x, y, {"loss": height, "flat": np.ones((5, 7))}, "mode in words")
+    ax = landscape.plot_contour(plane, points=[[0, 0], [1, 1]])
+    assert ax.get_title() == "loss; mode in words"
+    landscape.plot_contour(plane, name="flat")
+    surface = landscape.plot_surface(plane)
+    assert surface.get_zlabel() == "loss"
+    surface.figure.canvas.draw()
+    with pytest.raises(ValueError, match="there are loss, flat"):
+        landscape.plot_contour(plane, name="error")
+    with pytest.raises(ValueError, match="three dimensions"):
+        landscape.plot_surface(plane, plt.subplots()[1])
+
+
+def test_density_and_trajectory(plt):
+    density = landscape.spectral_density(
+        diagonal(np.arange(9)), jax.random.key(0), num_probes=3, num_steps=5
+    )
+    ax = landscape.plot_density(density)
+    assert ax.get_yscale() == "log"
+    ax.figure.canvas.draw()
+    run = [np.array([t, t**2, 1], np.float32) for t in np.linspace(0, 1, 5)]
+    landscape.plot_trajectory(landscape.trajectory_pca(run)).figure.canvas.draw()
+    with pytest.raises(ValueError, match="two directions"):
+        landscape.plot_trajectory(landscape.trajectory_pca(run, num_components=1))
