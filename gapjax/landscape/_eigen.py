@@ -9,7 +9,7 @@ import numpy as np
 
 from gapjax._checks import one_of, positive_float, positive_int
 from gapjax.landscape._lanczos import Krylov, LanczosState
-from gapjax.landscape._memory import require_vectors
+from gapjax.landscape._memory import readable, require_vectors
 from gapjax.landscape._operators import Operator
 from gapjax.landscape._progress import Progress, Tracker
 
@@ -94,16 +94,20 @@ def eigh_topk(
     size = op.size
     if k > size:
         raise ValueError(f"k is {k}, and the operator acts on {size} parameters: k <= {size}.")
-    room = min(size, basis_size or max(4 * k, k + 60))
+    room = max(4 * k, k + 60) if basis_size is None else positive_int("basis_size", basis_size)
+    room = min(size, room)
     if room < min(size, k + 2):
         raise ValueError(f"basis_size must be at least k + 2 = {k + 2}, not {basis_size}.")
-    limit = max_matvecs or max(300, 20 * k)
+    limit = max(300, 20 * k) if max_matvecs is None else positive_int("max_matvecs", max_matvecs)
     # Restarting holds the old basis and the kept vectors at once.
-    require_vectors(room + 1 + (room + k) // 2, size, op.dtype, "take a smaller basis_size")
+    needed = require_vectors(
+        room + 1 + (room + k) // 2, size, op.dtype, "take a smaller basis_size"
+    )
 
-    krylov = Krylov.resume(op, key, resume) if resume else Krylov.begin(op, key)
+    krylov = Krylov.resume(op, key, resume) if resume is not None else Krylov.begin(op, key)
     search = _Search(krylov, k, _MEASURES[which], tol)
-    with Tracker(progress, f"{k} eigenpairs (at most)", limit, krylov.snapshot) as tracker:
+    task = f"{k} eigenpairs (basis at most {readable(needed)})"
+    with Tracker(progress, task, limit, krylov.snapshot) as tracker:
         tracker.done = krylov.num_matvecs
         # One product is left for the verification.
         while not search.finished() and (krylov.steps < k or krylov.num_matvecs < limit - 1):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gapjax._checks import positive_int
-from gapjax.landscape._memory import require_vectors
+from gapjax.landscape._memory import readable, require_vectors
 from gapjax.landscape._operators import Operator
 from gapjax.landscape._progress import Progress, Tracker
 
@@ -295,13 +295,13 @@ def lanczos(
             f"num_steps is {num_steps}, and the operator acts on {op.size} parameters: "
             f"at most {op.size} steps."
         )
-    require_vectors(num_steps + 1, op.size, op.dtype, "take fewer num_steps")
+    needed = require_vectors(num_steps + 1, op.size, op.dtype, "take fewer num_steps")
     if resume is not None:
         krylov = Krylov.resume(op, key, resume)
     else:
         krylov = Krylov.begin(op, key, start=start)
     left = max(num_steps - krylov.steps, 0)
-    with Tracker(progress, "Lanczos", left, krylov.snapshot) as tracker:
+    with Tracker(progress, f"Lanczos (basis {readable(needed)})", left, krylov.snapshot) as tracker:
         for _ in range(left):
             krylov.extend()
             tracker.step()

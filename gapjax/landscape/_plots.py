@@ -19,11 +19,16 @@ def _axis(ax: Any, projection: str | None = None) -> Any:
 
 
 def _chosen(values: dict[str, np.ndarray], name: str | None) -> tuple[str, np.ndarray]:
-    """One figure by name, the first by default."""
-    name = next(iter(values)) if name is None else name
+    """One figure by name, a loss or else the first by default."""
+    name = min(values, key=_rank) if name is None else name
     if name not in values:
         raise ValueError(f"there is no figure {name!r}; there are {', '.join(values)}.")
     return name, values[name]
+
+
+def _rank(name: str) -> bool:
+    """Losses come before the other figures."""
+    return name.rpartition("/")[2] != "loss"
 
 
 def _state(ax: Any, statistics: str) -> None:
@@ -65,8 +70,8 @@ def plot_density(density: Density, ax: Any = None, *, floor: float = 1e-6) -> An
 def plot_path(path: Path, ax: Any = None) -> Any:
     """Draws figures along a path as Keskar et al. (2017, figure 3) do.
 
-    The first metric is on the left axis and every other on a right one; the first data set is
-    solid, the second dashed. The batch statistics that were used stand above.
+    The loss (or else the first metric) is on the left axis, every other metric on a right one; the
+    first data set is solid, the second dashed. The batch statistics that were used stand above.
 
     Args:
       path: from `interpolate`, `line` or `along`.
@@ -85,15 +90,15 @@ def plot_path(path: Path, ax: Any = None) -> Any:
     ax = _axis(ax)
     split = {name: name.rpartition("/")[::2] for name in path.values}
     sets = list(dict.fromkeys(data for data, _ in split.values()))
-    metrics = list(dict.fromkeys(metric for _, metric in split.values()))
+    metrics = sorted(dict.fromkeys(metric for _, metric in split.values()), key=_rank)
     right = ax.twinx() if len(metrics) > 1 else ax
     lines = []
-    for name, values in path.values.items():
+    for name in sorted(path.values, key=_rank):
         data, metric = split[name]
         index = metrics.index(metric)
         lines += (right if index else ax).plot(
             path.coords,
-            values,
+            path.values[name],
             color=f"C{index}",
             linestyle=["-", "--", "-.", ":"][sets.index(data) % 4],
             label=name,
@@ -115,7 +120,7 @@ def plot_contour(
     Args:
       plane: from `plane`.
       ax: a matplotlib axis; a new one by default.
-      name: which figure; the first by default.
+      name: which figure; a loss, or else the first, by default.
       levels: number of contours.
       points: ``[n, 2]`` marks, such as ``PlaneBasis.points`` or ``TrajectoryPCA.coords``.
 
@@ -145,7 +150,7 @@ def plot_contour(
         scale = None
     drawn = ax.contour(plane.x, plane.y, values, levels=scale)
     if drawn.levels.size:
-        ax.clabel(drawn, fontsize="x-small")
+        ax.clabel(drawn, drawn.levels[::3], fontsize="x-small")
     if points is not None:
         ax.plot(*np.asarray(points).T, "k.-", linewidth=0.8)
     ax.set_xlabel("first direction")
@@ -160,7 +165,7 @@ def plot_surface(plane: Plane, ax: Any = None, *, name: str | None = None) -> An
     Args:
       plane: from `plane`.
       ax: a matplotlib axis with ``projection="3d"``; a new one by default.
-      name: which figure; the first by default.
+      name: which figure; a loss, or else the first, by default.
 
     Returns:
       The axis.

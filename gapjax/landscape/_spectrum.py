@@ -9,7 +9,7 @@ import numpy as np
 
 from gapjax._checks import positive_float, positive_int
 from gapjax.landscape._lanczos import Krylov
-from gapjax.landscape._memory import require_vectors
+from gapjax.landscape._memory import readable, require_vectors
 from gapjax.landscape._operators import Operator
 from gapjax.landscape._progress import Progress, Tracker
 from gapjax.landscape._trace import Estimate
@@ -127,9 +127,10 @@ def spectral_density(
     def result() -> Density:
         return _smooth(nodes, weights, grid, sigma, op.size, spent)
 
-    require_vectors(steps + 1, op.size, op.dtype, "take fewer num_steps")
+    needed = require_vectors(steps + 1, op.size, op.dtype, "take fewer num_steps")
     total = max(num_probes - len(nodes), 0) * steps
-    with Tracker(progress, "spectral density", total, result) as tracker:
+    task = f"spectral density (basis {readable(needed)})"
+    with Tracker(progress, task, total, result) as tracker:
         for probe in range(len(nodes), num_probes):
             quadrature = _quadrature(op, jax.random.fold_in(key, probe), steps, tracker)
             own_nodes, own_weights = quadrature.gauss(steps)

@@ -44,9 +44,7 @@ def test_linear_path_meets_both_ends_exactly(ends, batches):
         for name, value in train(end).items():
             assert path.values[f"train/{name}"][at[t]] == value
     middle = jax.tree.map(lambda a, b: 0.5 * a + 0.5 * b, *ends)
-    np.testing.assert_allclose(
-        path.values["test/loss"][at[0.5]], test(middle)["loss"], rtol=1e-6
-    )
+    np.testing.assert_allclose(path.values["test/loss"][at[0.5]], test(middle)["loss"], rtol=1e-6)
     assert "none rebuilt" in path.statistics
 
 
@@ -131,9 +129,7 @@ def test_the_plane_through_three_solutions(ends):
     third = networks.make(2)[0]
     basis = landscape.plane_through(*ends, third)
     for (x, y), solution in zip(basis.points, (*ends, third), strict=True):
-        there = jax.tree.map(
-            lambda o, a, b, x=float(x), y=float(y): o + x * a + y * b, *basis[:3]
-        )
+        there = jax.tree.map(lambda o, a, b, x=float(x), y=float(y): o + x * a + y * b, *basis[:3])
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), there, solution)
     middle = jax.tree.map(lambda a, b: (a + b) / 2, *ends)
     with pytest.raises(ValueError, match="one line"):
