@@ -96,6 +96,7 @@ def batch_norm(
         dtype: The least precise dtype of the moments.
         axis_name: The device axes, where they exist.
     """
+    shift = running.mean
     if evaluate:
         place = Layout(None)
         mean, var = (r[None] for r in running)
@@ -106,7 +107,7 @@ def batch_norm(
             place.ghost_size,
             axis=layer.axis,
             mask=mask,
-            shift=running.mean,
+            shift=shift,
             remainder=ghosts.remainder,
             axis_name=place.join,
             axis_index_groups=place.groups,
@@ -142,6 +143,7 @@ def batch_norm(
         remainder=ghosts.remainder,
         scale=scale,
         bias=bias,
+        shift=shift,
         epsilon=layer.epsilon,
     )
     return y, running

@@ -66,11 +66,10 @@ def test_layer_is_the_loop(dtype, tolerance, case):
     expected, mean, var = ghost_batch_norm(
         x, stats["mean"], stats["var"], mask=mask, **settings, **params
     )
-    # A ghost of one element, by a mask, has variance 0: the output is a difference of nearly
-    # equal numbers over sqrt(epsilon), compared on the scale of what it is made of.
-    scale = np.maximum(1, np.abs(expected))
-    loose = 1 if mask is None else 30
-    np.testing.assert_array_less(np.abs(np.asarray(y, float) - expected) / scale, tolerance * loose)
+    # What is masked may be normalized by next to nothing; there it has to be finite only.
+    assert np.isfinite(np.asarray(y, float)).all()
+    off = np.abs(np.asarray(y, float) - expected) / np.maximum(1, np.abs(expected))
+    assert np.max(off, initial=0, where=True if mask is None else mask) <= tolerance
     for found, exact in (
         (updates["batch_stats"]["mean"], mean),
         (updates["batch_stats"]["var"], var),
