@@ -182,14 +182,15 @@ def match_diffusion(
     target_at, end = _target(reference, positive_float("steps_per_update", steps_per_update))
 
     def init_fn(params: Any) -> MatchDiffusionState:
-        zero = jnp.zeros((), jnp.float32)
+        # Each its own array, the parameters copied: a training step that donates its state must
+        # not find one buffer twice.
         return MatchDiffusionState(
             start=jax.tree.map(jnp.copy, params),
             num_updates=jnp.zeros((), jnp.int32),
-            integral=zero,
+            integral=jnp.zeros((), jnp.float32),
             scale=jnp.ones((), jnp.float32),
-            distance=zero,
-            target=zero,
+            distance=jnp.zeros((), jnp.float32),
+            target=jnp.zeros((), jnp.float32),
             at_bound=jnp.zeros((), jnp.int32),
             extrapolated_from=jnp.asarray(end, jnp.int32),
         )

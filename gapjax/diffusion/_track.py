@@ -84,7 +84,9 @@ def distance_between(params: Any, start: Any) -> jax.Array:
     return norm(jax.tree.map(lambda a, b: widen(a) - widen(b), params, start))
 
 
-def track_diffusion(capacity: int = 256) -> optax.GradientTransformationExtraArgs:
+def track_diffusion(
+    capacity: int = 256, *, measure_updates: bool = True
+) -> optax.GradientTransformationExtraArgs:
     r"""Records :math:`\lVert w_t - w_0 \rVert` at log-spaced steps; leaves the updates alone.
 
     The distance is that of the parameters the optimizer is given, after the updates made so far,
@@ -95,11 +97,14 @@ def track_diffusion(capacity: int = 256) -> optax.GradientTransformationExtraArg
     The state holds one copy of the parameters and three buffers of ``capacity`` numbers. They
     never fill: steps are log-spaced, every one at first, up to :math:`2^{31}` updates. The grid
     depends on ``capacity`` alone, so runs of any length and batch size share their steps. Between
-    two recorded steps an update costs one comparison, also under ``jax.vmap`` over a population
-    whose members count alike.
+    two recorded steps nothing is computed, also under ``jax.vmap`` over a population whose members
+    count alike.
 
     Args:
         capacity: the number of buffer entries, at least 8. 256 gives about 30 a decade.
+        measure_updates: whether to record the norm of the updates too; NaN if not. It makes the
+            compiler write the updates to memory at every step, where it would have folded them
+            into the new parameters: by far the larger part of what tracking costs.
 
     Returns:
         A transform that is the identity on updates.
@@ -152,17 +157,35 @@ def track_diffusion(capacity: int = 256) -> optax.GradientTransformationExtraArg
 
         def record(log: Any, at: Any, params: Any, start: Any, updates: Any) -> Any:
             index, count = at
-            now = count, distance_between(params, start), norm(updates)
-            return tuple(buffer.at[index].set(x) for buffer, x in zip(log, now, strict=True))
+            length = norm(updates) if measure_updates else jnp.full((), jnp.nan, jnp.float32)
+            now = count, distance_between(params, start), length
+            log = tuple(buffer.at[index].set(x) for buffer, x in zip(log, now, strict=True))
+            return log, one(index)
+
+        def skip(log: Any, at: Any, *_: Any) -> Any:
+            return log, one(at[0])
+
+        def one(index: jax.Array) -> jax.Array:
+            return (index >= 0).astype(jnp.float32)
 
         log, at = (
             (state.step, state.distance, state.update_norm),
             (state.recorded, state.num_updates),
         )
         due = state.num_updates == jnp.asarray(grid)[state.recorded]
-        step, distance, update_norm = cond_any(
-            due, record, lambda log, *_: log, log, at, params, state.start, updates
+        (step, distance, update_norm), factor = cond_any(
+            due,
+            record,
+            skip,
+            log,
+            at,
+            params,
+            state.start,
+            updates if measure_updates else (),
         )
+        # A factor of 1 that the compiler cannot see through. It says that the branch has read the
+        # parameters before the updates change them in place; without it they are copied every time.
+        updates = jax.tree.map(lambda u: u * factor.astype(u.dtype), updates)
         return updates, TrackDiffusionState(
             start=state.start,
             num_updates=optax.safe_increment(state.num_updates),

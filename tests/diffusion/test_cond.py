@@ -1,6 +1,9 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from gapjax.diffusion import track_diffusion
@@ -39,3 +42,19 @@ def test_a_population_still_skips_the_branch(depth):
     assert "conditional(" in text
     outside = text.split("ENTRY")[1]
     assert " sqrt(" not in outside, "the norm is computed whether or not it is recorded"
+
+
+def test_parameters_are_not_copied_at_every_update():
+    tx = optax.chain(optax.sgd(0.1, momentum=0.9), track_diffusion())
+    params = jnp.ones((64, 65))
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = tx.update(params, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    run = jax.jit(lambda carry: jax.lax.scan(step, carry, length=9)[0], donate_argnums=0)
+    text = run.lower((params, tx.init(params))).compile().as_text()
+    body = text.split("ENTRY")[0]
+    assert "conditional(" in body
+    assert not re.search(r"f32\[64,65\]\S* copy\(", body)

@@ -92,6 +92,21 @@ def test_scan_equals_a_loop(transform):
     close(jax.jit(lambda: scanned(tx, extra))(), trained(tx, extra))
 
 
+def test_a_step_may_donate_its_state(transform):
+    tx, extra = transform
+
+    def step(params, state):
+        updates, state = tx.update(GRADS, state, params, **extra)
+        return optax.apply_updates(params, updates), state
+
+    step = jax.jit(step, donate_argnums=(0, 1))
+    params = jax.tree.map(jnp.copy, PARAMS)
+    carry = params, tx.init(params)
+    for _ in range(5):
+        carry = step(*carry)
+    close(carry, trained(tx, extra))
+
+
 def test_vmap_equals_a_loop(transform):
     tx, extra = transform
     many = jax.tree.map(lambda x: jnp.stack([x, x + x, -x]), PARAMS)
