@@ -160,7 +160,6 @@ def adaptive_sharpness(
     whole = Objective(loss_fn, params, layout, batches, check)
     size = jnp.abs(whole.point)
     half_width = rho * np.asarray(size, np.float64)
-
     chance = jax.random.key(0) if key is None else key
 
     def draw(index: int) -> jax.Array:
@@ -207,6 +206,7 @@ def _measured(
         peak = float(combine(nearby))
         return Sharpness(peak - loss, loss, peak, stderr, values, whole.passes)
     rows, shares, passes = [], [], 0.0
+    tracker.total *= sum(1 for _ in whole.batches)
     for batch, weight in whole.batches:
         alone = Objective(
             whole.loss_fn,
@@ -215,6 +215,7 @@ def _measured(
             Batches([batch], whole.batches.weight_fn),
             check=False,
         )
+        alone.tracker = tracker
         loss, nearby = measure(alone)
         rows.append((loss, float(combine(nearby))))
         shares.append(weight)
