@@ -1,6 +1,6 @@
 """Curvature against its floor (a gradient) and against peers, on a small conv net and on F1.
 
-    python -m benchmarks.speed.landscape [--nets conv f1] [--rounds 3]
+    python -m benchmarks.speed.landscape [--nets conv f1] [--rounds 3] [--examples 900]
 
 In one run, on the same weights and data (handwritten digits, with a ragged last batch): the cost
 of a Hessian-vector product in gradients, then the five leading eigenvalues by gapjax, by
@@ -24,20 +24,19 @@ import optax
 from benchmarks.speed.timing import interleave, keep, table
 from gapjax import landscape
 
-EXAMPLES, BATCH = 500, 128
 WIDTHS = [784, 512, 512, 512, 512, 512, 10]
 CHANNELS = [1, 32, 64, 128]
 
 
-def digits() -> list[tuple[np.ndarray, np.ndarray]]:
-    """500 digits of 28 x 28 in batches of 128, the last of 116."""
+def digits(examples: int, batch: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Handwritten digits of 28 x 28 in batches, the last of them ragged."""
     from sklearn.datasets import load_digits
 
     found = load_digits()
-    images = np.kron(found.images[:EXAMPLES] / 16, np.ones((3, 3)))
+    images = np.kron(found.images[:examples] / 16, np.ones((3, 3)))
     images = np.pad(images, ((0, 0), (2, 2), (2, 2)))[..., None].astype(np.float32)
-    labels = found.target[:EXAMPLES].astype(np.int32)
-    return [(images[i : i + BATCH], labels[i : i + BATCH]) for i in range(0, len(labels), BATCH)]
+    labels = found.target[:examples].astype(np.int32)
+    return [(images[i : i + batch], labels[i : i + batch]) for i in range(0, len(labels), batch)]
 
 
 def conv_apply(params: Any, x: jax.Array) -> jax.Array:
@@ -211,7 +210,7 @@ def torch_unit(model: Any, data: list) -> tuple[Callable, Callable]:
     return gradient, product
 
 
-def measure(net: str, rounds: int) -> dict[str, Any]:
+def measure(net: str, rounds: int, host: list) -> dict[str, Any]:
     """All figures of one network."""
     init, apply = NETS[net]
 
@@ -219,7 +218,6 @@ def measure(net: str, rounds: int) -> dict[str, Any]:
         logits = apply(params, batch[0])
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch[1]).mean()
 
-    host = digits()
     batches = jax.device_put(host)
     params = train(loss, init(np.random.default_rng(0)), batches)
     op = landscape.hessian(loss, params, batches)
@@ -234,7 +232,7 @@ def measure(net: str, rounds: int) -> dict[str, Any]:
     twin = torch_twin(net, params, host)
     if twin:
         units["torch gradient"], units["torch product"] = torch_unit(*twin)
-    unit = interleave(units, reference="gradient", rounds=max(rounds, 7))
+    unit = interleave(units, reference="gradient", rounds=2 * rounds + 1)
     print(f"\n{net}: {op.size} parameters\n{table(unit)}", flush=True)
 
     exact = landscape.eigh_topk(op, jax.random.key(9), 5, tol=1e-6).values
@@ -292,12 +290,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--examples", type=int, default=900)
+    parser.add_argument("--batch", type=int, default=256)
     arguments = parser.parse_args()
     packages = ("torch", "curvlinops-for-pytorch", "pyhessian")
     versions = {p: importlib.metadata.version(p) for p in packages if _installed(p)}
     begun = time.perf_counter()
-    figures = {net: measure(net, arguments.rounds) for net in arguments.nets}
-    path = keep("landscape", {"versions": versions, **figures})
+    host = digits(arguments.examples, arguments.batch)
+    figures: dict[str, Any] = {"versions": versions}
+    for net in arguments.nets:
+        figures[net] = measure(net, arguments.rounds, host)
+        path = keep("landscape", figures)
     print(f"\n{time.perf_counter() - begun:.0f} s; figures in {path}")
 
 
