@@ -17,8 +17,9 @@ from gapjax.data._known import CIFAR10_CLASSES, PAYLOADS
 
 _IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff"}
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".zip")
-_SPLITS = {"train": "train", "test": "test", "val": "validation", "valid": "validation"}
-_SPLITS["validation"] = "validation"
+_SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(
+    ("val", "valid", "validation"), "validation"
+)
 
 
 class Example(NamedTuple):
@@ -193,7 +194,7 @@ _CIFAR_PYTHON = {
 def _cifar_binary(name: str, folder: pathlib.Path) -> Local | None:
     for classes, splits in _CIFAR_BINARY.items():
         label_bytes = 1 if classes == 10 else 2
-        if not _all_files(folder, splits):
+        if _is_other_cifar(name, classes) or not _all_files(folder, splits):
             continue
         found = {}
         for split, files in splits.items():
@@ -215,7 +216,7 @@ def _cifar_binary(name: str, folder: pathlib.Path) -> Local | None:
 
 def _cifar_python(name: str, folder: pathlib.Path) -> Local | None:
     for classes, splits in _CIFAR_PYTHON.items():
-        if not _all_files(folder, splits):
+        if _is_other_cifar(name, classes) or not _all_files(folder, splits):
             continue
         found = {}
         for split, files in splits.items():
@@ -232,6 +233,10 @@ def _cifar_python(name: str, folder: pathlib.Path) -> Local | None:
             found[split] = _from_arrays(images, labels, **coarse)
         return Local(_cifar_classes(folder, classes), found)
     return None
+
+
+def _is_other_cifar(name: str, classes: int) -> bool:
+    return name in ("cifar10", "cifar100") and name != f"cifar{classes}"
 
 
 def _cifar_classes(folder: pathlib.Path, classes: int) -> tuple[str, ...]:

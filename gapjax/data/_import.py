@@ -1,5 +1,6 @@
 """From local files to a standard TFDS folder, without TensorFlow and without a network."""
 
+import errno
 import hashlib
 import io
 import os
@@ -67,6 +68,10 @@ def import_local(
         raise ValueError(
             f"{error.strerror or error} ({error.filename or folder}); nothing was imported."
         ) from error
+    except RuntimeError as error:  # the writer of array_record knows no OSError
+        if (full := os.strerror(errno.ENOSPC)) not in str(error):
+            raise
+        raise ValueError(f"{full} ({folder}); nothing was imported.") from error
 
 
 def _import(
@@ -101,7 +106,11 @@ def _check_archives(source: pathlib.Path, stock: Any, scratch: pathlib.Path) -> 
     files = {source.name: source} if source.is_file() else {p.name: p for p in source.iterdir()}
     for info in stock(data_dir=str(scratch)).url_infos.values():
         file = files.get(info.filename)
-        if file is None or not info.filename.endswith((".tar.gz", ".tar", ".zip")):
+        if (
+            file is None
+            or not file.is_file()
+            or not info.filename.endswith((".tar.gz", ".tar", ".zip"))
+        ):
             continue
         with file.open("rb") as stream:
             found = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -141,7 +150,10 @@ def _builder(name: str, stock: Any, local: _formats.Local, folder: pathlib.Path)
     namespace = {
         "name": name,
         "_split_generators": split_generators,
-        "_generate_examples": lambda self: None,  # the generators above are ready to run
+        "_generate_examples": None,  # the generators above are ready to run
+        # TFDS would announce a download, into the scratch folder
+        "_log_download_bytes": lambda self: None,
+        "_log_download_done": lambda self: None,
     }
     if stock is None:
         bases = (tfds.core.GeneratorBasedBuilder,)

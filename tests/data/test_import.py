@@ -184,11 +184,19 @@ def test_a_pickle_that_wants_to_run_something_is_refused(tmp_path):
     assert not (tmp_path / "harm").exists()
 
 
-def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        # what the writer of array_record raises
+        RuntimeError("write() failed: No space left on device; writing train.array_record"),
+    ],
+)
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, error):
     import PIL.Image
 
     def save(self, *args, **kwargs):
-        raise OSError(28, "No space left on device", str(tmp_path / "out"))
+        raise error
 
     files.write_idx(tmp_path / "in")
     monkeypatch.setattr(PIL.Image.Image, "save", save)

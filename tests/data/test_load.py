@@ -180,3 +180,58 @@ def test_a_download_of_another_content_is_refused(tmp_path, site):
     with pytest.raises(ValueError, match=r"another content.*gapjax data import mnist"):
         _fetch.prepare("mnist", builder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def _prepare(folder, name, features, supervised_keys, examples):
+    """A data set as anyone's own TFDS builder would write it."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import registered
+
+    def info(self):
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(features),
+            supervised_keys=supervised_keys,
+        )
+
+    namespace = {
+        "name": name,
+        "VERSION": tfds.core.Version("2.0.0"),
+        "_info": info,
+        "_split_generators": lambda self, manager: {
+            split: iter(enumerate(examples)) for split in ("train", "validation")
+        },
+        "_generate_examples": None,
+        "__module__": __name__,
+        "pkg_dir_path": None,
+    }
+    with registered.skip_registration():
+        builder = type("Own", (tfds.core.GeneratorBasedBuilder,), namespace)
+    builder(data_dir=str(folder), file_format="array_record").download_and_prepare()
+
+
+def test_a_set_of_features_and_its_validation_split(tmp_path):
+    import tensorflow_datasets as tfds
+
+    features = {
+        "x": tfds.features.Tensor(shape=(3,), dtype=np.float64),
+        "y": tfds.features.ClassLabel(names=["no", "yes"]),
+    }
+    rows = [{"x": np.full(3, i / 4), "y": i % 2} for i in range(6)]
+    _prepare(tmp_path, "own_table", features, ("x", "y"), rows)
+    dataset = load("own_table", data_dir=tmp_path)
+    assert dataset.train.images.dtype == np.float32
+    assert dataset.train.images.shape == (6, 3)
+    assert files.multiset(dataset.test.images, dataset.test.labels) == files.multiset(
+        [row["x"].astype(np.float32) for row in rows], [row["y"] for row in rows]
+    )
+    assert dataset.class_names == ("no", "yes")
+
+
+def test_what_has_no_class_labels_is_refused(tmp_path):
+    import tensorflow_datasets as tfds
+
+    features = {"x": tfds.features.Tensor(shape=(3,), dtype=np.float32)}
+    _prepare(tmp_path, "unlabelled", features, None, [{"x": np.zeros(3, np.float32)}] * 3)
+    with pytest.raises(ValueError, match="does not consist of examples with class labels"):
+        load("unlabelled", data_dir=tmp_path)
