@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from gapjax import diffusion
 from gapjax.study._result import StudyResult
 
 # Colours as they are on paper; on a page each is a CSS variable, so one drawing is right in light,
@@ -138,7 +137,7 @@ def plot_curves(result: StudyResult, axis: Any, *, metric: str) -> None:
 
 
 def plot_distance(result: StudyResult, axis: Any) -> None:
-    """Distance from the start against updates, with the log-t fit of the first phase dashed."""
+    """Distance from the start against updates; early laws: log t dashed, power law dotted."""
     for i, (name, history) in enumerate(result.history.items()):
         update, mean, deviation = _over_seeds(history, "distance")
         if not update.size:
@@ -147,32 +146,16 @@ def plot_distance(result: StudyResult, axis: Any) -> None:
             update, mean - deviation, mean + deviation, color=color(i), alpha=0.18, lw=0
         )
         axis.plot(update, mean, color=color(i))
-        fit = diffusion_fit(result, name)
-        if fit is not None:
-            ends = np.array(first_phase(result, name), np.float64)
-            law = fit.log_slope * np.log(ends) + fit.log_intercept
-            axis.plot(ends, law, color=color(i), ls=(0, (4, 2)), lw=1.2)
+        found = result.regimes[name]["diffusion"]
+        if found is None:
+            continue
+        fit, (first, last) = found["mean_curve"], found["updates"]
+        t = np.geomspace(first, last, 60)
+        log = fit["log_intercept"] + fit["log_slope"] * np.log(t)
+        power = fit["power_factor"] * t ** fit["power_exponent"]
+        axis.plot(t, log, color=color(i), ls=(0, (4, 2)), lw=1.2)
+        axis.plot(t, power, color=color(i), ls=(0, (1, 1.5)), lw=1.2)
     _against_updates(axis, "distance from the start")
-
-
-FIRST_UPDATE = 10  # the first few updates are ballistic, not diffusion
-
-
-def first_phase(result: StudyResult, name: str) -> tuple[int, int]:
-    """The updates of the log-t fit: past the ballistic start, before the rate first drops."""
-    regime = result.regimes[name]
-    last = regime["boundaries"][0] if regime["boundaries"] else regime["updates"]
-    return (FIRST_UPDATE if last >= 5 * FIRST_UPDATE else 1), last
-
-
-def diffusion_fit(result: StudyResult, name: str) -> diffusion.DiffusionFit | None:
-    """The fit to the mean distance of a regime's first phase; None where points are too few."""
-    update, distance, _ = _over_seeds(result.history[name], "distance")
-    first, last = first_phase(result, name)
-    keep = (update >= first) & (update <= last)
-    if keep.sum() < 5 or np.ptp(distance[keep]) == 0:
-        return None
-    return diffusion.fit_diffusion(update[keep], distance[keep])
 
 
 def _against_updates(axis: Any, label: str) -> None:

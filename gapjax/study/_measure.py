@@ -1,6 +1,7 @@
 """Numbers with their uncertainty: over seeds, and for the share of the gap that was closed."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -81,3 +82,105 @@ def gap_closed(
     shares = share(together[:, draws].mean(axis=2))
     low, high = np.percentile(shares[np.isfinite(shares)], [2.5, 97.5])
     return {"mean": float(value), "low": float(low), "high": float(high)}
+
+
+def with_interval(values: np.ndarray) -> dict[str, Any]:
+    """What ``over_seeds`` gives, with the 95% interval of the mean by Student's t over seeds.
+
+    Args:
+        values: one number per seed, NaN where the seed diverged.
+
+    Returns:
+        ``{"mean", "std", "values", "low", "high"}``; one seed has no interval (None).
+
+    Example:
+        >>> mean = with_interval(np.array([1.0, 2.0, 3.0]))
+        >>> round(mean["low"], 3), round(mean["high"], 3)  # 2 - 4.303 / sqrt(3), and + it
+        (-0.484, 4.484)
+    """
+    summary = over_seeds(values)
+    count = int(np.isfinite(values).sum())
+    low = high = None
+    if count > 1:
+        half = _student(count) * summary["std"] / math.sqrt(count)
+        low, high = summary["mean"] - half, summary["mean"] + half
+    return {**summary, "low": low, "high": high}
+
+
+def ratio_of_means(top: np.ndarray, bottom: np.ndarray) -> dict[str, float | None]:
+    r"""The ratio of two means over the same seeds, with Fieller's 95% interval.
+
+    The interval holds every :math:`\rho` for which the mean of ``top - rho * bottom`` is within
+    Student's t of zero: exact for normal values, also for few seeds, and the two may be correlated
+    through their seeds.
+
+    Args:
+        top: one finite number per seed, shape [S].
+        bottom: of the same seeds, shape [S].
+
+    Returns:
+        ``{"mean", "low", "high"}``; low and high are None for one seed, or where the mean of
+        ``bottom`` is not told from zero, so that the ratio has no bound. All None without a ratio.
+
+    Example:
+        >>> ratio = ratio_of_means(np.array([1.0, 1.1, 0.9]), np.array([2.0, 2.1, 1.9]))
+        >>> round(ratio["mean"], 3), round(ratio["low"], 3), round(ratio["high"], 3)
+        (0.5, 0.433, 0.555)
+
+    References:
+        Fieller, Some problems in interval estimation, J. R. Stat. Soc. B 16, 1954.
+    """
+    count = len(top)
+    if not count or bottom.mean() == 0:
+        return {"mean": None, "low": None, "high": None}
+    x, y = float(top.mean()), float(bottom.mean())
+    if count == 1:
+        return {"mean": x / y, "low": None, "high": None}
+    (xx, xy), (_, yy) = (_student(count) ** 2 / count * np.cov(top, bottom)).tolist()
+    # (x - rho y)^2 <= xx - 2 rho xy + rho^2 yy, a parabola in rho.
+    leading, middle, last = y**2 - yy, x * y - xy, x**2 - xx
+    if leading <= 0:
+        return {"mean": x / y, "low": None, "high": None}
+    root = math.sqrt(max(middle**2 - leading * last, 0.0))
+    return {"mean": x / y, "low": (middle - root) / leading, "high": (middle + root) / leading}
+
+
+def jackknife(
+    statistic: Callable[..., float], *columns: np.ndarray, least: float = -math.inf
+) -> dict[str, float | None]:
+    """Any statistic of curves over the same seeds, with a 95% interval from leaving out each seed.
+
+    The interval is Student's t over the seeds' pseudo-values ``n s - (n - 1) s_without``, about
+    the statistic itself.
+
+    Args:
+        statistic: of the columns, to a number.
+        columns: arrays with the same seeds on the last axis.
+        least: what the statistic cannot fall below; the interval ends there.
+
+    Returns:
+        ``{"mean", "low", "high"}``; one seed has no interval (None).
+
+    Example:
+        >>> jackknife(lambda x: x.mean(), np.array([1.0, 2.0, 3.0]))["mean"]
+        2.0
+
+    References:
+        Tukey, Bias and confidence in not-quite large samples, Ann. Math. Stat. 29, 1958.
+    """
+    count = columns[0].shape[-1]
+    value = float(statistic(*columns))
+    if count == 1:
+        return {"mean": value, "low": None, "high": None}
+    without = np.array(
+        [statistic(*(np.delete(c, seed, axis=-1) for c in columns)) for seed in range(count)]
+    )
+    half = _student(count) * (count - 1) * without.std(ddof=1) / math.sqrt(count)
+    return {"mean": value, "low": max(value - half, least), "high": value + half}
+
+
+def _student(count: int) -> float:
+    """The 97.5% quantile of Student's t for the mean of so many values."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(count - 1, 0.975))

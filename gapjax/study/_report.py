@@ -8,7 +8,7 @@ import pathlib
 import re
 from typing import Any
 
-from gapjax.study import _figures, _folder, _table
+from gapjax.study import _diffusion_report, _figures, _folder, _table
 from gapjax.study._result import StudyResult
 
 
@@ -21,14 +21,18 @@ def write_report(result: StudyResult, path: str | os.PathLike[str]) -> None:
     """
     import jinja2
 
-    template = (importlib.resources.files("gapjax.study") / "report.html.j2").read_text("utf-8")
+    parts = importlib.resources.files("gapjax.study")
     environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FunctionLoader(lambda name: (parts / name).read_text("utf-8")),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
     study, run = result.config["study"], result.config["run"]
     _folder.write_text(
         pathlib.Path(path),
-        environment.from_string(template).render(
+        environment.get_template("report.html.j2").render(
             finding=_table.finding(result),
             names=[
                 {"name": name, "color": i % len(_figures.PALETTE)}
@@ -38,7 +42,7 @@ def write_report(result: StudyResult, path: str | os.PathLike[str]) -> None:
             rows=_table.rows(result),
             notes=_table.notes(result),
             tuning=_tuning(result),
-            fits=_fits(result),
+            diffusion=_diffusion_report.section(result),
             figures=_draw(result),
             paper={"ink": _figures.INK, "muted": _figures.MUTED, "grid": _figures.GRID}
             | {f"c{i}": color for i, color in enumerate(_figures.PALETTE)},
@@ -96,28 +100,4 @@ def _tuning(result: StudyResult) -> list[dict[str, Any]]:
                 ),
             }
         )
-    return rows
-
-
-def _fits(result: StudyResult) -> list[dict[str, str]]:
-    """The log-t fit of each regime's first phase, as text."""
-    rows = []
-    for name in result.regimes:
-        fit = _figures.diffusion_fit(result, name)
-        first, last = _figures.first_phase(result, name)
-        row = {"name": name, "range": f"{first} to {last}"}
-        if fit is None:
-            row |= dict.fromkeys(
-                ("slope", "r2", "exponent", "power_r2", "better"), "too few points"
-            )
-        else:
-            low, high = fit.log_interval
-            row |= {
-                "slope": f"{fit.log_slope:.3f} [{low:.3f}, {high:.3f}]",
-                "r2": f"{fit.log_r2:.4f}",
-                "exponent": f"{fit.power_exponent:.3f}",
-                "power_r2": f"{fit.power_r2:.4f}",
-                "better": {"log": "log t", "power": "power law"}.get(fit.better, fit.better),
-            }
-        rows.append(row)
     return rows

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gapjax.study import _folder, _measure
+from gapjax.study import _diffusion, _folder, _measure
 
 
 class StudyResult(NamedTuple):
@@ -41,7 +41,9 @@ def load_result(folder: str | os.PathLike[str]) -> StudyResult:
     _compare(regimes, lambda result: result)
     if all(result["tuned"] for result in regimes.values()):
         _compare(regimes, lambda result: result["tuned"])
-    return StudyResult(config, regimes, {name: r["history"] for name, r in records.items()})
+    history = {name: record["history"] for name, record in records.items()}
+    _diffusion.add_diffusion(regimes, history)
+    return StudyResult(config, regimes, history)
 
 
 def _compare(regimes: dict[str, dict[str, Any]], part: Callable[[dict[str, Any]], Any]) -> None:
