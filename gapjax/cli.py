@@ -15,7 +15,8 @@ _USAGE = """\
 gapjax: study and close the large-batch generalization gap
 
   gapjax study [PRESET]               train every regime over many seeds, print the table, write
-                                      the report (--help shows every field with its default)
+                                      the report (--help shows every field with its default;
+                                      --landscape measures the minima too)
   gapjax report DIR                   draw the report of a study's folder again
   gapjax presets                      the presets there are
   gapjax data import NAME --from DIR  write a TFDS folder from local files
@@ -61,13 +62,15 @@ def _study(arguments: list[str]) -> None:
     default = study.preset(name)
     fields = _fields_of(default, out=f"runs/{name}")
     values = vars(_parse(fields, arguments, prog="gapjax study [PRESET]"))
-    out = values.pop("out")
+    out, landscape = values.pop("out"), values.pop("landscape")
     chosen = study.Study(**values)
     command = shlex.join(["gapjax", "study", name, *arguments])
     with contextlib.suppress(OSError):  # a home that cannot be written costs time, nothing else
         growth.enable_compile_cache()
     with _progress(len(chosen.regimes)) as progress:
-        result = study.run_study(chosen, out, progress=progress, command=command)
+        result = study.run_study(
+            chosen, out, progress=progress, command=command, landscape=landscape
+        )
     _print_table(result)
     print(f"\n{study.finding(result)}\n\nReport: {out}/report.html")
 
@@ -94,6 +97,8 @@ def _fields_of(default: Any, *, out: str) -> type:
     ]
     help = "folder for results and report; a study that was interrupted there goes on"
     fields.append(("out", Annotated[str, tyro.conf.arg(help=help)], dataclasses.field(default=out)))
+    help = "measure the minima too: curvature, sharpness, the way from SB to LB"
+    fields.append(("landscape", Annotated[bool, tyro.conf.arg(help=help)], False))
     made = dataclasses.make_dataclass("StudyFields", fields, frozen=True)
     made.__doc__ = (
         "Train every regime over many seeds, print the table and write the report. PRESET sets the "
@@ -143,7 +148,7 @@ def _progress(regimes: int) -> Iterator[Callable[[Any], None]]:
     bar = rich.progress.Progress(
         rich.progress.TextColumn("{task.description:<22}"),
         rich.progress.BarColumn(bar_width=24),
-        rich.progress.TextColumn("{task.completed:>6.0f}/{task.total:.0f} updates"),
+        rich.progress.TextColumn("{task.completed:>6.0f}/{task.total:.0f} {task.fields[unit]}"),
         rich.progress.TextColumn("{task.fields[speed]:>16}"),
         rich.progress.TextColumn("{task.fields[left]:>12}"),
         console=console,
@@ -153,17 +158,22 @@ def _progress(regimes: int) -> Iterator[Callable[[Any], None]]:
 
     def show(at: Any) -> None:
         key = at.regime, at.phase
-        speed = f"{at.examples_per_second:,.0f} ex/s" if at.examples_per_second else "compiling"
+        unit, speed = "updates", "compiling"
+        if at.phase == "landscape":
+            unit, speed = "%", ""
+        elif at.examples_per_second:
+            speed = f"{at.examples_per_second:,.0f} ex/s"
         left = "" if at.seconds_left is None else f"{_duration(at.seconds_left)} left"
         if key not in tasks:
             number = sum(phase == "train" for _, phase in tasks) + 1
-            label = (
-                f"{number}/{regimes} {at.regime}" if at.phase == "train" else f"tune {at.regime}"
+            label = f"{number}/{regimes}" if at.phase == "train" else at.phase
+            tasks[key] = bar.add_task(
+                f"{label} {at.regime}", total=at.updates, unit=unit, speed=speed, left=left
             )
-            tasks[key] = bar.add_task(label, total=at.updates, speed=speed, left=left)
         bar.update(tasks[key], completed=at.update, speed=speed, left=left)
         if at.update == at.updates and not console.is_terminal:
-            print(f"{at.phase} {at.regime}: {at.updates} updates, {speed}", file=sys.stderr)
+            done = f"{at.updates} {unit}, {speed}" if speed else "measured"
+            print(f"{at.phase} {at.regime}: {done}", file=sys.stderr)
 
     with bar:
         yield show

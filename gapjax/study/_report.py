@@ -8,7 +8,7 @@ import pathlib
 import re
 from typing import Any
 
-from gapjax.study import _diffusion_report, _figures, _folder, _table
+from gapjax.study import _diffusion_report, _figures, _folder, _landscape_report, _table
 from gapjax.study._result import StudyResult
 
 
@@ -44,6 +44,7 @@ def write_report(result: StudyResult, path: str | os.PathLike[str]) -> None:
             tuning=_tuning(result),
             diffusion=_diffusion_report.section(result),
             figures=_draw(result),
+            landscape=_landscape(result),
             paper={"ink": _figures.INK, "muted": _figures.MUTED, "grid": _figures.GRID}
             | {f"c{i}": color for i, color in enumerate(_figures.PALETTE)},
             study=study,
@@ -67,6 +68,14 @@ def _draw(result: StudyResult) -> dict[str, str]:
         name: _scope(_figures.to_svg(functools.partial(draw, result), height=height), name)
         for name, (draw, height) in figures.items()
     }
+
+
+def _landscape(result: StudyResult) -> dict[str, Any] | None:
+    section = _landscape_report.section(result)
+    if section:
+        drawn = section["figures"].items()
+        section["figures"] = {name: _scope(svg, name) for name, svg in drawn}
+    return section
 
 
 def _scope(svg: str, name: str) -> str:

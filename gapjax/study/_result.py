@@ -17,11 +17,13 @@ class StudyResult(NamedTuple):
         config: ``{"study": its fields, "run": command, versions, device}``.
         regimes: per regime what ``results.json`` holds.
         history: per regime ``update`` [T] and per seed losses, accuracies and distance, [T][S].
+        landscape: what ``landscape.json`` holds, None where the minima were not measured.
     """
 
     config: dict[str, Any]
     regimes: dict[str, dict[str, Any]]
     history: dict[str, dict[str, Any]]
+    landscape: dict[str, Any] | None = None
 
 
 def load_result(folder: str | os.PathLike[str]) -> StudyResult:
@@ -43,7 +45,9 @@ def load_result(folder: str | os.PathLike[str]) -> StudyResult:
         _compare(regimes, lambda result: result["tuned"])
     history = {name: record["history"] for name, record in records.items()}
     _diffusion.add_diffusion(regimes, history)
-    return StudyResult(config, regimes, history)
+    minima = folder / "landscape.json"
+    landscape = _folder.read_json(minima) if minima.exists() else None
+    return StudyResult(config, regimes, history, landscape)
 
 
 def _compare(regimes: dict[str, dict[str, Any]], part: Callable[[dict[str, Any]], Any]) -> None:

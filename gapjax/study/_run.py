@@ -15,6 +15,7 @@ import numpy as np
 import gapjax
 from gapjax import data, diffusion, growth, training
 from gapjax.study import _folder, _measure, _report
+from gapjax.study._landscape import measure_landscape
 from gapjax.study._plan import Plan, make_plan
 from gapjax.study._regimes import Regime
 from gapjax.study._result import StudyResult, load_result
@@ -32,6 +33,7 @@ def run_study(
     *,
     progress: OnProgress | None = None,
     command: str | None = None,
+    landscape: bool = False,
 ) -> StudyResult:
     """Train every regime of a study and write its folder.
 
@@ -45,6 +47,9 @@ def run_study(
             ``regimes/`` (one file each) and ``checkpoints/`` (the final networks).
         progress: called with a ``Progress`` as the study goes.
         command: the command line that reproduces the run, for the report.
+        landscape: whether to measure the minima that were found, too: curvature, sharpness, the way
+            from SB to LB. It is no part of the study: a folder that was trained without it gets it
+            later.
 
     Returns:
         The ``StudyResult``.
@@ -90,6 +95,9 @@ def run_study(
             record = _train_and_keep(setup, plan, tuning, reference, folder, progress)
             _folder.write_json(kept, record)
     result = load_result(folder)
+    if landscape:
+        found = measure_landscape(setup, folder, result.regimes, result.history, progress=progress)
+        result = result._replace(landscape=found)
     _folder.write_json(folder / "results.json", {"regimes": result.regimes})
     rows = [
         row

@@ -23,7 +23,7 @@ class Progress(NamedTuple):
 
     Attributes:
         regime: which regime trains.
-        phase: ``"train"`` or ``"tune"``.
+        phase: ``"train"``, ``"tune"`` or ``"landscape"``, whose updates are per cent.
         update: updates made.
         updates: updates of the whole regime.
         examples_per_second: examples trained on per second, over all members, 0 at the start.

@@ -1,0 +1,373 @@
+"""What the minima of a study look like: curvature, sharpness, and what lies between them.
+
+The loss is the same function for every regime: the mean cross entropy over the whole training set,
+in evaluation mode.
+"""
+
+import functools
+import pathlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gapjax import data, ghost, landscape, training
+from gapjax.study import _folder
+from gapjax.study._landscape_numbers import summarize
+from gapjax.study._train import Progress, Setup
+
+SEEDS = 3
+TOP = 5
+THRESHOLDS = (0.01, 0.1, 1.0, 10.0)
+EPSILONS = (1e-3, 5e-4)
+RHO = 0.05
+_ROWS = 4096  # examples of one batch
+_Report = Callable[[Any], None]
+
+
+class Minimum(NamedTuple):
+    """Where one seed of one regime ended, with the loss around it.
+
+    Attributes:
+        params: the weights.
+        loss_fn: ``loss_fn(params, batch) -> mean loss``, in evaluation mode.
+        evaluate: ``evaluate(params) -> {"loss", "accuracy"}`` by ``"train"`` and ``"test"``.
+        batches: the training set.
+        hessian: of the training loss.
+    """
+
+    params: Any
+    loss_fn: Callable[[Any, Any], jax.Array]
+    evaluate: Mapping[str, Callable[..., Any]]
+    batches: list[data.Split]
+    hessian: landscape.Operator
+
+
+def measure_landscape(
+    setup: Setup,
+    folder: pathlib.Path,
+    regimes: Mapping[str, Mapping[str, Any]],
+    history: Mapping[str, Mapping[str, Any]],
+    *,
+    seeds: int = SEEDS,
+    progress: Callable[[Progress], None] | None = None,
+) -> dict[str, Any]:
+    """Measure the minima that a finished study kept, and write ``landscape.json``.
+
+    Every measurement is kept in ``landscape/`` when it is done, and a later call goes on from
+    there. Minima are those at the rule's learning rate; a seed that diverged has none.
+
+    Args:
+        setup: of the study.
+        folder: of the study.
+        regimes: per regime its results, as in ``StudyResult``.
+        history: per regime its learning curves, as in ``StudyResult``.
+        seeds: how many seeds of each regime.
+        progress: called with a ``Progress`` of phase ``"landscape"``; its updates are per cent.
+
+    Returns:
+        What ``landscape.json`` holds: per regime numbers over seeds, the paths between SB and LB,
+        and what they say.
+    """
+    (folder / "landscape").mkdir(exist_ok=True)
+    bench = _Bench(setup)
+    kept: dict[str, dict[int, dict[str, Any]]] = {}
+    for name, regime in regimes.items():
+        alive = _alive(regime, seeds)
+        report = _Reporter(progress, name, len(alive) * len(_MEASURES))
+        kept[name] = {}
+        for member in alive:
+            minimum = functools.partial(bench.minimum, folder, name, member)
+            path = folder / "landscape" / f"{name}-{regime['seeds'][member]}.json"
+            kept[name][member] = _measured(path, _MEASURES, minimum, report)
+    paths = {}
+    if {"SB", "LB"} <= set(regimes):
+        both = [m for m in kept["SB"] if m in kept["LB"]]
+        report = _Reporter(progress, "SB to LB", len(both))
+        for member in both:
+            path = folder / "landscape" / f"SB to LB-{regimes['SB']['seeds'][member]}.json"
+            ends = functools.partial(bench.ends, folder, member)
+            paths[member] = _measured(path, {"path": bench.between}, ends, report)["path"]
+    found = {
+        "mode": (
+            "Batch norm in evaluation mode at and around each minimum: its own running "
+            "statistics, held fixed. On the way from SB to LB, where neither's statistics fit, "
+            "they are recomputed over the training set at every point."
+        ),
+        "settings": {
+            "seeds": seeds,
+            "thresholds": THRESHOLDS,
+            "epsilons": EPSILONS,
+            "rho": RHO,
+        },
+        **summarize(kept, paths, regimes, history),
+    }
+    _folder.write_json(folder / "landscape.json", found)
+    return _folder.read_json(folder / "landscape.json")  # as every later reader has it
+
+
+def _alive(regime: Mapping[str, Any], seeds: int) -> list[int]:
+    """The first members that did not diverge."""
+    values = regime["test_accuracy"]["values"][:seeds]
+    return [member for member, value in enumerate(values) if value is not None]
+
+
+def _measured(
+    path: pathlib.Path,
+    measures: Mapping[str, Callable[[Any, _Report], Any]],
+    make: Callable[[], Any],
+    report: "_Reporter",
+) -> dict[str, Any]:
+    """What a file holds, with what is missing measured; each is kept when it is done."""
+    found: dict[str, Any] = _folder.read_json(path) if path.exists() else {}
+    subject = None
+    for name, measure in measures.items():
+        if name not in found:
+            subject = make() if subject is None else subject
+            found[name] = measure(subject, report.inside)
+            _folder.write_json(path, found)
+            found = _folder.read_json(path)  # as a run that was interrupted here would have it
+        report.done()
+    return found
+
+
+class _Reporter:
+    """Turns the progress of one measurement into per cent of all of a regime."""
+
+    def __init__(self, progress: Callable[[Progress], None] | None, regime: str, total: int):
+        self.progress, self.regime, self.total = progress, regime, total
+        self.finished, self.at_start, self.started = 0, 0, time.perf_counter()
+        self.working = False
+
+    def inside(self, at: landscape.Progress) -> None:
+        if not self.working:  # what an earlier run has done took no time in this one
+            self.working, self.at_start, self.started = True, self.finished, time.perf_counter()
+        self._tell(at.done / max(at.total, at.done, 1))
+
+    def done(self) -> None:
+        self.finished += 1
+        self._tell(0.0)
+
+    def _tell(self, part: float) -> None:
+        if self.progress is None:
+            return
+        here = self.finished + part
+        share = (here - self.at_start) / (self.total - self.at_start or 1)
+        elapsed = time.perf_counter() - self.started
+        left = elapsed / share * (1 - share) if self.working and share > 0 else None
+        per_cent = int(100 * here / self.total)
+        self.progress(Progress(self.regime, "landscape", per_cent, 100, 0.0, left))
+
+
+class _Bench:
+    """The losses of a study, made once so that every minimum shares what is compiled."""
+
+    def __init__(self, setup: Setup):
+        self.setup = setup
+        self.batches = {name: _batches(getattr(setup, name)) for name in ("train", "test")}
+        network, prepare = setup.network, setup.prepare
+
+        def metrics(model_state: Any, params: Any, batch: data.Split) -> dict[str, jax.Array]:
+            logits, _ = network.apply(params, model_state, prepare(batch.images), train=False)
+            losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch.labels)
+            right = logits.argmax(-1) == batch.labels
+            return {"loss": losses.mean(), "accuracy": right.mean(dtype="float32")}
+
+        def loss(model_state: Any, params: Any, batch: data.Split) -> jax.Array:
+            return metrics(model_state, params, batch)["loss"]
+
+        def rebuilt(params: Any, model_state: Any, batch: data.Split) -> dict[str, jax.Array]:
+            return metrics(model_state, params, batch)
+
+        @jax.jit
+        def statistics(params: Any, model_state: Any, batch: data.Split) -> Any:
+            return batch_statistics(network.apply, params, model_state, prepare(batch.images))
+
+        self.loss, self.metrics, self.rebuilt, self.statistics = loss, metrics, rebuilt, statistics
+
+    def _end(self, folder: pathlib.Path, name: str, member: int) -> tuple[Any, Any]:
+        """Weights and running statistics of one member, as the network holds them."""
+        images = jax.ShapeDtypeStruct((2, *self.setup.train.images.shape[1:]), np.float32)
+        shapes = jax.eval_shape(self.setup.network.init, jax.random.key(0), images)
+        final = training.load_tree(folder / "checkpoints" / name)
+        parts = final["params"], final.get("model_state") or {}
+        params, model_state = map(_as_saved, shapes, parts)
+        return jax.tree.map(lambda x: jnp.asarray(x[member]), (params, model_state))
+
+    def minimum(self, folder: pathlib.Path, name: str, member: int) -> Minimum:
+        """The minimum of one member of a regime."""
+        params, model_state = self._end(folder, name, member)
+        # The statistics are arguments of what is compiled, not constants in it.
+        loss_fn = jax.tree_util.Partial(self.loss, model_state)
+        metric_fn = jax.tree_util.Partial(self.metrics, model_state)
+        evaluate = {k: landscape.evaluator(metric_fn, v) for k, v in self.batches.items()}
+        batches = self.batches["train"]
+        return Minimum(
+            params, loss_fn, evaluate, batches, landscape.hessian(loss_fn, params, batches)
+        )
+
+    def ends(self, folder: pathlib.Path, member: int) -> tuple[Any, Any, Any]:
+        """The weights of SB and LB, and the statistics of SB."""
+        (small, model_state), (large, _) = (self._end(folder, n, member) for n in ("SB", "LB"))
+        return small, large, model_state
+
+    def between(self, ends: tuple[Any, Any, Any], report: _Report) -> dict[str, Any]:
+        """Losses and accuracies on the line from SB (at 0) to LB (at 1) and beyond."""
+        small, large, model_state = ends
+
+        def rebuild(params: Any) -> Any:
+            own = functools.partial(self.statistics, model_state=model_state)
+            if not batch_norms(model_state):
+                return model_state
+            pooled = ghost.precise_statistics(
+                lambda p, batch: own(p, batch=batch), params, self.batches["train"]
+            )
+            return _replace(model_state, pooled)
+
+        evaluate = {k: landscape.evaluator(self.rebuilt, v) for k, v in self.batches.items()}
+        path = landscape.interpolate(evaluate, small, large, rebuild=rebuild, progress=report)
+        return {"alpha": path.coords, **path.values, "barrier": path.barrier}
+
+
+def _batches(split: data.Split) -> list[data.Split]:
+    """A split on the device, in batches."""
+    cuts = range(0, len(split), _ROWS)
+    return [jax.tree.map(lambda x, i=i: jnp.asarray(x[i : i + _ROWS]), split) for i in cuts]
+
+
+def _as_saved(shapes: Any, saved: Any) -> Any:
+    """A checkpoint under the keys of the network, which it keeps as text."""
+    if not isinstance(shapes, Mapping):
+        return saved
+    return {key: _as_saved(shapes[key], saved.get(key, saved.get(str(key)))) for key in shapes}
+
+
+def batch_norms(model_state: Any) -> dict[str, dict[str, jax.Array]]:
+    """The mean and variance of every batch norm, by the path to it."""
+    found: dict[str, dict[str, jax.Array]] = {}
+    for path, leaf in jax.tree.leaves_with_path(model_state):
+        *place, kind = (str(getattr(key, "key", key)) for key in path)
+        if kind in ("mean", "var"):
+            found.setdefault("/".join(place), {})[kind] = leaf
+    return found
+
+
+def _replace(model_state: Any, norms: Mapping[str, Mapping[str, jax.Array]]) -> Any:
+    """The state with other statistics in its batch norms."""
+
+    def leaf(path: Any, old: jax.Array) -> jax.Array:
+        *place, kind = (str(getattr(key, "key", key)) for key in path)
+        return norms["/".join(place)][kind] if kind in ("mean", "var") else old
+
+    return jax.tree.map_with_path(leaf, model_state)
+
+
+def batch_statistics(
+    apply: Callable[..., tuple[jax.Array, Any]], params: Any, model_state: Any, images: jax.Array
+) -> dict[str, dict[str, jax.Array]]:
+    """The statistics of one batch in every batch norm, for any network with running averages.
+
+    An update is ``m r + (1 - m) s``, with m unknown here. From r = 0 and r = 1 it gives (1 - m) s
+    and m + (1 - m) s, hence both.
+    """
+
+    def update(start: float) -> Any:
+        state = jax.tree.map(lambda x: jnp.full_like(x, start), batch_norms(model_state))
+        key = jax.random.key(0)
+        _, after = apply(params, _replace(model_state, state), images, train=True, key=key)
+        return batch_norms(after)
+
+    return jax.tree.map(lambda zero, one: zero / (1 - (one - zero)), update(0.0), update(1.0))
+
+
+def _top(at: Minimum, report: _Report) -> dict[str, Any]:
+    k = min(TOP, at.hessian.size)
+    pairs = landscape.eigh_topk(at.hessian, jax.random.key(0), k, which="LA", progress=report)
+    return {
+        "values": pairs.values,
+        "residuals": pairs.residuals,
+        "converged": pairs.converged,
+        "num_matvecs": pairs.num_matvecs,
+    }
+
+
+def _bottom(at: Minimum, report: _Report) -> dict[str, Any]:
+    pairs = landscape.eigh_topk(
+        at.hessian, jax.random.key(1), 1, which="SA", tol=1e-2, max_matvecs=150, progress=report
+    )
+    return {
+        "value": pairs.values[0],
+        "residual": pairs.residuals[0],
+        "converged": bool(pairs.converged[0]),
+    }
+
+
+def _trace(at: Minimum, report: _Report) -> dict[str, Any]:
+    found = landscape.trace(at.hessian, jax.random.key(2), 32, method="krylov", progress=report)
+    return {"mean": found.mean, "stderr": found.stderr}
+
+
+def _counts(at: Minimum, report: _Report) -> dict[str, Any]:
+    found = landscape.count_above(
+        at.hessian,
+        np.array(THRESHOLDS),
+        key=jax.random.key(3),
+        num_probes=4,
+        num_steps=40,
+        progress=report,
+    )
+    return {"mean": found.mean, "stderr": found.stderr, "bias": found.bias}
+
+
+def _density(at: Minimum, report: _Report) -> dict[str, Any]:
+    found = landscape.spectral_density(
+        at.hessian, jax.random.key(4), num_probes=4, num_steps=40, progress=report
+    )
+    negative = found.negative_mass()
+    thin = slice(None, None, 4)  # still two points per width of the smoothing
+    return {
+        "grid": found.grid[thin],
+        "density": found.density[thin],
+        "stderr": found.stderr[thin],
+        "negative_mass": {"mean": negative.mean, "stderr": negative.stderr},
+    }
+
+
+def _keskar(at: Minimum, report: _Report) -> dict[str, Any]:
+    found = [
+        landscape.keskar_sharpness(
+            at.loss_fn, at.params, at.batches, epsilon=epsilon, check=False, progress=report
+        )
+        for epsilon in EPSILONS
+    ]
+    return {"values": [f.value for f in found], "loss_max": [f.loss_max for f in found]}
+
+
+def _sam(at: Minimum, report: _Report) -> dict[str, Any]:
+    found = landscape.sam_sharpness(
+        at.loss_fn, at.params, at.batches, rho=RHO, check=False, progress=report
+    )
+    return {"value": found.value}
+
+
+def _line(at: Minimum, report: _Report) -> dict[str, Any]:
+    # The same draw for all; filter by filter it is as long as the weights of each.
+    direction = landscape.random_direction(jax.random.key(5), at.params)
+    found = landscape.line(at.evaluate, at.params, direction, progress=report)
+    return {"t": found.coords, **found.values}
+
+
+_MEASURES: dict[str, Callable[[Minimum, _Report], dict[str, Any]]] = {
+    "top": _top,
+    "bottom": _bottom,
+    "trace": _trace,
+    "counts": _counts,
+    "density": _density,
+    "keskar": _keskar,
+    "sam": _sam,
+    "line": _line,
+}
