@@ -19,7 +19,7 @@ ALLOWED = {
     "data": set(),
     "models": IDEAS,
     "study": IDEAS | {"models", "data", "training"},
-    "cli": {"study", "data"},
+    "cli": {"study", "data", "growth"},
 }
 FLAX = {"ghost/linen.py", "ghost/nnx.py"}
 

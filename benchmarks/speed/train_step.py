@@ -16,7 +16,7 @@ import optax
 
 from benchmarks.speed.timing import interleave, keep, table
 from gapjax import data, models, study, training
-from gapjax.study._train import make_setup, member_functions, preparer
+from gapjax.study._members import make_setup, member_functions, preparer
 
 UPDATES = 100
 

@@ -4,7 +4,13 @@
 the folder back, ``write_report`` draws the report again.
 """
 
-from gapjax.study._figures import plot_accuracy, plot_curves, plot_distance, plot_gap_closed
+from gapjax.study._figures import (
+    plot_accuracy,
+    plot_curves,
+    plot_distance,
+    plot_gap_closed,
+    plot_growth,
+)
 from gapjax.study._plan import Plan, make_plan
 from gapjax.study._regimes import REGIMES, Regime
 from gapjax.study._report import write_report
@@ -31,6 +37,7 @@ __all__ = [
     "plot_curves",
     "plot_distance",
     "plot_gap_closed",
+    "plot_growth",
     "preset",
     "rows",
     "run_study",

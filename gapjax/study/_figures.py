@@ -136,6 +136,29 @@ def plot_curves(result: StudyResult, axis: Any, *, metric: str) -> None:
         axis.set_yscale("log")
 
 
+def plot_growth(result: StudyResult, axis: Any) -> None:
+    """Batch size against epochs as steps; dotted, the gradient noise scale where it was measured.
+
+    The noise scale tr(Sigma) / |G|^2 is the mean over seeds of the one over that of the other.
+    """
+    examples = result.regimes.values()
+    for i, (regime, history) in enumerate(zip(examples, result.history.values(), strict=True)):
+        per_epoch = regime["epochs"] / regime["updates"]
+        update = np.arange(regime["updates"] + 1)
+        firsts, sizes = zip(*regime["batch_sizes"], strict=True)
+        size = np.array(sizes)[np.searchsorted(firsts, update[:-1], side="right") - 1]
+        epoch = np.concatenate([[0], np.cumsum(size)])
+        epoch = epoch / epoch[-1] * per_epoch * regime["updates"]
+        axis.step(epoch[:-1], size, where="post", color=color(i))
+        at, noise, _ = _over_seeds(history, "gradient_noise")
+        _, norm, _ = _over_seeds(history, "gradient_norm")
+        clear = norm > 0  # an unbiased estimate of a square may be negative near the end
+        axis.plot(epoch[at[clear]], (noise / norm)[clear], ".", ms=3, color=color(i), alpha=0.8)
+    axis.set_yscale("log")
+    axis.set_xlabel("epochs")
+    axis.set_ylabel("examples")
+
+
 def plot_distance(result: StudyResult, axis: Any) -> None:
     """Distance from the start against updates; early laws: log t dashed, power law dotted."""
     for i, (name, history) in enumerate(result.history.items()):

@@ -136,6 +136,8 @@ HISTORY_COLUMNS = (
     "test_loss",
     "test_accuracy",
     "distance",
+    "gradient_noise",
+    "gradient_norm",
 )
 
 

@@ -18,7 +18,8 @@ import optax
 from gapjax import data, ghost, landscape, training
 from gapjax.study import _folder
 from gapjax.study._landscape_numbers import summarize
-from gapjax.study._train import Progress, Setup
+from gapjax.study._members import Setup
+from gapjax.study._train import Progress
 
 SEEDS = 3
 TOP = 5

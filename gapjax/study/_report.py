@@ -62,6 +62,8 @@ def _draw(result: StudyResult) -> dict[str, str]:
         "closed": (_figures.plot_gap_closed, rows),
         "distance": (_figures.plot_distance, 3.5),
     }
+    if any(len(regime["batch_sizes"]) > 1 for regime in result.regimes.values()):
+        figures["growth"] = (_figures.plot_growth, 3.5)
     for metric in ("test_accuracy", "train_loss", "test_loss"):
         figures[metric] = (functools.partial(_figures.plot_curves, metric=metric), 3.5)
     return {

@@ -16,11 +16,12 @@ import gapjax
 from gapjax import data, diffusion, growth, training
 from gapjax.study import _folder, _measure, _report
 from gapjax.study._landscape import measure_landscape
+from gapjax.study._members import Setup, make_setup
 from gapjax.study._plan import Plan, make_plan
 from gapjax.study._regimes import Regime
 from gapjax.study._result import StudyResult, load_result
 from gapjax.study._study import Study, describe
-from gapjax.study._train import Outcome, Progress, Setup, make_setup, train
+from gapjax.study._train import Outcome, Progress, train
 
 OnProgress = Callable[[Progress], None]
 _TUNING_SEEDS = 4

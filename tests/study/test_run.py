@@ -245,3 +245,16 @@ def test_killed_study_goes_on_and_ends_with_the_same_numbers(how, tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     leftovers = [p.name for p in (tmp_path / "b").rglob("*.part")]
     assert leftovers == []
+
+
+def test_growing_regimes_report_batch_size_and_noise_scale(tmp_path):
+    grown = study.Study(
+        seeds=2, epochs=4, regimes=("SB", "GROW"), small_batch=64, evaluations=3, decay_at=(0.5,)
+    )
+    result = study.run_study(grown, tmp_path / "a")
+    assert result.regimes["GROW"]["batch_sizes"] == [[0, 64], [40, 640]]
+    assert result.regimes["GROW"]["updates"] == 44
+    noise = np.array(result.history["GROW"]["gradient_noise"], float)
+    assert (noise[np.isfinite(noise)] > 0).all() and np.isfinite(noise[-1]).all()
+    assert "<b>Batch size</b>" in (tmp_path / "a" / "report.html").read_text()
+    assert "64→640" in study.rows(result)[1]

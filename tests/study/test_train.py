@@ -5,7 +5,8 @@ import pytest
 
 from gapjax import data, diffusion, growth, models
 from gapjax.study import REGIMES, Study, make_plan
-from gapjax.study._train import Stream, make_setup, preparer, train
+from gapjax.study._members import make_setup, preparer
+from gapjax.study._train import Stream, train
 
 
 @pytest.mark.parametrize("sizes", [[1], [7], [10], [13], [3, 4, 25, 1]])
