@@ -145,6 +145,20 @@ PRESETS: dict[str, tuple[str, Study]] = {
         "the digits, Smith et al. (2018): decay the rate, grow the batch, or half of each",
         Study(regimes=("SB", "HYBRID", "GROW", "GROW+GBN")),
     ),
+    "keskar-digits": (
+        "Adam on the digits until the loss stops improving, as Keskar et al. (2017); --landscape",
+        Study(
+            optimizer="adam",
+            regimes=("SB", "LB"),
+            seeds=5,
+            epochs=100.0,
+            large_batch=128,  # 10% of the data
+            learning_rate=1e-3,
+            decay_at=(),
+            weight_decay=0.0,
+            clip_norm=1e6,  # never reached: the paper does not clip
+        ),
+    ),
     "hoffer-f1-mnist": (
         "F1 on MNIST with the batches of Hoffer et al. (2017)",
         Study(
