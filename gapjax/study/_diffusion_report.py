@@ -10,19 +10,21 @@ from gapjax.study._result import StudyResult
 _LAWS = {"log": "log t", "power": "power law", "neither": "neither"}
 _CURED = "LB+LR+GBN"  # the regime whose curve nearly coincides with SB's in the paper
 _NOTHING = "–"
+_POOR = 0.9  # R², below which a law does not describe the curve
 
 
 def section(result: StudyResult) -> dict[str, Any]:
     """What the template ``diffusion.html.j2`` shows."""
     found = {name: regime["diffusion"] for name, regime in result.regimes.items()}
     return {
-        "finding": diffusion_finding(result),
+        "findings": findings(result),
         "fits": [_fit_row(name, one) for name, one in found.items()],
         "beside": [
             _beside_row(name, one["beside_small"])
             for name, one in found.items()
             if one is not None and one["beside_small"] is not None
         ],
+        "poor": any(one is not None and _poor(one) for one in found.values()),
         "nothing": any(one is None for one in found.values()),
         "ballistic": any(one is not None and _ballistic(one) for one in found.values()),
         "nothing_shared": any(
@@ -36,8 +38,8 @@ def section(result: StudyResult) -> dict[str, Any]:
     }
 
 
-def diffusion_finding(result: StudyResult) -> str:
-    """Which law holds for SB and LB, and whether LB+LR+GBN travels more like SB than LB does."""
+def findings(result: StudyResult) -> list[str]:
+    """In sentences: which law holds, and whether LB+LR+GBN travels more like SB than LB does."""
     found = {name: regime["diffusion"] for name, regime in result.regimes.items()}
     sentences = [_law(name, found[name]) for name in ("SB", "LB") if name in found]
     beside = {
@@ -47,7 +49,7 @@ def diffusion_finding(result: StudyResult) -> str:
     }
     if len(beside) == 2:
         sentences += _closer(beside["LB"], beside[_CURED])
-    return " ".join(sentences)
+    return sentences
 
 
 def _law(name: str, found: Mapping[str, Any] | None) -> str:
@@ -74,8 +76,10 @@ def _law(name: str, found: Mapping[str, Any] | None) -> str:
     if last < 10 * first:
         doubts.append(f"a factor of {last / first:.2g} in updates is little to tell laws by")
     if from_first != found["better"]:
-        winner = {"neither": "neither is better", "log": "log t is", "power": "the power law is"}
-        doubts.append(f"with the ballistic start, from the first update, {winner[from_first]}")
+        winner = {"neither": "neither", "log": "log t", "power": "the power law"}[from_first]
+        doubts.append(f"from the first update on, ballistic start and all, {winner} is better")
+    if _poor(found):
+        doubts.append("neither law fits well")
     if doubts:
         text += f" But {'; and '.join(doubts)}."
     return text
@@ -96,9 +100,9 @@ def _closer(large: Mapping[str, Any], cured: Mapping[str, Any]) -> list[str]:
     ratios = [beside["slopes"] for beside in (cured, large)]
     if None not in (ratios[0]["mean"], ratios[1]["mean"]):
         sentences.append(
-            f"The slope of {_CURED} {_verdict(*map(_from_one, ratios))} SB's, each over its own "
-            f"early phase: {_interval(ratios[0], 2)} times SB's, LB's {_interval(ratios[1], 2)} "
-            "times."
+            f"In slope, each over its own early phase, {_CURED} "
+            f"{_verdict(*map(_from_one, ratios))} SB than LB does: {_interval(ratios[0], 2)} times "
+            f"SB's slope, LB's is {_interval(ratios[1], 2)} times."
         )
     return sentences
 
@@ -139,7 +143,7 @@ def _fit_row(name: str, found: Mapping[str, Any] | None) -> dict[str, str]:
         "power_r2": f"{found['power']['r2']['mean']:.4f}",
         "delta": f"{found['delta_aic']['mean']:.0f} ± {found['delta_aic']['std']:.0f}",
         "mean": f"{found['mean_curve']['delta_aic']:.0f}",
-        "better": _better(found),
+        "better": _better(found) + ("‡" if _poor(found) else ""),
         "all": _better(found["from_first_update"]),
     }
 
@@ -166,6 +170,11 @@ def _beside_row(name: str, beside: Mapping[str, Any]) -> dict[str, str]:
             f"{axis}_difference": _interval(one["difference"], 0, 100),
         }
     return row
+
+
+def _poor(found: Mapping[str, Any]) -> bool:
+    """Whether even the better of the two laws leaves much unexplained."""
+    return bool(max(found[law]["r2"]["mean"] for law in ("log", "power")) < _POOR)
 
 
 def _ballistic(found: Mapping[str, Any]) -> bool:

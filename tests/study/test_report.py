@@ -95,12 +95,24 @@ def test_points_are_the_seeds(finished):
         np.testing.assert_allclose(points, 100 * np.array(regime["test_accuracy"]["values"]))
 
 
-def test_first_phase_ends_before_the_rate_drops(finished):
+def test_laws_are_drawn_as_they_were_fitted(finished):
+    from matplotlib.figure import Figure
+
     _, result, _ = finished
-    assert _figures.first_phase(result, "SB") == (10, result.regimes["SB"]["boundaries"][0])
-    fit = _figures.diffusion_fit(result, "SB")
-    assert fit.step_range[1] <= result.regimes["SB"]["boundaries"][0]
-    assert _figures.diffusion_fit(result, "LB") is None  # two updates: nothing to fit
+    axis = Figure().add_subplot()
+    _figures.plot_distance(result, axis)
+    found = result.regimes["SB"]["diffusion"]
+    assert result.regimes["LB"]["diffusion"] is None  # two updates: nothing to fit
+    _, log, power = axis.lines[:3]
+    assert (log.get_linestyle(), power.get_linestyle()) == ("--", ":")
+    for line in (log, power):
+        np.testing.assert_allclose(line.get_xdata()[[0, -1]], found["updates"])
+    mean, (first, last) = found["mean_curve"], found["updates"]
+    factor = last / first
+    np.testing.assert_allclose(np.ptp(log.get_ydata()), mean["log_slope"] * np.log(factor))
+    np.testing.assert_allclose(
+        power.get_ydata()[-1] / power.get_ydata()[0], factor ** mean["power_exponent"]
+    )
 
 
 def test_half_a_study_has_a_report_too(finished, tmp_path):
