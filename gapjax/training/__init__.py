@@ -6,13 +6,14 @@ of seeds and learning rates as one program.
 """
 
 from gapjax.training._checkpoints import load_tree, save_tree
-from gapjax.training._compile import compile_step
+from gapjax.training._compile import CompiledStep, compile_step
 from gapjax.training._loop import History, fit
 from gapjax.training._population import Segment, loop_for, make_advance
 from gapjax.training._state import TrainState, init_state
 from gapjax.training._steps import TrainStep, make_eval_step, make_train_step
 
 __all__ = [
+    "CompiledStep",
     "History",
     "Segment",
     "TrainState",

@@ -15,7 +15,7 @@ _AXIS = "data"
 
 def compile_step(
     step: Callable[..., Any], *, mesh: Mesh | None = None, strategy: str = "jit"
-) -> Callable[..., Any]:
+) -> "CompiledStep":
     """Compile ``step(state, batch) -> (state, metrics)`` for the devices of a mesh.
 
     The state is replicated, the leading axis of the batch is split over the mesh's first axis. The
@@ -32,7 +32,8 @@ def compile_step(
             ``"pmap"`` (a program per device, ``axis_name="data"``).
 
     Returns:
-        The compiled step. Batches may be NumPy arrays on the host or arrays already laid out.
+        The compiled step, with ``lower`` for ``growth.compile_ahead``. Batches may be NumPy arrays
+        on the host or arrays already laid out.
 
     Raises:
         ValueError: an unknown strategy; or, when called, a batch that does not divide over the
@@ -60,55 +61,79 @@ def compile_step(
 _AUTO = jax.sharding.AxisType.Auto
 
 
-def _compile_jit(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+@dataclasses.dataclass(frozen=True)
+class CompiledStep:
+    """What ``compile_step`` gives: call it with a state and a batch, or ``lower`` it.
+
+    Attributes:
+        compiled: the jitted or pmapped step.
+        devices: over how many devices a batch is split.
+        axis: which axis of a batch is split: 1 where batches come in microbatches.
+        arrange: how a batch is laid out before the call.
+    """
+
+    compiled: Any
+    devices: int
+    axis: int
+    arrange: Callable[[Any], Any]
+
+    def __call__(self, state: Any, batch: Any) -> Any:
+        """One update; the state handed in is donated."""
+        self._check(batch)
+        return self.compiled(state, self.arrange(batch))
+
+    def lower(self, state: Any, batch: Any) -> Any:
+        """The lowered program for arrays or ``jax.ShapeDtypeStruct`` of these shapes."""
+        self._check(batch)
+        return self.compiled.lower(state, jax.eval_shape(self.arrange, batch))
+
+    def _check(self, batch: Any) -> None:
+        for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+            size = leaf.shape[self.axis]
+            if size % self.devices:
+                below = size - size % self.devices
+                raise ValueError(
+                    f"a batch of {size} does not divide over {self.devices} devices "
+                    f"(batch{jax.tree_util.keystr(path)}): use {below or self.devices} or "
+                    f"{below + self.devices} examples, or a mesh of fewer devices."
+                )
+
+
+def _compile_jit(step: Callable[..., Any], mesh: Mesh) -> CompiledStep:
+    axis = _split_axis(step)
     replicated = NamedSharding(mesh, PartitionSpec())
-    split = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
-    size = mesh.shape[mesh.axis_names[0]]
+    split = NamedSharding(mesh, PartitionSpec(*[None] * axis, mesh.axis_names[0]))
     compiled = jax.jit(
         step,
         in_shardings=(replicated, split),
         out_shardings=(replicated, replicated),
         donate_argnums=0,
     )
-
-    def run(state: Any, batch: Any) -> Any:
-        _check_divides(batch, size)
-        return compiled(state, batch)
-
-    return run
+    return CompiledStep(compiled, mesh.shape[mesh.axis_names[0]], axis, lambda batch: batch)
 
 
-def _compile_pmap(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+def _compile_pmap(step: Callable[..., Any], mesh: Mesh) -> CompiledStep:
     if not isinstance(step, TrainStep):
         raise ValueError(
             'strategy="pmap" averages gradients over devices inside the step, so it needs a step '
             'from make_train_step; use strategy="jit" for any other.'
         )
-    devices = list(mesh.devices.flat)
+    axis, devices = _split_axis(step), list(mesh.devices.flat)
     mapped = jax.pmap(
         dataclasses.replace(step, axis_name=_AXIS),
         axis_name=_AXIS,
-        in_axes=(None, 0),
+        in_axes=(None, axis),
         out_axes=(None, None),
         devices=devices,
     )
 
-    def run(state: Any, batch: Any) -> Any:
-        _check_divides(batch, len(devices))
-        split = jax.tree.map(
-            lambda x: x.reshape(len(devices), x.shape[0] // len(devices), *x.shape[1:]), batch
-        )
-        return mapped(state, split)
+    def per_device(x: Any) -> Any:
+        count = len(devices)
+        return x.reshape(*x.shape[:axis], count, x.shape[axis] // count, *x.shape[axis + 1 :])
 
-    return run
+    return CompiledStep(mapped, len(devices), axis, lambda b: jax.tree.map(per_device, b))
 
 
-def _check_divides(batch: Any, devices: int) -> None:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
-        if leaf.shape[0] % devices:
-            size = leaf.shape[0]
-            raise ValueError(
-                f"a batch of {size} does not divide over {devices} devices "
-                f"(batch{jax.tree_util.keystr(path)}): use {size - size % devices or devices} or "
-                f"{size + devices - size % devices} examples, or a mesh of fewer devices."
-            )
+def _split_axis(step: Callable[..., Any]) -> int:
+    """The axis of examples: behind that of microbatches, where there are any."""
+    return int(isinstance(step, TrainStep) and step.microbatched)

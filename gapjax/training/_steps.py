@@ -17,14 +17,23 @@ LossFn = Callable[..., Any]
 
 
 def make_train_step(
-    loss_fn: LossFn, tx: optax.GradientTransformation, *, axis_name: str | None = None
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    *,
+    microbatched: bool = False,
+    axis_name: str | None = None,
 ) -> "TrainStep":
     """One update as a pure function ``(state, batch) -> (state, metrics)``.
 
     Args:
         loss_fn: ``(params, model_state, batch, key) -> (mean loss, (model_state, metrics))``, or,
             for a network without state or randomness, ``(params, batch) -> mean loss``.
-        tx: the optimizer, any optax chain. It is handed ``value`` (the loss) as an extra argument.
+        tx: the optimizer, any optax chain. It is handed ``value`` (the loss) and ``batch_size`` as
+            extra arguments; of microbatches also ``part_size`` and ``part_squared_norm`` (the mean
+            squared norm of their gradients), from which a ``growth.noise_scale_tracker`` learns.
+        microbatched: whether batches come as ``[A, B / A, ...]``, as
+            ``growth.GrowingBatches(microbatch=...)`` delivers them: the gradient is summed over A
+            and divided once, model state goes from one microbatch to the next.
         axis_name: the mapped axis over which a batch is split, where the step runs inside ``pmap``
             or ``shard_map``: gradients, loss, metrics and floating-point model state are averaged
             over it. Under ``jit`` leave it out. ``compile_step`` sets it where it is needed.
@@ -47,7 +56,8 @@ def make_train_step(
         >>> int(state.step), float(metrics["loss"])
         (1, 1.0)
     """
-    return TrainStep(_with_state(loss_fn), optax.with_extra_args_support(tx), axis_name)
+    tx = optax.with_extra_args_support(tx)
+    return TrainStep(_with_state(loss_fn), tx, microbatched, axis_name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +66,7 @@ class TrainStep:
 
     loss_fn: LossFn
     tx: optax.GradientTransformationExtraArgs
+    microbatched: bool = False
     axis_name: str | None = None
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -63,19 +74,63 @@ class TrainStep:
         key = jax.random.fold_in(state.key, state.step)
         if self.axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(self.axis_name))
-        value_and_grad = jax.value_and_grad(self.loss_fn, has_aux=True)
-        (loss, (model_state, metrics)), grads = value_and_grad(
-            state.params, state.model_state, batch, key
-        )
-        metrics = {**metrics, "loss": loss}
+        shape = jax.tree.leaves(batch)[0].shape
+        batch_size = shape[0] * shape[1] if self.microbatched else shape[0]
+        told: dict[str, Any] = {}
+        if self.microbatched:
+            grads, model_state, metrics, told = self._accumulate(state, batch, key)
+        else:
+            grads, model_state, metrics = self._gradient(
+                state.params, state.model_state, batch, key
+            )
         if self.axis_name is not None:
-            model_state, metrics, grads = _mean_over(self.axis_name, (model_state, metrics, grads))
+            batch_size *= jax.lax.axis_size(self.axis_name)
+            model_state, metrics, grads, told = _mean_over(
+                self.axis_name, (model_state, metrics, grads, told)
+            )
         updates, opt_state = self.tx.update(
-            grads, state.opt_state, state.params, value=metrics["loss"]
+            grads,
+            state.opt_state,
+            state.params,
+            value=metrics["loss"],
+            batch_size=batch_size,
+            **told,
         )
         params = optax.apply_updates(state.params, updates)
         state = TrainState(state.step + 1, params, model_state, opt_state, state.key)
         return state, metrics
+
+    def _gradient(
+        self, params: Any, model_state: Any, batch: Batch, key: jax.Array
+    ) -> tuple[Any, Any, Metrics]:
+        value_and_grad = jax.value_and_grad(self.loss_fn, has_aux=True)
+        (loss, (model_state, metrics)), grads = value_and_grad(params, model_state, batch, key)
+        return grads, model_state, {**metrics, "loss": loss}
+
+    def _accumulate(
+        self, state: TrainState, batch: Batch, key: jax.Array
+    ) -> tuple[Any, Any, Metrics, dict[str, Any]]:
+        """The mean gradient over microbatches, in the memory of one."""
+
+        def add(carry: tuple[Any, Any], part: tuple[jax.Array, Batch]) -> Any:
+            total, model_state = carry
+            number, microbatch = part
+            grads, model_state, metrics = self._gradient(
+                state.params, model_state, microbatch, jax.random.fold_in(key, number)
+            )
+            squared_norm = optax.tree.norm(grads, squared=True)
+            return (jax.tree.map(jnp.add, total, grads), model_state), (metrics, squared_norm)
+
+        count, size = jax.tree.leaves(batch)[0].shape[:2]
+        start = (jax.tree.map(jnp.zeros_like, state.params), state.model_state)
+        (total, model_state), (metrics, squared_norms) = jax.lax.scan(
+            add, start, (jnp.arange(count), batch)
+        )
+        grads = jax.tree.map(lambda g: g / count, total)
+        metrics = jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics)
+        # One part alone says nothing of the noise.
+        told = {"part_size": size, "part_squared_norm": squared_norms.mean()} if count > 1 else {}
+        return grads, model_state, metrics, told
 
 
 def make_eval_step(eval_fn: LossFn) -> Callable[[TrainState, Batch], Metrics]:
@@ -137,8 +192,8 @@ def _with_state(loss_fn: LossFn) -> LossFn:
 def _mean_over(axis_name: str, tree: Any) -> Any:
     """The mean of every floating-point leaf over a mapped axis; other leaves stay as they are."""
 
-    def mean(leaf: jax.Array) -> jax.Array:
-        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+    def mean(leaf: Any) -> Any:
+        floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
         return jax.lax.pmean(leaf, axis_name) if floating else leaf
 
     return jax.tree.map(mean, tree)

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from gapjax import models, training
+from gapjax import growth, models, training
 
 
 def _mesh(count):
@@ -78,3 +78,37 @@ def test_unknown_strategy_and_foreign_steps_are_refused():
         training.compile_step(lambda state, batch: state, strategy="pmapp")
     with pytest.raises(ValueError, match="make_train_step"):
         training.compile_step(lambda state, batch: state, strategy="pmap")
+
+
+@pytest.mark.parametrize("strategy", ["jit", "pmap"])
+def test_microbatches_are_spread_and_reduced_once(strategy):
+    step, state, batches = _problem()
+    expected, _ = step(state, batches[0])
+    step = training.make_train_step(step.loss_fn, step.tx, microbatched=True)
+    parts = jax.tree.map(lambda x: x.reshape(2, 8, *x.shape[1:]), batches[0])
+    compiled = training.compile_step(step, mesh=_mesh(8), strategy=strategy)
+    text = compiled.lower(state, parts).compile().as_text()
+    assert "all-gather" not in text
+    state, _ = compiled(jax.tree.map(jnp.copy, state), parts)
+    for got, want in zip(
+        jax.tree.leaves(state.params), jax.tree.leaves(expected.params), strict=True
+    ):
+        np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_growing_batches_meet_programs_compiled_ahead():
+    step, state, batches = _problem()
+    traced = []
+
+    def loss_fn(params, model_state, batch, key):
+        traced.append(len(batch["y"]))
+        return step.loss_fn(params, model_state, batch, key)
+
+    compiled = training.compile_step(training.make_train_step(loss_fn, step.tx), mesh=_mesh(4))
+    source = {name: np.concatenate([b[name] for b in batches]) for name in ("x", "y")}
+    grown = growth.GrowingBatches(source, growth.piecewise_batch(4, {3: 8}), seed=0, mesh=_mesh(4))
+    ahead = growth.compile_ahead(compiled, grown)
+    state = jax.device_put(state, jax.sharding.NamedSharding(_mesh(4), jax.P()))
+    state, history = training.fit(ahead, state, grown, num_updates=6)
+    assert int(state.step) == 6 and np.isfinite(history.metrics["loss"]).all()
+    assert traced == [4, 8]  # each size once, though the second was met in the background

@@ -89,3 +89,42 @@ def test_step_compiles_once():
     state = _start(tx)
     for seed in range(3):
         state, _ = step(state, _batch(seed=seed))
+
+
+def test_microbatches_give_the_gradient_of_the_whole():
+    tx = optax.sgd(0.1, momentum=0.9)
+    batch = _batch(12)
+    parts = jax.tree.map(lambda x: x.reshape(3, 4, *x.shape[1:]), batch)
+    whole, metrics = training.make_train_step(_quadratic, tx)(_start(tx), batch)
+    summed, same = training.make_train_step(_quadratic, tx, microbatched=True)(_start(tx), parts)
+    np.testing.assert_allclose(summed.params["w"], whole.params["w"], rtol=1e-6)
+    np.testing.assert_allclose(same["loss"], metrics["loss"], rtol=1e-6)
+
+
+def test_model_state_goes_from_one_microbatch_to_the_next():
+    def loss_fn(params, model_state, batch, key):
+        return jnp.sum(params["w"]), (2 * model_state + batch["x"].mean(), {})
+
+    tx = optax.sgd(0.1)
+    step = training.make_train_step(loss_fn, tx, microbatched=True)
+    state, _ = step(_start(tx, model_state=jnp.ones(())), {"x": jnp.array([[1.0], [2.0], [3.0]])})
+    assert float(state.model_state) == 2 * (2 * (2 * 1 + 1) + 2) + 3
+
+
+def test_optimizer_is_told_batch_and_parts():
+    told = {}
+
+    def update(updates, state, params=None, **extra):
+        told.update(extra)
+        return updates, state
+
+    tx = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    training.make_train_step(_quadratic, tx)(_start(tx), _batch(6))
+    assert set(told) == {"value", "batch_size"} and told["batch_size"] == 6
+    batch = _batch(6)
+    parts = jax.tree.map(lambda x: x.reshape(3, 2, *x.shape[1:]), batch)
+    training.make_train_step(_quadratic, tx, microbatched=True)(_start(tx), parts)
+    assert (told["batch_size"], told["part_size"]) == (6, 2)
+    x, y = batch["x"].reshape(3, 2, 3), batch["y"].reshape(3, 2)
+    squares = [np.sum((2 * a.T @ -b / 2) ** 2) for a, b in zip(x, y, strict=True)]
+    np.testing.assert_allclose(told["part_squared_norm"], np.mean(squares), rtol=1e-5)
