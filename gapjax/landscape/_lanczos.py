@@ -181,10 +181,14 @@ class Krylov:
             return True
         # What is left of the product is rounding: normalized, it would be a random direction
         # with a meaningless coupling.
-        if beta <= 10 * np.finfo(self.op.dtype).eps * self.scale:
+        rounding = np.finfo(self.op.dtype).eps * self.scale
+        if beta <= 10 * rounding:
             self.coupling[-1] = 0
             self.append_random()
             return False
+        # A space that all but closed looks converged, though what lies outside was never seen.
+        if beta <= 1000 * rounding and self.chain_start is not None:
+            self.chain_start = self.steps
         self.append(vector, 1 / beta)
         return True
 
