@@ -69,23 +69,26 @@ class CompiledStep:
         compiled: the jitted or pmapped step.
         devices: over how many devices a batch is split.
         axis: which axis of a batch is split: 1 where batches come in microbatches.
-        arrange: how a batch is laid out before the call.
+        arrange: how a batch is laid out before the call; None where it stays as it is.
     """
 
     compiled: Any
     devices: int
     axis: int
-    arrange: Callable[[Any], Any]
+    arrange: Callable[[Any], Any] | None = None
 
     def __call__(self, state: Any, batch: Any) -> Any:
         """One update; the state handed in is donated."""
         self._check(batch)
-        return self.compiled(state, self.arrange(batch))
+        return self.compiled(state, self.arrange(batch) if self.arrange else batch)
 
     def lower(self, state: Any, batch: Any) -> Any:
         """The lowered program for arrays or ``jax.ShapeDtypeStruct`` of these shapes."""
         self._check(batch)
-        return self.compiled.lower(state, jax.eval_shape(self.arrange, batch))
+        # eval_shape forgets shardings, by which a compiled program is found again.
+        return self.compiled.lower(
+            state, jax.eval_shape(self.arrange, batch) if self.arrange else batch
+        )
 
     def _check(self, batch: Any) -> None:
         for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
@@ -109,7 +112,7 @@ def _compile_jit(step: Callable[..., Any], mesh: Mesh) -> CompiledStep:
         out_shardings=(replicated, replicated),
         donate_argnums=0,
     )
-    return CompiledStep(compiled, mesh.shape[mesh.axis_names[0]], axis, lambda batch: batch)
+    return CompiledStep(compiled, mesh.shape[mesh.axis_names[0]], axis)
 
 
 def _compile_pmap(step: Callable[..., Any], mesh: Mesh) -> CompiledStep:
