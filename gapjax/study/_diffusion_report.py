@@ -95,7 +95,8 @@ def _closer(large: Mapping[str, Any], cured: Mapping[str, Any]) -> list[str]:
         sentences.append(
             f"{words}, {_CURED} {_verdict(*pair)} SB than LB does: its distance differs from SB's "
             f"by {_interval(pair[0], 0, 100)}%, LB's by {_interval(pair[1], 0, 100)}% (root mean "
-            "square)."
+            f"square); its slope there is {_interval(cured[axis]['ratio'], 2)} times SB's, LB's "
+            f"{_interval(large[axis]['ratio'], 2)} times."
         )
     ratios = [beside["slopes"] for beside in (cured, large)]
     if None not in (ratios[0]["mean"], ratios[1]["mean"]):
