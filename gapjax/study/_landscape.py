@@ -142,16 +142,18 @@ class _Reporter:
     def __init__(self, progress: Callable[[Progress], None] | None, regime: str, total: int):
         self.progress, self.regime, self.total = progress, regime, total
         self.finished, self.at_start, self.started = 0, 0, time.perf_counter()
-        self.working = False
+        self.working, self.inner = False, 0.0
 
     def inside(self, at: landscape.Progress) -> None:
         if not self.working:  # what an earlier run has done took no time in this one
             self.working, self.at_start, self.started = True, self.finished, time.perf_counter()
-        self._tell(at.done / max(at.total, at.done, 1))
+        # One measurement may run several searches, each with a count of its own.
+        self.inner = max(self.inner, at.done / max(at.total, at.done, 1))
+        self._tell(self.inner)
 
     def done(self) -> None:
-        self.finished += 1
-        self._tell(0.0)
+        self.finished, self.inner = self.finished + 1, 0.0
+        self._tell(self.inner)
 
     def _tell(self, part: float) -> None:
         if self.progress is None:

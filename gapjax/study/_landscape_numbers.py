@@ -134,6 +134,7 @@ def _regime(
         "smallest": seeds(lambda m: m["bottom"]["value"]),
         "smallest_residual": float(np.max(_each(found, lambda m: m["bottom"]["residual"]))),
         "negative_mass": seeds(lambda m: m["density"]["negative_mass"]["mean"]),
+        "negative_mass_stderr": _each(found, lambda m: m["density"]["negative_mass"]["stderr"]),
         "trace": seeds(lambda m: m["trace"]["mean"]),
         "trace_stderr": _each(found, lambda m: m["trace"]["stderr"]),
         "counts": several(lambda m: m["counts"]["mean"]),

@@ -128,21 +128,24 @@ def observations(found: Numbers) -> list[tuple[str, str]]:
         ),
         (
             "Are the minima different ones?",
-            "On the straight line from SB to LB the training loss rises by up to "
+            "On the straight line from SB to LB the training loss rises by at most "
             f"{_range(barrier['barrier'])} above the chord between its ends, of which the higher "
-            f"lies at {_range(barrier['higher_end'])}.",
+            f"lies at {_range(barrier['higher_end'])}."
+            + (" There is no barrier between them." if not barrier["barrier"]["mean"] else ""),
         ),
     ]
 
 
 def _count_notes(found: Numbers) -> str:
-    """The worst of what the counts leave open."""
-    regimes = found["regimes"].values()
-    error, bias = (
-        max(np.nanmax(np.array(regime[k], np.float64)) for regime in regimes)
-        for k in ("counts_stderr", "counts_bias")
-    )
-    return f"standard error up to {error:.2g}, quadrature bound up to {bias:.2g} eigenvalues"
+    """The worst of what each count leaves open."""
+    notes = []
+    for i, threshold in enumerate(found["settings"]["thresholds"]):
+        error, bias = (
+            max(np.array(regime[k], np.float64)[:, i].max() for regime in found["regimes"].values())
+            for k in ("counts_stderr", "counts_bias")
+        )
+        notes.append(f"λ > {threshold:g} ± {error:.2g} ± {bias:.2g}")
+    return ", ".join(notes)
 
 
 def _lower(number: int) -> str:

@@ -65,10 +65,12 @@ def test_curvature_is_that_of_the_dense_hessian(measured, tiny):
         np.testing.assert_allclose(found["smallest"]["values"][seed], values[-1], atol=1e-4)
         error = found["trace_stderr"][seed]
         assert abs(found["trace"]["values"][seed] - values.sum()) <= 5 * error + 1e-4
+        # From 4 probes an error bar is itself uncertain: 99.9% of Student's t lie within 12.9.
         share = -values[values < 0].sum() / np.abs(values).sum()
-        np.testing.assert_allclose(found["negative_mass"]["values"][seed], share, atol=0.05)
+        error = found["negative_mass_stderr"][seed]
+        assert abs(found["negative_mass"]["values"][seed] - share) <= 13 * error + 1e-3
         for i, threshold in enumerate(result.landscape["settings"]["thresholds"]):
-            slack = 5 * found["counts_stderr"][seed][i] + found["counts_bias"][seed][i] + 1e-2
+            slack = 13 * found["counts_stderr"][seed][i] + found["counts_bias"][seed][i] + 1e-2
             assert abs(found["counts"][i]["values"][seed] - (values > threshold).sum()) <= slack
 
 
@@ -88,7 +90,6 @@ def test_training_is_left_as_it_was(measured):
     folder, before, result, seen = measured
     assert result.regimes == before.regimes and before.landscape is None
     assert {at.phase for at in seen} == {"landscape"}
-    assert [at.regime for at in seen if at.update == 100][::2] != []
     for name in ("SB", "LB", "SB to LB"):
         updates = [at.update for at in seen if at.regime == name]
         assert updates == sorted(updates) and updates[-1] == 100
