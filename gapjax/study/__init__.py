@@ -11,6 +11,7 @@ from gapjax.study._figures import (
     plot_gap_closed,
     plot_growth,
 )
+from gapjax.study._landscape_report import plot_lines, plot_spectrum, plot_way
 from gapjax.study._plan import Plan, make_plan
 from gapjax.study._regimes import REGIMES, Regime
 from gapjax.study._report import write_report
@@ -38,6 +39,9 @@ __all__ = [
     "plot_distance",
     "plot_gap_closed",
     "plot_growth",
+    "plot_lines",
+    "plot_spectrum",
+    "plot_way",
     "preset",
     "rows",
     "run_study",

@@ -8,7 +8,7 @@ import functools
 import pathlib
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,35 +17,20 @@ import optax
 
 from gapjax import data, ghost, landscape, training
 from gapjax.study import _folder
+from gapjax.study._landscape_measures import (
+    EPSILONS,
+    MEASURES,
+    RHO,
+    THRESHOLDS,
+    Minimum,
+    Report,
+)
 from gapjax.study._landscape_numbers import summarize
 from gapjax.study._members import Setup
 from gapjax.study._train import Progress
 
 SEEDS = 3
-TOP = 5
-THRESHOLDS = (0.01, 0.1, 1.0, 10.0)
-EPSILONS = (1e-3, 5e-4)
-RHO = 0.05
 _ROWS = 4096  # examples of one batch
-_Report = Callable[[Any], None]
-
-
-class Minimum(NamedTuple):
-    """Where one seed of one regime ended, with the loss around it.
-
-    Attributes:
-        params: the weights.
-        loss_fn: ``loss_fn(params, batch) -> mean loss``, in evaluation mode.
-        evaluate: ``evaluate(params) -> {"loss", "accuracy"}`` by ``"train"`` and ``"test"``.
-        batches: the training set.
-        hessian: of the training loss.
-    """
-
-    params: Any
-    loss_fn: Callable[[Any, Any], jax.Array]
-    evaluate: Mapping[str, Callable[..., Any]]
-    batches: list[data.Split]
-    hessian: landscape.Operator
 
 
 def measure_landscape(
@@ -79,12 +64,12 @@ def measure_landscape(
     kept: dict[str, dict[int, dict[str, Any]]] = {}
     for name, regime in regimes.items():
         alive = _alive(regime, seeds)
-        report = _Reporter(progress, name, len(alive) * len(_MEASURES))
+        report = _Reporter(progress, name, len(alive) * len(MEASURES))
         kept[name] = {}
         for member in alive:
             minimum = functools.partial(bench.minimum, folder, name, member)
             path = folder / "landscape" / f"{name}-{regime['seeds'][member]}.json"
-            kept[name][member] = _measured(path, _MEASURES, minimum, report)
+            kept[name][member] = _measured(path, MEASURES, minimum, report)
     paths = {}
     if {"SB", "LB"} <= set(regimes):
         both = [m for m in kept["SB"] if m in kept["LB"]]
@@ -119,7 +104,7 @@ def _alive(regime: Mapping[str, Any], seeds: int) -> list[int]:
 
 def _measured(
     path: pathlib.Path,
-    measures: Mapping[str, Callable[[Any, _Report], Any]],
+    measures: Mapping[str, Callable[[Any, Report], Any]],
     make: Callable[[], Any],
     report: "_Reporter",
 ) -> dict[str, Any]:
@@ -218,7 +203,7 @@ class _Bench:
         (small, model_state), (large, _) = (self._end(folder, n, member) for n in ("SB", "LB"))
         return small, large, model_state
 
-    def between(self, ends: tuple[Any, Any, Any], report: _Report) -> dict[str, Any]:
+    def between(self, ends: tuple[Any, Any, Any], report: Report) -> dict[str, Any]:
         """Losses and accuracies on the line from SB (at 0) to LB (at 1) and beyond."""
         small, large, model_state = ends
 
@@ -285,92 +270,3 @@ def batch_statistics(
         return batch_norms(after)
 
     return jax.tree.map(lambda zero, one: zero / (1 - (one - zero)), update(0.0), update(1.0))
-
-
-def _top(at: Minimum, report: _Report) -> dict[str, Any]:
-    k = min(TOP, at.hessian.size)
-    pairs = landscape.eigh_topk(at.hessian, jax.random.key(0), k, which="LA", progress=report)
-    return {
-        "values": pairs.values,
-        "residuals": pairs.residuals,
-        "converged": pairs.converged,
-        "num_matvecs": pairs.num_matvecs,
-    }
-
-
-def _bottom(at: Minimum, report: _Report) -> dict[str, Any]:
-    pairs = landscape.eigh_topk(
-        at.hessian, jax.random.key(1), 1, which="SA", tol=1e-2, max_matvecs=150, progress=report
-    )
-    return {
-        "value": pairs.values[0],
-        "residual": pairs.residuals[0],
-        "converged": bool(pairs.converged[0]),
-    }
-
-
-def _trace(at: Minimum, report: _Report) -> dict[str, Any]:
-    found = landscape.trace(at.hessian, jax.random.key(2), 32, method="krylov", progress=report)
-    return {"mean": found.mean, "stderr": found.stderr}
-
-
-def _counts(at: Minimum, report: _Report) -> dict[str, Any]:
-    found = landscape.count_above(
-        at.hessian,
-        np.array(THRESHOLDS),
-        key=jax.random.key(3),
-        num_probes=4,
-        num_steps=40,
-        progress=report,
-    )
-    return {"mean": found.mean, "stderr": found.stderr, "bias": found.bias}
-
-
-def _density(at: Minimum, report: _Report) -> dict[str, Any]:
-    found = landscape.spectral_density(
-        at.hessian, jax.random.key(4), num_probes=4, num_steps=40, progress=report
-    )
-    negative = found.negative_mass()
-    thin = slice(None, None, 4)  # still two points per width of the smoothing
-    return {
-        "grid": found.grid[thin],
-        "density": found.density[thin],
-        "stderr": found.stderr[thin],
-        "negative_mass": {"mean": negative.mean, "stderr": negative.stderr},
-    }
-
-
-def _keskar(at: Minimum, report: _Report) -> dict[str, Any]:
-    found = [
-        landscape.keskar_sharpness(
-            at.loss_fn, at.params, at.batches, epsilon=epsilon, check=False, progress=report
-        )
-        for epsilon in EPSILONS
-    ]
-    return {"values": [f.value for f in found], "loss_max": [f.loss_max for f in found]}
-
-
-def _sam(at: Minimum, report: _Report) -> dict[str, Any]:
-    found = landscape.sam_sharpness(
-        at.loss_fn, at.params, at.batches, rho=RHO, check=False, progress=report
-    )
-    return {"value": found.value}
-
-
-def _line(at: Minimum, report: _Report) -> dict[str, Any]:
-    # The same draw for all; filter by filter it is as long as the weights of each.
-    direction = landscape.random_direction(jax.random.key(5), at.params)
-    found = landscape.line(at.evaluate, at.params, direction, progress=report)
-    return {"t": found.coords, **found.values}
-
-
-_MEASURES: dict[str, Callable[[Minimum, _Report], dict[str, Any]]] = {
-    "top": _top,
-    "bottom": _bottom,
-    "trace": _trace,
-    "counts": _counts,
-    "density": _density,
-    "keskar": _keskar,
-    "sam": _sam,
-    "line": _line,
-}

@@ -107,9 +107,9 @@ def test_an_interrupted_measurement_goes_on(measured, tiny, monkeypatch):
         name: lambda at, report, name=name, measure=measure: (
             calls.append(name) or measure(at, report)
         )
-        for name, measure in _landscape._MEASURES.items()
+        for name, measure in _landscape.MEASURES.items()
     }
-    monkeypatch.setattr(_landscape, "_MEASURES", measures)
+    monkeypatch.setattr(_landscape, "MEASURES", measures)
     again = study.run_study(tiny, folder, landscape=True)
     assert calls == ["sam", "line"]
     assert kept.read_text() == undisturbed and again.landscape == result.landscape

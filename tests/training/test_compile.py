@@ -23,7 +23,10 @@ def _problem():
 
     rng = np.random.default_rng(0)
     batches = [
-        {"x": rng.normal(size=(16, 6)).astype(np.float32), "y": rng.integers(4, size=16).astype(np.int32)}
+        {
+            "x": rng.normal(size=(16, 6)).astype(np.float32),
+            "y": rng.integers(4, size=16).astype(np.int32),
+        }
         for _ in range(3)
     ]
     tx = optax.sgd(0.1, momentum=0.9)
