@@ -125,7 +125,7 @@ def ratio_of_means(top: np.ndarray, bottom: np.ndarray) -> dict[str, float | Non
     Example:
         >>> ratio = ratio_of_means(np.array([1.0, 1.1, 0.9]), np.array([2.0, 2.1, 1.9]))
         >>> round(ratio["mean"], 3), round(ratio["low"], 3), round(ratio["high"], 3)
-        (0.5, 0.433, 0.555)
+        (0.5, 0.429, 0.555)
 
     References:
         Fieller, Some problems in interval estimation, J. R. Stat. Soc. B 16, 1954.

@@ -39,6 +39,17 @@ def _mask(kind, shape, rng):
     return mask
 
 
+def _count_in_ghost(mask, shape, ghost_size, remainder):
+    """How many elements each element's ghost and channel has, itself included."""
+    size = ghost_size or shape[0]
+    ghost = np.arange(shape[0]) // size
+    if remainder == "merge" and shape[0] % size:
+        ghost = np.minimum(ghost, max(shape[0] // size, 1) - 1)
+    kept = np.broadcast_to(True if mask is None else mask, shape).reshape(shape[0], -1, shape[-1])
+    counts = np.stack([kept[ghost == g].sum((0, 1)) for g in range(ghost.max() + 1)])
+    return np.broadcast_to(np.expand_dims(counts[ghost], tuple(range(1, len(shape) - 1))), shape)
+
+
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2), ("float16", 2e-3)]
 )
@@ -69,7 +80,11 @@ def test_layer_is_the_loop(dtype, tolerance, case):
     # What is masked may be normalized by next to nothing; there it has to be finite only.
     assert np.isfinite(np.asarray(y, float)).all()
     off = np.abs(np.asarray(y, float) - expected) / np.maximum(1, np.abs(expected))
-    assert np.max(off, initial=0, where=True if mask is None else mask) <= tolerance
+    # An element that is alone in its ghost has no variance: what float32 rounds off it is
+    # multiplied by 1 / sqrt(epsilon) = 316 there, whatever the arithmetic.
+    alone = _count_in_ghost(mask, shape, case["ghost_size"], settings["remainder"]) < 2
+    bound = np.where(alone, np.maximum(tolerance, 1e-4), tolerance)
+    assert np.max(off - bound, initial=-1, where=True if mask is None else mask) <= 0
     for found, exact in (
         (updates["batch_stats"]["mean"], mean),
         (updates["batch_stats"]["var"], var),
