@@ -3,6 +3,7 @@
 import os
 import pathlib
 
+import hypothesis
 import jax
 import pytest
 
@@ -15,6 +16,10 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # Many tests compile the same small programs: once is enough, over all workers and children.
 os.environ["XDG_CACHE_HOME"] = str(pathlib.Path(__file__).parent.parent / ".pytest_cache")
 growth.enable_compile_cache()
+# On the build machine the same examples in every run; elsewhere new ones.
+hypothesis.settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 
 
 @pytest.fixture

@@ -59,9 +59,10 @@ def _draw(result: StudyResult) -> dict[str, str]:
     rows = 1.2 + 0.42 * len(result.regimes)
     figures: dict[str, tuple[Any, float]] = {
         "accuracy": (_figures.plot_accuracy, rows),
-        "closed": (_figures.plot_gap_closed, rows),
         "distance": (_figures.plot_distance, 3.5),
     }
+    if {"SB", "LB"} <= set(result.regimes):
+        figures["closed"] = (_figures.plot_gap_closed, rows)
     if any(len(regime["batch_sizes"]) > 1 for regime in result.regimes.values()):
         figures["growth"] = (_figures.plot_growth, 3.5)
     for metric in ("test_accuracy", "train_loss", "test_loss"):

@@ -38,6 +38,7 @@ def rows(result: StudyResult, part: str | None = None) -> list[list[str]]:
         part: ``"tuned"`` for the numbers at the tuned rates, None for the rules'.
     """
     table = []
+    compared = {"SB", "LB"} <= set(result.regimes)
     for name, regime in result.regimes.items():
         numbers = regime[part] if part else regime
         ghost = f" / {regime['ghost_size']}" if regime["ghost_size"] else ""
@@ -50,7 +51,7 @@ def rows(result: StudyResult, part: str | None = None) -> list[list[str]]:
                 f"{regime['epochs']:.4g}",
                 f"{numbers['learning_rate']:.3g}",
                 plus_minus(numbers["test_accuracy"], 2, 100),
-                interval(numbers["gap_closed"]) if name not in ("SB", "LB") else "",
+                interval(numbers["gap_closed"]) if compared and name not in ("SB", "LB") else "",
                 plus_minus(numbers["train_accuracy"], 2, 100),
                 plus_minus(numbers["gap"], 2, 100),
                 plus_minus(numbers["train_loss"], 3),

@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from gapjax import training
+from gapjax import growth, training
 
 
 def _quadratic(params, batch):
@@ -128,3 +128,18 @@ def test_optimizer_is_told_batch_and_parts():
     x, y = batch["x"].reshape(3, 2, 3), batch["y"].reshape(3, 2)
     squares = [np.sum((2 * a.T @ -b / 2) ** 2) for a, b in zip(x, y, strict=True)]
     np.testing.assert_allclose(told["part_squared_norm"], np.mean(squares), rtol=1e-5)
+
+
+def test_microbatches_teach_the_noise_scale():
+    tx = optax.chain(growth.noise_scale_tracker(), optax.sgd(0.0))
+    step = jax.jit(training.make_train_step(_quadratic, tx, microbatched=True))
+    state, rng = _start(tx), np.random.default_rng(0)
+    for _ in range(300):
+        x = rng.normal(size=(4, 8, 3)).astype(np.float32)
+        y = (x @ np.array([1.0, 2.0, 3.0]) + rng.normal(size=(4, 8))).astype(np.float32)
+        state, _ = step(state, {"x": x, "y": y})
+    found = growth.noise_scale_record(state.opt_state)
+    # At w = 0 the gradient of an example is -2 x y, y = x w* + noise, x standard normal:
+    # |G|^2 = 4 |w*|^2 and E|g|^2 = 4 E[|x|^2 y^2] = 4 ((3 + 2) |w*|^2 + 3), so the trace is
+    norm, trace = 4 * 14, 4 * (5 * 14 + 3) - 4 * 14
+    assert abs(float(found.noise_scale) / (trace / norm) - 1) < 0.15
