@@ -100,13 +100,19 @@ def finding(result: StudyResult) -> str:
     change = f"batch {small['batch_size']} to {large['batch_size']}, {large['budget']}"
     text = (
         f"From {change}, test accuracy {'falls' if gap > 0 else 'rises'} by {abs(gap):.2f} points "
-        f"(standard error {error:.2f}, {len(small['seeds'])} seeds)."
+        + (
+            f"(standard error {error:.2f}, {len(small['seeds'])} seeds)."
+            if len(small["seeds"]) > 1
+            else "(one seed: chance alone may do that)."
+        )
     )
     closed = {
         name: regime["gap_closed"]
         for name, regime in result.regimes.items()
         if name not in ("SB", "LB") and regime["gap_closed"]["mean"] is not None
     }
+    if len(small["seeds"]) < 2:
+        return text
     if gap <= 2 * error or not closed:
         return text + (" That is within two standard errors." if gap <= 2 * error else "")
     best = max(closed, key=lambda name: closed[name]["mean"])

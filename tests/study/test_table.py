@@ -42,3 +42,10 @@ def test_finding_claims_no_gap_within_two_standard_errors():
 def test_intervals_that_do_not_exist():
     assert _table.interval({"mean": None, "low": None, "high": None}) == "no gap to close"
     assert _table.plus_minus({"mean": None, "std": None}, 2) == "diverged"
+
+
+def test_one_seed_has_no_error_bar():
+    result = _result({"SB": [0.98, 0.99], "LB": [0.94, 0.95]})
+    for regime in result.regimes.values():
+        regime["seeds"] = [0]
+    assert "one seed" in study.finding(result) and "standard error" not in study.finding(result)
