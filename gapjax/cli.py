@@ -81,19 +81,16 @@ def _fields_of(default: Any, *, out: str) -> type:
 
     # What takes an object from Python takes a name here.
     names = {"dataset": str, "model": str, "optimizer": str, "regimes": tuple[str, ...]}
+    defaults = {**vars(default), "regimes": tuple(regime.name for regime in default.regimes)}
     fields: list[Any] = [
         (
             field.name,
             Annotated[
                 names.get(field.name, field.type), tyro.conf.arg(help=field.metadata["help"])
             ],
-            dataclasses.field(default=getattr(default, field.name)),
+            dataclasses.field(default=defaults[field.name]),
         )
         for field in dataclasses.fields(default)
-    ]
-    regimes = tuple(regime.name for regime in default.regimes)
-    fields = [
-        (n, t, dataclasses.field(default=regimes) if n == "regimes" else f) for n, t, f in fields
     ]
     help = "folder for results and report; a study that was interrupted there goes on"
     fields.append(("out", Annotated[str, tyro.conf.arg(help=help)], dataclasses.field(default=out)))

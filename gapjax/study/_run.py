@@ -18,7 +18,7 @@ from gapjax.study import _folder, _measure, _report
 from gapjax.study._landscape import measure_landscape
 from gapjax.study._members import Setup, make_setup
 from gapjax.study._plan import Plan, make_plan
-from gapjax.study._regimes import Regime
+from gapjax.study._regimes import as_regime
 from gapjax.study._result import StudyResult, load_result
 from gapjax.study._study import Study, describe
 from gapjax.study._train import Outcome, Progress, train
@@ -75,13 +75,13 @@ def run_study(
         )
     network = study.make_network(dataset.num_classes)
     setup = make_setup(study, network, dataset.train, dataset.test)
-    train_split, validation_split = _split(setup)
+    splits = _split(setup) if study.tune else None
     plans = {}
     for regime in study.regimes:
-        assert isinstance(regime, Regime)
-        plans[regime.name] = make_plan(study, regime, len(dataset.train))
-        if study.tune:
-            make_plan(study, regime, len(train_split))  # what does not fit is said now
+        plan = make_plan(study, as_regime(regime), len(dataset.train))
+        plans[plan.regime.name] = plan
+        if splits:
+            make_plan(study, plan.regime, len(splits[0]))  # what does not fit is said now
     _check_network(setup, dataset.num_classes, plans)
     folder = _folder.open_folder(
         out_dir,
@@ -92,7 +92,7 @@ def run_study(
         kept = folder / "regimes" / f"{plan.regime.name}.json"
         if not kept.exists():
             reference = _reference(folder, plan)
-            tuning = _tune(setup, plan, train_split, validation_split, reference, progress)
+            tuning = _tune(setup, plan, splits, reference, progress) if splits else None
             record = _train_and_keep(setup, plan, tuning, reference, folder, progress)
             _folder.write_json(kept, record)
     result = load_result(folder)
@@ -138,16 +138,13 @@ def _reference(folder: pathlib.Path, plan: Plan) -> diffusion.DiffusionRecord | 
 def _tune(
     setup: Setup,
     plan: Plan,
-    train_split: data.Split,
-    validation_split: data.Split,
+    splits: tuple[data.Split, data.Split],
     reference: diffusion.DiffusionRecord | None,
     progress: OnProgress | None,
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
     """Rates around the regime's rule, judged by validation accuracy over a few seeds."""
     study = setup.study
-    if not study.tune:
-        return None
-    plan = make_plan(study, plan.regime, len(train_split))
+    plan = make_plan(study, plan.regime, len(splits[0]))
     powers = range(-(study.tune // 2), study.tune - study.tune // 2)
     rates = [plan.learning_rate * _TUNING_FACTOR**power for power in powers]
     seeds = _seeds(study)[:_TUNING_SEEDS]
@@ -156,8 +153,7 @@ def _tune(
     outcome = train(
         setup,
         plan,
-        train_split,
-        validation_split,
+        *splits,
         members,
         reference=reference,
         progress=report,
