@@ -1,5 +1,7 @@
 """The nnx module and its ghostify, against the linen module and Flax's own batch norm."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -122,6 +124,41 @@ def test_ghostify_makes_a_new_model_with_the_same_paths():
     nnx.update(model, nnx.state(ghost))  # a checkpoint of one fits the other
     ghost.eval(), model.eval()
     chex.assert_trees_all_close(ghost(_x((3, 5, 5, 2))), model(_x((3, 5, 5, 2))), atol=1e-6)
+
+
+class Small(nnx.Module):
+    def __init__(self, norm, rngs):
+        self.first = nnx.Linear(3, 4, rngs=rngs)
+        self.bn = norm(4, momentum=0.9, rngs=rngs)
+        self.last = nnx.Linear(4, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(nnx.relu(self.bn(self.first(x))))
+
+
+def test_checkpoints_move_both_ways(tmp_path):
+    import orbax.checkpoint as ocp
+
+    x = _x((8, 3))
+    norms = {"plain": nnx.BatchNorm, "ghost": functools.partial(GhostBatchNorm, ghost_size=4)}
+
+    def train(name, state):
+        model = Small(norms[name], nnx.Rngs(0))
+        nnx.update(model, state)
+        grads = nnx.grad(lambda model: jnp.sin(model(x)).sum())(model)
+        params = nnx.state(model, nnx.Param)
+        nnx.update(model, jax.tree.map(lambda p, g: p - 0.1 * g, params, grads))
+        return nnx.state(model)
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        for name, other in (("plain", "ghost"), ("ghost", "plain")):
+            saved = train(name, nnx.state(Small(norms[name], nnx.Rngs(1))))
+            checkpointer.save(tmp_path / name, saved)
+            checkpointer.wait_until_finished()
+            like = nnx.state(Small(norms[other], nnx.Rngs(7)))
+            loaded = checkpointer.restore(tmp_path / name, like)
+            chex.assert_trees_all_equal(loaded, saved)
+            chex.assert_trees_all_equal(train(other, loaded), train(other, saved))
 
 
 def test_ghostify_twice_is_once():
