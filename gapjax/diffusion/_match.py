@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from gapjax._checks import one_of, positive_float, positive_int
 from gapjax.diffusion._fit import FEWEST, fit_diffusion
 from gapjax.diffusion._rules import RULES, rule_factor
-from gapjax.diffusion._track import DiffusionRecord, distance_between, only_state, widen
+from gapjax.diffusion._track import DiffusionRecord, only_state, widen
 
 
 def scale_by_batch_size(
@@ -78,7 +78,8 @@ class MatchDiffusionState(NamedTuple):
 
     start: Any  # the parameters at init, in their own dtype
     num_updates: jax.Array  # updates made so far; shape=(), dtype=jnp.int32
-    integral: jax.Array  # what the log of the scale has learnt; shape=(), dtype=jnp.float32
+    square: jax.Array  # mean of |u|^2 over a horizon; shape=(), dtype=jnp.float32
+    along: jax.Array  # mean of <w - w_0, u> over a horizon; shape=(), dtype=jnp.float32
     scale: jax.Array  # of the last update; shape=(), dtype=jnp.float32
     distance: jax.Array  # before the last update; shape=(), dtype=jnp.float32
     target: jax.Array  # what the distance should have been; shape=(), dtype=jnp.float32
@@ -116,17 +117,19 @@ def match_diffusion(
     r"""Scales the updates so that the distance from the start follows a reference curve.
 
     Give it the record of a small-batch run, put it last in the chain of a large-batch run, and
-    the large batch diffuses like the small one, with no learning rate tuned. With target
-    :math:`r_t`, distance :math:`d_t` and :math:`e_t = \log(r_t / d_t)`, update t is multiplied by
+    the large batch diffuses like the small one, with no learning rate tuned. With the offset
+    :math:`x_t = w_t - w_0`, the update :math:`u_t` and the target :math:`r_t`, the scale s that
+    brings the distance to the target is the root of
 
-    .. math:: s_t = \exp(k_t e_t + I_t), \qquad
-        I_{t+1} = I_t + k_t e_t \log\frac{t + 2}{t + 1}, \qquad k_t = \frac{k t}{k + t}
+    .. math:: s^2\, \overline{\lVert u \rVert^2} + 2 s\, \overline{\langle x, u \rangle}
+        = \frac{r_{t+h}^2 - \lVert x_t \rVert^2}{h}, \qquad h = \max(1, t / k),
 
-    both :math:`s_t` and :math:`e^{I_t}` held within the bounds. It is a proportional and integral
-    controller in the logarithm of everything, time included: diffusion is a process in log t. The
-    first term answers an error within 1/k of an e-fold of updates (:math:`k_t` is k, but softer at
-    the start, where an e-fold is a few updates); the integral learns the scale that keeps the
-    error at zero.
+    where the bars are running means over h updates: a random walk grows in the square of its
+    distance, each update adding what it has along the offset and what it has of its own. Up to
+    update k it is the scale that hits the target exactly, in one update; later an error is
+    answered within 1/k of an e-fold of updates, since diffusion is a process in log t. Where no
+    scale reaches the target, the one that comes nearest is taken. The first update is left as it
+    is: nothing is known of the run before it.
 
     The target is the reference, linear in log t between its points. Past its last point it goes
     on from there with the slope of the log-t law fitted to its last decade (flat, if that slope is
@@ -136,7 +139,8 @@ def match_diffusion(
     large batch that fits its data exactly has no gradient left to scale. ``at_bound`` of
     :func:`diffusion_match` tells.
 
-    The state holds one copy of the parameters, which each update reads once.
+    The state holds one copy of the parameters, which each update reads once, and the
+    updates once more.
 
     Args:
         reference: from :func:`diffusion_record`, at least 5 points. The curves of a population
@@ -174,9 +178,7 @@ def match_diffusion(
         <https://arxiv.org/abs/1705.08741>`_, 2017: the large batch generalizes once it diffuses
         like the small one. The controller is this library's.
     """
-    low = math.log(positive_float("min_scale", min_scale))
-    high = math.log(positive_float("max_scale", max_scale))
-    if low >= high:
+    if positive_float("min_scale", min_scale) >= positive_float("max_scale", max_scale):
         raise ValueError(f"min_scale={min_scale} must be below max_scale={max_scale}.")
     gain = positive_float("gain", gain)
     target_at, end = _target(reference, positive_float("steps_per_update", steps_per_update))
@@ -187,7 +189,8 @@ def match_diffusion(
         return MatchDiffusionState(
             start=jax.tree.map(jnp.copy, params),
             num_updates=jnp.zeros((), jnp.int32),
-            integral=jnp.zeros((), jnp.float32),
+            square=jnp.zeros((), jnp.float32),
+            along=jnp.zeros((), jnp.float32),
             scale=jnp.ones((), jnp.float32),
             distance=jnp.zeros((), jnp.float32),
             target=jnp.zeros((), jnp.float32),
@@ -204,22 +207,31 @@ def match_diffusion(
                 "match_diffusion measures the parameters: call update(updates, state, params)."
             )
         count = state.num_updates.astype(jnp.float32)
-        distance, target = distance_between(params, state.start), target_at(count)
-        # At the start both are 0 and the error is none.
-        tiny = jnp.finfo(jnp.float32).tiny
-        error = jnp.log((target + tiny) / (distance + tiny))
-        pull = gain * count / (gain + count) * error
-        wanted = pull + state.integral
-        scale = jnp.exp(jnp.clip(wanted, low, high))
-        integral = state.integral + pull * jnp.log((count + 2) / (count + 1))
+        horizon = jnp.maximum(1.0, count / gain)
+        offset = jax.tree.map(lambda a, b: widen(a) - widen(b), params, state.start)
+        wide = jax.tree.map(widen, updates)
+
+        def dot(a: Any, b: Any) -> jax.Array:
+            return jnp.real(optax.tree.vdot(a, b)).astype(jnp.float32)
+
+        square = state.square + (dot(wide, wide) - state.square) / horizon
+        along = state.along + (dot(offset, wide) - state.along) / horizon
+        squared_distance = dot(offset, offset)
+        missing = (target_at(count + horizon) ** 2 - squared_distance) / horizon
+        # The larger root: outward. Where there is none, the nearest point is where the slope is 0.
+        root = jnp.sqrt(jnp.maximum(along**2 + square * missing, 0.0))
+        wanted = (root - along) / jnp.maximum(square, jnp.finfo(jnp.float32).tiny)
+        scale = jnp.where(count == 0, 1.0, jnp.clip(wanted, min_scale, max_scale))
+        bound = (count > 0) & ((wanted <= min_scale) | (wanted >= max_scale))
         return _scaled(updates, scale), MatchDiffusionState(
             start=state.start,
             num_updates=optax.safe_increment(state.num_updates),
-            integral=jnp.clip(integral, low, high),
+            square=square,
+            along=along,
             scale=scale,
-            distance=distance,
-            target=target,
-            at_bound=state.at_bound + ((wanted <= low) | (wanted >= high)).astype(jnp.int32),
+            distance=jnp.sqrt(squared_distance),
+            target=target_at(count),
+            at_bound=state.at_bound + bound.astype(jnp.int32),
             extrapolated_from=state.extrapolated_from,
         )
 

@@ -64,22 +64,40 @@ def test_the_distance_follows_the_reference_whatever_the_step(size, getkey):
 
 def test_the_controller_is_that_of_a_float64_loop(getkey):
     grads = np.asarray(jax.random.normal(getkey(), (30, 4)), np.float64)
-    tx = match_diffusion(REFERENCE, min_scale=0.2, max_scale=3.0, gain=7.0)
+    tx = match_diffusion(REFERENCE, min_scale=0.05, max_scale=3.0, gain=7.0)
     params = jnp.zeros(4)
-    state, place, integral, bounds = tx.init(params), np.zeros(4), 0.0, np.log([0.2, 3.0])
+    state, place, square, along = tx.init(params), np.zeros(4), 0.0, 0.0
+
+    def target_at(update):
+        return np.interp(np.log(max(update, 1)), np.log(STEP), REFERENCE.distance) * (update > 0)
+
     for t, grad in enumerate(grads):
-        distance = np.linalg.norm(place)
-        target = np.interp(np.log(max(t, 1)), np.log(STEP), REFERENCE.distance) * (t > 0)
-        error = np.log(target / distance) if t else 0.0
-        scale = np.exp(np.clip(7 * t / (7 + t) * error + integral, *bounds))
-        integral = np.clip(integral + 7 * t / (7 + t) * error * np.log((t + 2) / (t + 1)), *bounds)
+        horizon = max(1, t / 7)
+        square += (grad @ grad - square) / horizon
+        along += (place @ grad - along) / horizon
+        missing = (target_at(t + horizon) ** 2 - place @ place) / horizon
+        roots = np.roots([square, 2 * along, -missing])
+        scale = np.clip(roots.real.max(), 0.05, 3.0) if t else 1.0
         updates, state = tx.update(jnp.asarray(grad, jnp.float32), state, params)
         match = diffusion_match(state)
         np.testing.assert_allclose(match.scale, scale, rtol=1e-3)
-        np.testing.assert_allclose(match.target, target, rtol=1e-5)
+        np.testing.assert_allclose(match.target, target_at(t), rtol=1e-5)
         np.testing.assert_allclose(updates, grad * scale, rtol=1e-3)
         params = optax.apply_updates(params, updates)
         place = np.asarray(params, np.float64)
+
+
+def test_at_first_every_update_hits_the_target(getkey):
+    tx = match_diffusion(REFERENCE)
+    params = jnp.zeros(50)
+    state = tx.init(params)
+    for t in range(20):
+        updates = 0.1 * jax.random.normal(getkey(), (50,))
+        updates, state = tx.update(updates, state, params)
+        params = optax.apply_updates(params, updates)
+        target = np.interp(np.log(t + 1), np.log(STEP), REFERENCE.distance)
+        if t:
+            assert jnp.linalg.norm(params) == pytest.approx(target, rel=1e-4)
 
 
 def test_a_bound_holds_and_is_reported(getkey):
