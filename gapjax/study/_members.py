@@ -27,6 +27,7 @@ class Setup(NamedTuple):
         prepare: standardizes images, see ``preparer``.
         evaluate: mean loss and accuracy of every member over a split.
         distance: ``||w_t - w_0||`` of every member.
+        devices_per_member: over how many devices the batch of a member is split.
     """
 
     study: Study
@@ -36,6 +37,7 @@ class Setup(NamedTuple):
     prepare: Callable[[jax.Array], jax.Array]
     evaluate: Callable[[training.TrainState, data.Split], tuple[np.ndarray, np.ndarray]]
     distance: Callable[[Any, Any], jax.Array]
+    devices_per_member: int = 1
 
 
 def make_setup(study: Study, network: models.Network, train: data.Split, test: data.Split) -> Setup:
@@ -169,8 +171,8 @@ def _evaluator(
             batch = jax.tree.map(lambda x, rows=rows: x[np.minimum(rows, len(split) - 1)], split)
             part = step(states, {"split": batch, "mask": mask.astype(np.float32)})
             sums = jax.tree.map(jnp.add, sums, part) if sums else part
-        count = np.asarray(sums["count"], np.float64)
-        return np.asarray(sums["loss"]) / count, np.asarray(sums["accuracy"]) / count
+        found = {name: x.astype(np.float64) for name, x in training.to_host(sums).items()}
+        return found["loss"] / found["count"], found["accuracy"] / found["count"]
 
     return evaluate
 

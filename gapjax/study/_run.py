@@ -35,6 +35,7 @@ def run_study(
     progress: OnProgress | None = None,
     command: str | None = None,
     landscape: bool = False,
+    devices_per_seed: int = 1,
 ) -> StudyResult:
     """Train every regime of a study and write its folder.
 
@@ -51,6 +52,9 @@ def run_study(
         landscape: whether to measure the minima that were found, too: curvature, sharpness, the way
             from SB to LB. It is no part of the study: a folder that was trained without it gets it
             later.
+        devices_per_seed: over how many devices the batch of each seed is split. Seeds (and rates)
+            lie on all the devices there are by themselves, as evenly as they go; this is for more
+            devices than seeds. Batches must divide by it.
 
     Returns:
         The ``StudyResult``.
@@ -75,6 +79,7 @@ def run_study(
         )
     network = study.make_network(dataset.num_classes)
     setup = make_setup(study, network, dataset.train, dataset.test)
+    setup = setup._replace(devices_per_member=devices_per_seed)
     splits = _split(setup) if study.tune else None
     plans = {}
     for regime in study.regimes:
@@ -196,7 +201,8 @@ def _train_and_keep(
         reference=reference,
         progress=_reporter(progress, plan, "train"),
     )
-    final = {"params": outcome.states.params, "model_state": outcome.states.model_state}
+    states = training.to_host(outcome.states._replace(opt_state=()))
+    final = {"params": states.params, "model_state": states.model_state}
     training.save_tree(folder / "checkpoints" / plan.regime.name, final)
 
     def numbers(which: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from gapjax import data, diffusion, growth, training
 from gapjax.study import _folder
@@ -115,13 +116,21 @@ def train(
         The ``Outcome``.
     """
     step, init = member_functions(setup, plan, reference)
-    rates = jnp.asarray([rate for _, rate in members], jnp.float32)
-    keys = jax.vmap(jax.random.key)(jnp.asarray([seed for seed, _ in members], jnp.uint32))
-    states = jax.jit(jax.vmap(init, (0, 0, None)))(keys, rates, jnp.asarray(train_split.images[:2]))
-    start = jax.tree.map(jnp.copy, states.params)
-    loop = training.loop_for(jax.tree.map(lambda x: x[0], start), jax.default_backend())
+    mesh = training.population_mesh(len(members), devices_per_member=setup.devices_per_member)
+    seeds = np.array([seed for seed, _ in members], np.uint32)
+    rates = training.lay_out(mesh, np.array([r for _, r in members], np.float32), "member")
+
+    def start_one(seed: jax.Array, rate: jax.Array, images: jax.Array) -> training.TrainState:
+        return init(jax.random.key(seed), rate, images)
+
+    states = jax.jit(
+        jax.vmap(start_one, (0, 0, None)),
+        out_shardings=NamedSharding(mesh, PartitionSpec("member")),
+    )(seeds, rates, train_split.images[:2])
+    start = jax.jit(lambda params: jax.tree.map(jnp.copy, params))(states.params)
+    loop = training.loop_for(jax.eval_shape(_first, start), jax.default_backend())
     advance = training.make_advance(step, loop=loop)
-    on_device = jax.device_put(train_split)
+    on_device = training.lay_out(mesh, train_split)
 
     grows = "grow" in {as_regime(regime).batch for regime in setup.study.regimes}
     noise = noise_meter(setup, plan) if grows else None
@@ -139,8 +148,9 @@ def train(
             count = min(longest, mark - update, stop - update)
             indices = _indices(streams, members, count, longest, size)
             clock.tick()
-            states, segment = advance(states, rates, on_device, indices, count)
-            bad = np.asarray(segment.diverged)  # waits: one segment is in flight at a time
+            laid = training.lay_out(mesh, indices, None, "member", "data")
+            states, segment = advance(states, rates, on_device, laid, count)
+            bad = training.to_host(segment.diverged)  # waits: one segment at a time is in flight
             examples = count * size * len(members)
             if size in compiled:
                 clock.tock(examples)
@@ -150,14 +160,14 @@ def train(
             progress(update, clock.speed, left / clock.speed if clock.speed else None)
         row: dict[str, Any] = {
             "update": update,
-            "distance": np.asarray(setup.distance(start, states.params)),
+            "distance": training.to_host(setup.distance(start, states.params)),
         }
         if update in plan.evaluations:
             for name, split in (("train", train_split), ("test", test_split)):
                 loss, accuracy = setup.evaluate(states, split)
                 row |= {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
             if noise is not None:
-                row |= {name: np.asarray(v) for name, v in noise(states, on_device).items()}
+                row |= training.to_host(noise(states, on_device))
         rows.append(row)
     history = _stack(rows, len(members))
     # The last update's own damage shows only afterwards.
@@ -179,6 +189,10 @@ def _indices(
         for j, (seed, _) in enumerate(members):
             indices[i, j] = rows[seed]
     return indices
+
+
+def _first(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x[0], tree)
 
 
 def _stack(rows: list[dict[str, Any]], members: int) -> dict[str, np.ndarray]:

@@ -8,7 +8,14 @@ of seeds and learning rates as one program.
 from gapjax.training._checkpoints import load_tree, save_tree
 from gapjax.training._compile import CompiledStep, compile_step
 from gapjax.training._loop import History, fit
-from gapjax.training._population import Segment, loop_for, make_advance
+from gapjax.training._population import (
+    Segment,
+    lay_out,
+    loop_for,
+    make_advance,
+    population_mesh,
+    to_host,
+)
 from gapjax.training._state import TrainState, init_state
 from gapjax.training._steps import TrainStep, make_eval_step, make_train_step
 
@@ -21,10 +28,13 @@ __all__ = [
     "compile_step",
     "fit",
     "init_state",
+    "lay_out",
     "load_tree",
     "loop_for",
     "make_advance",
     "make_eval_step",
     "make_train_step",
+    "population_mesh",
     "save_tree",
+    "to_host",
 ]

@@ -2,16 +2,21 @@
 
 Seeds and learning rates are a vmapped axis, so error bars cost little. A segment is a stretch of
 updates with one batch size; its length is a number the program is given, not a constant of it, so
-one compilation serves every segment.
+one compilation serves every segment. The axis may lie over devices: members share nothing, so a
+population over devices communicates nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gapjax import _checks
+
+MEMBERS, BATCH = "member", "data"  # the axes of a population's mesh
 
 MemberStep = Callable[[Any, jax.Array, Any], tuple[Any, dict[str, jax.Array]]]
 
@@ -120,3 +125,87 @@ def loop_for(params: Any, platform: str) -> str:
     """
     convolves = any(jnp.ndim(leaf) >= 3 for leaf in jax.tree.leaves(params))
     return "host" if convolves and platform == "cpu" else "scan"
+
+
+def population_mesh(
+    members: int, *, devices_per_member: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """The devices that a population lies on, as a mesh with the axes "member" and "data".
+
+    As many groups of ``devices_per_member`` devices as there are, and as divide the members; every
+    group trains the same number of members. Devices left over stay idle.
+
+    Args:
+        members: how many members there are.
+        devices_per_member: over how many devices each member's batch is split.
+        devices: the devices; all of them where left out.
+
+    Raises:
+        ValueError: fewer devices than one member asks for; or, where several processes take part,
+            members that leave devices idle.
+
+    Example:
+        >>> import jax
+        >>> dict(population_mesh(6, devices=jax.devices()[:4]).shape)
+        {'member': 3, 'data': 1}
+    """
+    _checks.positive_int("members", members)
+    width = _checks.positive_int("devices_per_member", devices_per_member)
+    devices = jax.devices() if devices is None else list(devices)
+    if width > len(devices):
+        raise ValueError(
+            f"devices_per_member={width}, but there are {len(devices)} devices: use at most "
+            f"{len(devices)}."
+        )
+    room = len(devices) // width
+    groups = max(n for n in range(1, room + 1) if members % n == 0)
+    if jax.process_count() > 1 and groups * width < len(devices):
+        raise ValueError(
+            f"{members} members do not lie evenly on the {len(devices)} devices of "
+            f"{jax.process_count()} processes, {width} for each member: take a multiple of {room} "
+            f"members (seeds times rates), or another number of devices for each."
+        )
+    grid = np.array(devices[: groups * width], object).reshape(groups, width)
+    return Mesh(grid, (MEMBERS, BATCH), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def lay_out(mesh: Mesh, tree: Any, *axes: str | None) -> Any:
+    """Host arrays as device arrays whose leading axes lie along these mesh axes.
+
+    Every process hands in the same arrays; each copies only what its own devices hold.
+
+    Args:
+        mesh: the devices.
+        tree: a pytree of host arrays.
+        axes: a mesh axis, or None, for every leading axis that is split; without any, every device
+            gets everything.
+
+    Example:
+        >>> import numpy as np
+        >>> lay_out(population_mesh(1), {"x": np.arange(3)})["x"].tolist()
+        [0, 1, 2]
+    """
+    sharding = NamedSharding(mesh, PartitionSpec(*axes))
+
+    def place(leaf: Any) -> jax.Array:
+        leaf = np.asarray(leaf)
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+    return jax.tree.map(place, tree)
+
+
+def to_host(tree: Any) -> Any:
+    """Device arrays as NumPy arrays, also those that lie on the devices of several processes.
+
+    Every process has to call it, in the same order.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> to_host({"x": jnp.ones(2)})
+        {'x': array([1., 1.], dtype=float32)}
+    """
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(tree, tiled=True)
