@@ -23,6 +23,15 @@ gapjax: study and close the large-batch generalization gap
 """
 
 
+# How a study is run, which is no part of what it is: name, type, default, help.
+_RUN: dict[str, tuple[type, Any, str]] = {
+    "out": (str, "", "folder for results and report; a study that was interrupted there goes on"),
+    "landscape": (bool, False, "measure the minima too: curvature, sharpness, SB to LB"),
+    "batch_devices": (int, 1, "devices over which the batch of each seed is split"),
+    "distributed": (bool, False, "one of many processes, on the hosts of a cluster"),
+}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; what the user must change ends with exit code 2 and one line."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -57,22 +66,24 @@ def _study(arguments: list[str]) -> None:
     name = "digits"
     if arguments and not arguments[0].startswith("-"):
         name = arguments.pop(0)
-    from gapjax import growth, study
+    from gapjax import growth, study, training
 
     default = study.preset(name)
     fields = _fields_of(default, out=f"runs/{name}")
     values = vars(_parse(fields, arguments, prog="gapjax study [PRESET]"))
-    out, landscape = values.pop("out"), values.pop("landscape")
+    run = {name: values.pop(name) for name in _RUN}
+    out, distributed = run.pop("out"), run.pop("distributed")
     chosen = study.Study(**values)
+    if distributed:
+        training.connect()
     command = shlex.join(["gapjax", "study", name, *arguments])
     with contextlib.suppress(OSError):  # a home that cannot be written costs time, nothing else
         growth.enable_compile_cache()
     with _progress(len(chosen.regimes)) as progress:
-        result = study.run_study(
-            chosen, out, progress=progress, command=command, landscape=landscape
-        )
-    _print_table(result)
-    print(f"\n{study.finding(result)}\n\nReport: {out}/report.html")
+        result = study.run_study(chosen, out, progress=progress, command=command, **run)
+    if training.is_first():
+        _print_table(result)
+        print(f"\n{study.finding(result)}\n\nReport: {out}/report.html")
 
 
 def _fields_of(default: Any, *, out: str) -> type:
@@ -92,10 +103,11 @@ def _fields_of(default: Any, *, out: str) -> type:
         )
         for field in dataclasses.fields(default)
     ]
-    help = "folder for results and report; a study that was interrupted there goes on"
-    fields.append(("out", Annotated[str, tyro.conf.arg(help=help)], dataclasses.field(default=out)))
-    help = "measure the minima too: curvature, sharpness, the way from SB to LB"
-    fields.append(("landscape", Annotated[bool, tyro.conf.arg(help=help)], False))
+    defaults = {**{name: value for name, (_, value, _) in _RUN.items()}, "out": out}
+    fields += [
+        (name, Annotated[kind, tyro.conf.arg(help=help)], dataclasses.field(default=defaults[name]))
+        for name, (kind, _, help) in _RUN.items()
+    ]
     made = dataclasses.make_dataclass("StudyFields", fields, frozen=True)
     made.__doc__ = (
         "Train every regime over many seeds, print the table and write the report. PRESET sets the "

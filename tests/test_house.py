@@ -19,7 +19,7 @@ ALLOWED = {
     "data": set(),
     "models": IDEAS,
     "study": IDEAS | {"models", "data", "training"},
-    "cli": {"study", "data", "growth"},
+    "cli": {"study", "data", "growth", "training"},
 }
 FLAX = {"ghost/linen.py", "ghost/nnx.py"}
 

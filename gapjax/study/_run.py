@@ -1,10 +1,8 @@
 """Running a study: every regime in turn, each kept when it is done, then results and report."""
 
-import hashlib
-import importlib.metadata
+import functools
 import os
 import pathlib
-import platform
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +15,7 @@ from gapjax import data, diffusion, growth, training
 from gapjax.study import _folder, _measure, _report
 from gapjax.study._landscape import measure_landscape
 from gapjax.study._members import Setup, make_setup
+from gapjax.study._origin import environment, fingerprint, versions
 from gapjax.study._plan import Plan, make_plan
 from gapjax.study._regimes import as_regime
 from gapjax.study._result import StudyResult, load_result
@@ -35,7 +34,7 @@ def run_study(
     progress: OnProgress | None = None,
     command: str | None = None,
     landscape: bool = False,
-    devices_per_seed: int = 1,
+    batch_devices: int = 1,
 ) -> StudyResult:
     """Train every regime of a study and write its folder.
 
@@ -52,7 +51,7 @@ def run_study(
         landscape: whether to measure the minima that were found, too: curvature, sharpness, the way
             from SB to LB. It is no part of the study: a folder that was trained without it gets it
             later.
-        devices_per_seed: over how many devices the batch of each seed is split. Seeds (and rates)
+        batch_devices: over how many devices the batch of each seed is split. Seeds (and rates)
             lie on all the devices there are by themselves, as evenly as they go; this is for more
             devices than seeds. Batches must divide by it.
 
@@ -79,7 +78,7 @@ def run_study(
         )
     network = study.make_network(dataset.num_classes)
     setup = make_setup(study, network, dataset.train, dataset.test)
-    setup = setup._replace(devices_per_member=devices_per_seed)
+    setup = setup._replace(devices_per_member=batch_devices)
     splits = _split(setup) if study.tune else None
     plans = {}
     for regime in study.regimes:
@@ -88,22 +87,40 @@ def run_study(
         if splits:
             make_plan(study, plan.regime, len(splits[0]))  # what does not fit is said now
     _check_network(setup, dataset.num_classes, plans)
-    folder = _folder.open_folder(
-        out_dir,
-        {**describe(study), "data": fingerprint(dataset), "gapjax": gapjax.__version__},
-        _environment(command),
-    )
+    described = {
+        **describe(study),
+        "data": fingerprint(dataset),
+        "gapjax": gapjax.__version__,
+    }
+    training.check_agreement({**versions(), **described, "the folder": pathlib.Path(out_dir).name})
+    folder = pathlib.Path(out_dir).expanduser()
+    training.on_first(lambda: _folder.open_folder(folder, described, environment(command)))
+    if not (folder / "config.json").exists():
+        raise ValueError(
+            f"process {jax.process_index()} does not see what process 0 wrote to {folder}: give a "
+            "folder that all hosts share with --out."
+        )
     for plan in plans.values():
         kept = folder / "regimes" / f"{plan.regime.name}.json"
         if not kept.exists():
             reference = _reference(folder, plan)
             tuning = _tune(setup, plan, splits, reference, progress) if splits else None
             record = _train_and_keep(setup, plan, tuning, reference, folder, progress)
-            _folder.write_json(kept, record)
+            training.on_first(functools.partial(_folder.write_json, kept, record))
     result = load_result(folder)
     if landscape:
-        found = measure_landscape(setup, folder, result.regimes, result.history, progress=progress)
+        found = training.on_first(
+            lambda: measure_landscape(
+                setup, folder, result.regimes, result.history, progress=progress
+            )
+        )
         result = result._replace(landscape=found)
+    training.on_first(lambda: _write(result, folder))
+    return result
+
+
+def _write(result: StudyResult, folder: pathlib.Path) -> None:
+    """The files that people read."""
     _folder.write_json(folder / "results.json", {"regimes": result.regimes})
     rows = [
         row
@@ -112,7 +129,6 @@ def run_study(
     ]
     _folder.write_history(folder / "history.csv", rows)
     _report.write_report(result, folder / "report.html")
-    return result
 
 
 def _split(setup: Setup) -> tuple[data.Split, data.Split]:
@@ -201,9 +217,9 @@ def _train_and_keep(
         reference=reference,
         progress=_reporter(progress, plan, "train"),
     )
-    states = training.to_host(outcome.states._replace(opt_state=()))
-    final = {"params": states.params, "model_state": states.model_state}
-    training.save_tree(folder / "checkpoints" / plan.regime.name, final)
+    states = outcome.states
+    final = training.to_host({"params": states.params, "model_state": states.model_state})
+    training.on_first(lambda: training.save_tree(folder / "checkpoints" / plan.regime.name, final))
 
     def numbers(which: int) -> dict[str, Any]:
         part = slice(which * len(seeds), (which + 1) * len(seeds))
@@ -283,26 +299,3 @@ def _check_network(setup: Setup, num_classes: int, plans: dict[str, Plan]) -> No
             f"regime {ghosts[0]} wants ghost batch norm, but model {network.describe} has no "
             "batch norm: add one, or leave out the regimes with GBN."
         )
-
-
-def fingerprint(dataset: data.Dataset) -> str:
-    """A hash of every example, so that a folder belongs to one data set."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves((dataset.train, dataset.test)):
-        digest.update(f"{leaf.shape}{leaf.dtype}".encode())
-        digest.update(np.ascontiguousarray(leaf).data)
-    return digest.hexdigest()[:16]
-
-
-def _environment(command: str | None) -> dict[str, Any]:
-    libraries = ("jax", "flax", "optax", "numpy")
-    return {
-        "command": command,
-        "device": jax.devices()[0].device_kind,
-        "devices": jax.device_count(),
-        "platform": platform.platform(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "gapjax": gapjax.__version__,
-        **{name: importlib.metadata.version(name) for name in libraries},
-    }

@@ -7,6 +7,7 @@ of seeds and learning rates as one program.
 
 from gapjax.training._checkpoints import load_tree, save_tree
 from gapjax.training._compile import CompiledStep, compile_step
+from gapjax.training._hosts import check_agreement, connect, is_first, on_first
 from gapjax.training._loop import History, fit
 from gapjax.training._population import (
     Segment,
@@ -25,15 +26,19 @@ __all__ = [
     "Segment",
     "TrainState",
     "TrainStep",
+    "check_agreement",
     "compile_step",
+    "connect",
     "fit",
     "init_state",
+    "is_first",
     "lay_out",
     "load_tree",
     "loop_for",
     "make_advance",
     "make_eval_step",
     "make_train_step",
+    "on_first",
     "population_mesh",
     "save_tree",
     "to_host",

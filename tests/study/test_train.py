@@ -42,12 +42,13 @@ class Conv(nn.Module):
         return nn.Dense(10)(x.reshape(x.shape[0], -1))
 
 
-def _outcome(study, members, regime="SB", reference=None):
+def _outcome(study, members, regime="SB", reference=None, devices_per_member=1):
     dataset = data.load("digits")
     few = jax.tree.map(lambda x: x[:96], dataset.train)
     plan = make_plan(study, REGIMES[regime], len(few))
     network = study.make_network(10)
     setup = make_setup(study, network, few, dataset.test)
+    setup = setup._replace(devices_per_member=devices_per_member)
     return train(setup, plan, few, dataset.test, members, reference=reference)
 
 
@@ -64,6 +65,17 @@ def test_members_do_not_know_of_each_other(model):
             alone.history[name][:, 0], together.history[name][:, 1], rtol=2e-4, atol=1e-3
         )
     assert together.history["distance"][-1, 2] > together.history["distance"][-1, 1]
+
+
+def test_seeds_and_their_batches_lie_over_devices():
+    """Two seeds on four devices each, a ghost over two of them, against one device."""
+    study = Study(**{**vars(STUDY), "ghost_size": 48})
+    members = [(0, 0.1), (1, 0.1)]
+    one = _outcome(study, members, "LB+LR+GBN")
+    split = _outcome(study, members, "LB+LR+GBN", devices_per_member=4)
+    assert len(jax.tree.leaves(split.states.params)[0].sharding.device_set) == 8
+    for name in ("train_loss", "test_loss", "distance"):
+        np.testing.assert_allclose(split.history[name], one.history[name], rtol=1e-4)
 
 
 def test_a_rate_that_explodes_is_found_and_the_others_go_on():

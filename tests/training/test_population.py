@@ -65,3 +65,62 @@ def test_convolutions_stay_out_of_compiled_loops_on_cpu():
     assert training.loop_for(dense, "cpu") == "scan"
     assert training.loop_for(kernel, "cpu") == "host"
     assert training.loop_for(kernel, "gpu") == "scan"
+
+
+def test_a_population_lies_on_as_many_devices_as_divide_it():
+    devices = jax.devices()
+    for members, count, width, expected in (
+        (8, 8, 1, (8, 1)),
+        (16, 8, 1, (8, 1)),
+        (5, 8, 1, (5, 1)),
+        (12, 8, 1, (6, 1)),
+        (1, 8, 8, (1, 8)),
+        (2, 8, 4, (2, 4)),
+        (9, 8, 2, (3, 2)),
+    ):
+        mesh = training.population_mesh(members, devices_per_member=width, devices=devices[:count])
+        assert mesh.devices.shape == expected
+        assert mesh.axis_names == ("member", "data")
+
+
+def test_a_population_that_does_not_fit_is_refused(monkeypatch):
+    with pytest.raises(ValueError, match="there are 8 devices: use at most 8"):
+        training.population_mesh(2, devices_per_member=16)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match=r"5 members .* 8 devices of 2 processes.* multiple of 8"):
+        training.population_mesh(5)
+
+
+@pytest.mark.parametrize("loop", ["scan", "host"])
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_population_over_devices_is_that_of_one(loop, width):
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=20).astype(np.float32)
+    indices = rng.integers(20, size=(5, 4, 6)).astype(np.int32)
+    rates = np.array([0.1, 0.2, 0.3, 0.4], np.float32)
+    advance = training.make_advance(_member, loop=loop)
+    expected, _ = advance(_start(4), rates, data, indices, 5)
+    mesh = training.population_mesh(4, devices_per_member=width)
+    states = training.lay_out(mesh, jax.device_get(_start(4)), "member")
+    found, segment = advance(
+        states,
+        training.lay_out(mesh, rates, "member"),
+        training.lay_out(mesh, data),
+        training.lay_out(mesh, indices, None, "member", "data"),
+        5,
+    )
+    np.testing.assert_allclose(found.w, expected.w, rtol=1e-6)
+    assert found.w.sharding.is_equivalent_to(states.w.sharding, 1)
+    assert segment.loss.shape == (4,)
+
+
+def test_members_on_devices_of_their_own_communicate_nothing():
+    mesh = training.population_mesh(8)
+    states = training.lay_out(mesh, jax.device_get(_start(8)), "member")
+    rows = training.lay_out(mesh, np.zeros((3, 8, 4), np.int32), None, "member", "data")
+    rates = training.lay_out(mesh, np.ones(8, np.float32), "member")
+    data = training.lay_out(mesh, np.ones(20, np.float32))
+    advance = training.make_advance(_member, loop="scan")
+    text = advance.lower(states, rates, data, rows, 3).compile().as_text()
+    for collective in ("all-reduce", "all-gather", "all-to-all", "collective-permute"):
+        assert collective not in text

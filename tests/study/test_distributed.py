@@ -1,0 +1,87 @@
+"""A study on two processes with four devices each: the numbers of one process."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+
+from gapjax import study
+
+OWN = study.Study(seeds=8, epochs=1, evaluations=2, regimes=("SB", "LB+LR+GBN"))
+STUDY = ["--seeds", "8", "--epochs", "1", "--evaluations", "2", "--regimes", "SB", "LB+LR+GBN"]
+SECONDS = 240  # after which a hung process is killed
+
+
+def _start(arguments, port, process):
+    own = {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "4",
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+        "JAX_NUM_PROCESSES": "2",
+        "JAX_PROCESS_ID": str(process),
+    }
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | own
+    return subprocess.Popen(
+        [sys.executable, "-m", "gapjax.cli", "study", *arguments, "--distributed"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _end(processes):
+    """Output, errors and exit code of each; none outlives the test."""
+    said = []
+    try:
+        for process in processes:
+            output, errors = process.communicate(timeout=SECONDS)
+            # The library for collectives on CPU has something to say, too.
+            lines = [line for line in output.splitlines() if not line.startswith("[Gloo]")]
+            said.append(("\n".join(lines), errors, process.returncode))
+        return said
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def _free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _two(*arguments):
+    port = _free_port()
+    return _end([_start(arguments[i % len(arguments)], port, i) for i in range(2)])
+
+
+def test_two_processes_train_what_one_does(tmp_path):
+    expected = study.run_study(OWN, tmp_path / "one").regimes
+    two = _two([*STUDY, "--out", str(tmp_path / "two")])
+    for said in two:
+        assert said[2] == 0, said[1][-3000:]
+    assert "LB+LR+GBN" in two[0][0] and two[1][0] == ""  # only the first one prints
+    found = json.loads((tmp_path / "two" / "results.json").read_text())["regimes"]
+    for name, regime in expected.items():
+        for metric in ("train_loss", "test_loss", "distance"):
+            np.testing.assert_allclose(
+                found[name][metric]["values"], regime[metric]["values"], rtol=1e-4
+            )
+        assert found[name]["updates"] == regime["updates"]
+    config = json.loads((tmp_path / "two" / "config.json").read_text())
+    assert (config["run"]["devices"], config["run"]["processes"]) == (8, 2)
+    assert (tmp_path / "two" / "report.html").exists()
+
+
+def test_processes_that_disagree_are_told_apart(tmp_path):
+    arguments = [*STUDY, "--out", str(tmp_path)]
+    for output, errors, code in _two(arguments, [*arguments, "--epochs", "2"]):
+        message = "the processes differ in epochs: process 0 has 1.0, process 1 has 2.0"
+        assert code == 2 and message in errors, errors[-3000:]
+        assert "Traceback" not in errors and output == ""
+    assert list(tmp_path.iterdir()) == []
