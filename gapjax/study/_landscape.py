@@ -19,13 +19,15 @@ from gapjax import data, ghost, landscape, training
 from gapjax.study import _folder
 from gapjax.study._landscape_measures import (
     EPSILONS,
+    LEVEL_MEASURES,
     MEASURES,
     RHO,
     THRESHOLDS,
     Minimum,
     Report,
 )
-from gapjax.study._landscape_numbers import summarize
+from gapjax.study._landscape_numbers import evaluated, summarize, summarize_levels
+from gapjax.study._levels import crossed, weights_path
 from gapjax.study._members import Setup
 from gapjax.study._train import Progress
 
@@ -70,6 +72,7 @@ def measure_landscape(
             minimum = functools.partial(bench.minimum, folder, name, member)
             path = folder / "landscape" / f"{name}-{regime['seeds'][member]}.json"
             kept[name][member] = _measured(path, MEASURES, minimum, report)
+    levels = _levels(setup, bench, folder, regimes, history, seeds, progress)
     paths = {}
     if {"SB", "LB"} <= set(regimes):
         both = [m for m in kept["SB"] if m in kept["LB"]]
@@ -91,9 +94,42 @@ def measure_landscape(
             "rho": RHO,
         },
         **summarize(kept, paths, regimes, history),
+        "levels": summarize_levels(levels),
     }
     _folder.write_json(folder / "landscape.json", found)
     return _folder.read_json(folder / "landscape.json")  # as every later reader has it
+
+
+def _levels(
+    setup: Setup,
+    bench: "_Bench",
+    folder: pathlib.Path,
+    regimes: Mapping[str, Mapping[str, Any]],
+    history: Mapping[str, Mapping[str, Any]],
+    seeds: int,
+    progress: Callable[[Progress], None] | None,
+) -> dict[float, dict[str, dict[int, dict[str, Any]]]]:
+    """What was measured where the training loss first fell to each level, by regime and member."""
+    found: dict[float, dict[str, dict[int, dict[str, Any]]]] = {}
+    for level in setup.study.loss_levels:
+        found[level] = {}
+        for name, regime in regimes.items():
+            update, losses = evaluated(history[name], "train_loss")
+            at = crossed(losses, level)[:seeds]
+            there = [int(member) for member in np.flatnonzero(at >= 0)]
+            report = _Reporter(progress, f"{name} at {level:g}", len(there) * len(LEVEL_MEASURES))
+            found[level][name] = {}
+            for member in there:
+                seed = regime["seeds"][member]
+                weights = weights_path(folder, name, seed, level)
+                minimum = functools.partial(bench.on_the_way, weights)
+                path = folder / "landscape" / f"{name}-{seed} at loss {level:g}.json"
+                found[level][name][member] = {
+                    "update": int(update[at[member]]),
+                    "train_loss": float(losses[at[member], member]),
+                    **_measured(path, LEVEL_MEASURES, minimum, report),
+                }
+    return found
 
 
 def _alive(regime: Mapping[str, Any], seeds: int) -> list[int]:
@@ -177,18 +213,30 @@ class _Bench:
 
         self.loss, self.metrics, self.rebuilt, self.statistics = loss, metrics, rebuilt, statistics
 
-    def _end(self, folder: pathlib.Path, name: str, member: int) -> tuple[Any, Any]:
-        """Weights and running statistics of one member, as the network holds them."""
+    def _as_network(self, params: Any, model_state: Any) -> tuple[Any, Any]:
+        """Weights and running statistics from a checkpoint, as the network holds them."""
         images = jax.ShapeDtypeStruct((2, *self.setup.train.images.shape[1:]), np.float32)
         shapes = jax.eval_shape(self.setup.network.init, jax.random.key(0), images)
+        params, model_state = map(_as_saved, shapes, (params, model_state or {}))
+        return params, model_state
+
+    def _end(self, folder: pathlib.Path, name: str, member: int) -> tuple[Any, Any]:
+        """Weights and running statistics of one member at the end."""
         final = training.load_tree(folder / "checkpoints" / name)
-        parts = final["params"], final.get("model_state") or {}
-        params, model_state = map(_as_saved, shapes, parts)
-        return jax.tree.map(lambda x: jnp.asarray(x[member]), (params, model_state))
+        parts = self._as_network(final["params"], final.get("model_state"))
+        return jax.tree.map(lambda x: jnp.asarray(x[member]), parts)
 
     def minimum(self, folder: pathlib.Path, name: str, member: int) -> Minimum:
         """The minimum of one member of a regime."""
-        params, model_state = self._end(folder, name, member)
+        return self._around(*self._end(folder, name, member))
+
+    def on_the_way(self, weights: pathlib.Path) -> Minimum:
+        """Where one member was when its loss reached a level."""
+        kept = training.load_tree(weights)
+        parts = self._as_network(kept["params"], kept.get("state"))
+        return self._around(*jax.tree.map(jnp.asarray, parts))
+
+    def _around(self, params: Any, model_state: Any) -> Minimum:
         # The statistics are arguments of what is compiled, not constants in it.
         loss_fn = jax.tree_util.Partial(self.loss, model_state)
         metric_fn = jax.tree_util.Partial(self.metrics, model_state)

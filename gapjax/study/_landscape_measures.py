@@ -120,3 +120,6 @@ MEASURES: dict[str, Callable[[Minimum, Report], dict[str, Any]]] = {
     "sam": _sam,
     "line": _line,
 }
+
+# On the way down, where regimes are compared at equal loss.
+LEVEL_MEASURES = {name: MEASURES[name] for name in ("top", "bottom", "density", "keskar")}

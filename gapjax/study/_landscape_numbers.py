@@ -183,16 +183,63 @@ def _lowest(t: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     return float(t[i] - b / (2 * a)), float(c - b**2 / (4 * a))
 
 
-def _evaluated(history: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
+def evaluated(history: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
     """Updates at which a metric was measured, and its values ``[T, S]``."""
     values = np.array(history[name], np.float64)
     keep = np.isfinite(values).any(axis=1)
     return np.array(history["update"])[keep], values[keep]
 
 
+def summarize_levels(levels: Mapping[float, Kept]) -> list[dict[str, Any]]:
+    """What the regimes have at equal training loss, over seeds.
+
+    Args:
+        levels: by level of the loss, what was measured by regime and member.
+
+    Returns:
+        For every level ``loss``, ``regimes``, and LB's ``ratios`` to SB over the seeds of both.
+    """
+    return [
+        {
+            "loss": level,
+            "regimes": {
+                name: {
+                    key: over_seeds(_each(list(found.values()), get))
+                    for key, get in _ON_THE_WAY.items()
+                }
+                for name, found in kept.items()
+                if found
+            },
+            "ratios": _level_ratios(kept),
+        }
+        for level, kept in levels.items()
+    ]
+
+
+_ON_THE_WAY: dict[str, Callable[[Mapping[str, Any]], float]] = {
+    "update": lambda m: m["update"],
+    "train_loss": lambda m: m["train_loss"],
+    "keskar": lambda m: m["keskar"]["values"][0],
+    "keskar_half": lambda m: m["keskar"]["values"][1],
+    "top": lambda m: m["top"]["values"][0],
+    "smallest": lambda m: m["bottom"]["value"],
+    "negative_mass": lambda m: m["density"]["negative_mass"]["mean"],
+}
+
+
+def _level_ratios(kept: Kept) -> dict[str, Any]:
+    both = [m for m in kept.get("SB", {}) if m in kept.get("LB", {})]
+    return {
+        name: ratio_interval(
+            *([_ON_THE_WAY[name](kept[regime][m]) for m in both] for regime in ("LB", "SB"))
+        )
+        for name in ("train_loss", "keskar", "keskar_half", "top")
+    }
+
+
 def _last_quarter(history: Mapping[str, Any]) -> np.ndarray:
     """By how much the training loss of each seed fell over the last quarter of its updates."""
-    update, loss = _evaluated(history, "train_loss")
+    update, loss = evaluated(history, "train_loss")
     before = loss[int(np.searchsorted(update, 0.75 * update[-1], side="right")) - 1]
     return before - loss[-1]
 
@@ -220,7 +267,7 @@ def _observations(
         large, small = (np.array(regimes[n][metric]["values"], np.float64) for n in ("LB", "SB"))
         return mean_interval(large - small)
 
-    _, curve = _evaluated(history["LB"], "test_accuracy")
+    _, curve = evaluated(history["LB"], "test_accuracy")
     return {
         "overfitting": {
             "train_accuracy": difference("train_accuracy"),

@@ -26,6 +26,7 @@ def section(result: StudyResult) -> dict[str, Any] | None:
         "rows": rows(found),
         "names": {name: list(result.regimes).index(name) for name in found["regimes"]},
         "observations": observations(found),
+        "levels": level_rows(found),
         "sharpness": sharpness(found),
         "mode": found["mode"],
         "seeds": max(len(regime["seeds"]) for regime in found["regimes"].values()),
@@ -77,6 +78,27 @@ def rows(found: Numbers) -> list[list[str]]:
             _spread(regime["shift"]),
         ]
         for name, regime in found["regimes"].items()
+    ]
+
+
+def level_rows(found: Numbers) -> list[list[str]]:
+    """A row of text per level of the loss and regime: level, regime, and what was measured."""
+    return [
+        [
+            _short(level["loss"]) if name == next(iter(level["regimes"])) else "",
+            name,
+            _spread(at["update"]),
+            _spread(at["train_loss"]),
+            _spread(at["keskar"]),
+            _spread(at["keskar_half"]),
+            _spread(at["top"]),
+            _spread(at["smallest"]),
+            _spread(at["negative_mass"], 100),
+            _range(level["ratios"]["keskar"]) if name == "LB" else "",
+            _range(level["ratios"]["top"]) if name == "LB" else "",
+        ]
+        for level in found.get("levels", ())
+        for name, at in level["regimes"].items()
     ]
 
 

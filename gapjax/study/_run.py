@@ -13,7 +13,8 @@ import numpy as np
 import gapjax
 from gapjax import data, diffusion, growth, training
 from gapjax.study import _folder, _measure, _report
-from gapjax.study._landscape import measure_landscape
+from gapjax.study._landscape import SEEDS, measure_landscape
+from gapjax.study._levels import keeper
 from gapjax.study._members import Setup, make_setup
 from gapjax.study._origin import environment, fingerprint, versions
 from gapjax.study._plan import Plan, make_plan
@@ -216,6 +217,7 @@ def _train_and_keep(
         members,
         reference=reference,
         progress=_reporter(progress, plan, "train"),
+        at_evaluation=keeper(folder, plan.regime.name, setup.study.loss_levels, seeds[:SEEDS]),
     )
     states = outcome.states
     final = training.to_host({"params": states.params, "model_state": states.model_state})

@@ -66,6 +66,9 @@ class Study:
     tune: int = _field(0, "rates to try around each regime's rule, on a validation split; 0: none")
     validation: float = _field(0.2, "share of the training set that --tune validates on")
     evaluations: int = _field(40, "points on each learning curve")
+    loss_levels: tuple[float, ...] = _field(
+        (), "training losses on the way down at which --landscape compares regimes, too"
+    )
 
     def __post_init__(self) -> None:
         for name in ("seeds", "small_batch", "large_batch", "ghost_size", "evaluations"):
@@ -85,6 +88,8 @@ class Study:
             raise ValueError(
                 f"decay_at must be rising fractions between 0 and 1, and is {self.decay_at!r}."
             )
+        if any(not level > 0 for level in self.loss_levels):
+            raise ValueError(f"loss_levels must be losses above 0, and are {self.loss_levels!r}.")
         if self.small_batch >= self.large_batch:
             raise ValueError(
                 f"small_batch={self.small_batch} must be smaller than "
@@ -157,6 +162,8 @@ PRESETS: dict[str, tuple[str, Study]] = {
             decay_at=(),
             weight_decay=0.0,
             clip_norm=1e6,  # never reached: the paper does not clip
+            evaluations=200,
+            loss_levels=(0.3, 0.1, 0.03, 0.01, 0.003, 0.001),
         ),
     ),
     "hoffer-f1-mnist": (
@@ -194,7 +201,7 @@ def describe(study: Study) -> dict[str, Any]:
     """The study as JSON-able values, the same for the same study: what a folder belongs to."""
     values = {f.name: getattr(study, f.name) for f in dataclasses.fields(study)}
     values["regimes"] = [dataclasses.asdict(regime) for regime in study.regimes]  # type: ignore[arg-type]
-    values["decay_at"] = list(study.decay_at)
+    values |= {"decay_at": list(study.decay_at), "loss_levels": list(study.loss_levels)}
     if not isinstance(study.dataset, str):
         values["dataset"] = study.dataset.name
     if not isinstance(study.model, str):

@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from gapjax import data, diffusion, growth, training
 from gapjax.study import _folder
+from gapjax.study._levels import AtEvaluation
 from gapjax.study._members import Setup, member_functions, noise_meter
 from gapjax.study._plan import Plan
 from gapjax.study._regimes import as_regime
@@ -100,6 +101,7 @@ def train(
     *,
     reference: diffusion.DiffusionRecord | None = None,
     progress: Callable[[int, float, float | None], None] = lambda *_: None,
+    at_evaluation: AtEvaluation = lambda *_: None,
 ) -> Outcome:
     """Train a population in one regime.
 
@@ -111,6 +113,7 @@ def train(
         members: a (seed, learning rate) each.
         reference: the distance curve to follow, of a regime that matches another.
         progress: called as ``progress(update, examples_per_second, seconds_left)``.
+        at_evaluation: called with the rows of the history so far and the states.
 
     Returns:
         The ``Outcome``.
@@ -169,6 +172,8 @@ def train(
             if noise is not None:
                 row |= training.to_host(noise(states, on_device))
         rows.append(row)
+        if update in plan.evaluations:
+            at_evaluation(rows, states)
     history = _stack(rows, len(members))
     # The last update's own damage shows only afterwards.
     lost = (diverged == 0) & ~np.isfinite(history["train_loss"][-1])

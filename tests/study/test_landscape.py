@@ -27,6 +27,7 @@ def tiny():
         large_batch=32,
         regimes=("SB", "LB"),
         evaluations=4,
+        loss_levels=(1.3, 1e-6),
     )
 
 
@@ -113,6 +114,35 @@ def test_an_interrupted_measurement_goes_on(measured, tiny, monkeypatch):
     again = study.run_study(tiny, folder, landscape=True)
     assert calls == ["sam", "line"]
     assert kept.read_text() == undisturbed and again.landscape == result.landscape
+
+
+def test_regimes_are_compared_at_equal_loss(measured, tiny):
+    folder, _, result, _ = measured
+    reached, never = result.landscape["levels"]
+    assert (reached["loss"], never["loss"]) == (1.3, 1e-6)
+    assert never["regimes"] == {} and never["ratios"]["keskar"]["mean"] is None
+    for name in ("SB", "LB"):
+        at = reached["regimes"][name]
+        curve = np.array(result.history[name]["train_loss"], float)
+        for member, loss in enumerate(at["train_loss"]["values"]):
+            row = result.history[name]["update"].index(at["update"]["values"][member])
+            assert loss == curve[row, member] <= 1.3
+            earlier = curve[:row, member]
+            assert (earlier[np.isfinite(earlier)] > 1.3).all()
+        # The weights that were kept are those of that update: the same loss, measured anew.
+        kept = training.load_tree(folder / "checkpoints" / f"{name} at loss 1.3" / "1")
+        images = tiny.dataset.train.images
+        images = (images - images.mean(dtype=np.float64)) / images.std(dtype=np.float64)
+        variables = {"params": kept["params"], **kept["state"]}
+        logits = tiny.model.apply(variables, images.astype(np.float32))
+        labels = tiny.dataset.train.labels
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        np.testing.assert_allclose(loss, at["train_loss"]["values"][1], rtol=1e-5)
+        assert at["keskar"]["mean"] > 0 and 0 <= at["negative_mass"]["mean"] <= 1
+    page = (folder / "report.html").read_text()
+    assert "At equal training loss" in page
+    for row in _landscape_report.level_rows(result.landscape):
+        assert all(cell in page for cell in row)
 
 
 def test_report_shows_it_and_draws_it_again(measured, capsys):

@@ -1,0 +1,62 @@
+"""Weights on the way down: kept where the training loss first falls to given levels.
+
+Minima of unequal loss say little about each other. At a level the regimes have the same loss, give
+or take what it falls between two evaluations.
+"""
+
+import functools
+import operator
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from gapjax import training
+
+AtEvaluation = Callable[[Sequence[Mapping[str, Any]], training.TrainState], None]
+
+
+def keeper(
+    folder: pathlib.Path, name: str, levels: Sequence[float], seeds: Sequence[int]
+) -> AtEvaluation:
+    """The function that keeps the weights of a regime's first members at every level.
+
+    It has no memory but the rows it is shown, so a regime that goes on after an interruption
+    keeps the same.
+    """
+
+    def keep(rows: Sequence[Mapping[str, Any]], states: training.TrainState) -> None:
+        losses = np.array([row["train_loss"] for row in rows if "train_loss" in row])
+        for level in levels:
+            reached = crossed(losses, level) == len(losses) - 1
+            members = np.flatnonzero(reached[: len(seeds)])
+            if len(members):
+                weights = training.to_host({"params": states.params, "state": states.model_state})
+                for member in members.tolist():
+                    own = jax.tree.map(operator.itemgetter(member), weights)
+                    path = weights_path(folder, name, seeds[member], level)
+                    training.on_first(functools.partial(training.save_tree, path, own))
+
+    return keep
+
+
+def crossed(losses: np.ndarray, level: float) -> np.ndarray:
+    """The first evaluation at which each member's loss is at most the level; -1 for none.
+
+    Args:
+        losses: one row per evaluation, ``[T, P]``.
+        level: the loss.
+
+    Example:
+        >>> crossed(np.array([[2.0, 2.0], [0.9, 1.5], [0.5, 1.2]]), 1.0).tolist()
+        [1, -1]
+    """
+    below = losses <= level
+    return np.where(below.any(axis=0), below.argmax(axis=0), -1)
+
+
+def weights_path(folder: pathlib.Path, name: str, seed: int, level: float) -> pathlib.Path:
+    """Where the weights of one seed at one level are kept."""
+    return folder / "checkpoints" / f"{name} at loss {level:g}" / str(seed)
