@@ -1,0 +1,91 @@
+"""What a population of seeds costs: `python -m benchmarks.speed.population`.
+
+The study's own segment of updates (network, loss, optimizer, batches cut on the device) for S seeds
+over the same for one, S = 1, 4, 16, 64, on the digits network at batch 16 and on F1 at batch 128.
+On an accelerator also the images per second of ResNet-44 at batch 128. On a GPU the aim is 64 seeds
+for less than 4 times the cost of one.
+"""
+
+import argparse
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.speed.timing import interleave, keep, table
+from gapjax import data, study, training
+from gapjax.study._members import make_setup, member_functions
+
+SEEDS = (1, 4, 16, 64)
+IMAGES = {"digits-mlp": (64,), "f1": (28, 28, 1), "resnet44": (32, 32, 3)}
+BATCH = {"digits-mlp": 16, "f1": 128, "resnet44": 128}
+EXAMPLES = 2048
+
+
+def random_data(shape: tuple[int, ...]) -> data.Dataset:
+    """Random images of ten classes: what is timed does not depend on them."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (EXAMPLES, *shape)).astype(np.uint8)
+    if len(shape) == 1:
+        images = images.astype(np.float32)
+    labels = rng.integers(10, size=EXAMPLES).astype(np.int32)
+    names = tuple(map(str, range(10)))
+    train, test = data.Split(images, labels), data.Split(images[:64], labels[:64])
+    return data.Dataset(train, test, class_names=names, name="random")
+
+
+def segment(model: str, seeds: int, updates: int) -> Any:
+    """A call that trains so many seeds by so many updates."""
+    dataset, batch = random_data(IMAGES[model]), BATCH[model]
+    settings = study.Study(
+        dataset=dataset, model=model, small_batch=batch, large_batch=8 * batch, ghost_size=batch
+    )
+    plan = study.make_plan(settings, study.REGIMES["SB"], EXAMPLES)
+    setup = make_setup(settings, settings.make_network(10), dataset.train, dataset.test)
+    step, init = member_functions(setup, plan)
+    rates = jnp.full(seeds, plan.learning_rate, jnp.float32)
+    keys = jax.random.split(jax.random.key(0), seeds)
+    first = jnp.asarray(dataset.train.images[:2])
+    states = jax.jit(jax.vmap(init, (0, 0, None)))(keys, rates, first)
+    one = jax.eval_shape(lambda p: jax.tree.map(lambda x: x[0], p), states.params)
+    advance = training.make_advance(step, loop=training.loop_for(one, jax.default_backend()))
+    on_device = jax.device_put(dataset.train)
+    rows = np.random.default_rng(1).integers(EXAMPLES, size=(updates, seeds, batch))
+    indices = jnp.asarray(rows, jnp.int32)
+
+    def once() -> None:
+        nonlocal states
+        states, found = advance(states, rates, on_device, indices, updates)
+        jax.block_until_ready(found)
+
+    return once
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--models", nargs="+", choices=IMAGES, default=None)
+    given = parser.parse_args()
+    on_cpu = jax.default_backend() == "cpu"
+    figures: dict[str, Any] = {}
+    for model in given.models or [m for m in IMAGES if not (on_cpu and m == "resnet44")]:
+        # On CPU 64 seeds of F1 take half a second an update; an accelerator needs more to time.
+        updates = {"digits-mlp": 50, "f1": 4, "resnet44": 2}[model] * (1 if on_cpu else 25)
+        seeds = SEEDS if model != "resnet44" else (1,)
+        contestants = {f"{s} seed{'s' * (s > 1)}": segment(model, s, updates) for s in seeds}
+        timings = interleave(contestants, reference="1 seed", rounds=given.rounds, warmup=2)
+        print(f"\n{model}, batch {BATCH[model]}, {updates} updates\n{table(timings)}")
+        speed = updates * BATCH[model] / timings["1 seed"].seconds
+        print(f"one seed: {speed:,.0f} images/s", flush=True)
+        figures[model] = {
+            "updates": updates,
+            "batch": BATCH[model],
+            "images per second, one seed": speed,
+            "timings": {name: timing._asdict() for name, timing in timings.items()},
+        }
+    print(f"\nkept in {keep('population', figures)}")
+
+
+if __name__ == "__main__":
+    main()
