@@ -234,10 +234,12 @@ def measure(net: str, rounds: int, host: list) -> dict[str, Any]:
             jax.block_until_ready(slope(params, batch))
 
     units = {"gradient": gradient, "product": lambda: op.apply(vector).block_until_ready()}
+    unit = interleave(units, reference="gradient", rounds=5 * rounds)
     twin = torch_twin(net, params, host)
     if twin:
+        # Apart: two libraries in turn disturb each other's threads, by 10 % of a product.
         units["torch gradient"], units["torch product"] = torch_unit(*twin)
-    unit = interleave(units, reference="gradient", rounds=5 * rounds)
+        unit |= interleave(units, reference="gradient", rounds=2 * rounds + 1) | unit
     print(f"\n{net}: {op.size} parameters\n{table(unit)}", flush=True)
 
     exact = landscape.eigh_topk(op, jax.random.key(9), 5, tol=1e-6).values
