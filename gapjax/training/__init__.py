@@ -1,14 +1,16 @@
 """Training: states, pure steps, how they are compiled onto devices, the loop.
 
 ``make_train_step`` gives a pure step over a loss function and any optax chain, ``compile_step``
-lays it out over the devices, ``fit`` runs it over batches. ``make_advance`` runs a whole population
-of seeds and learning rates as one program.
+lays it out over the devices, ``fit`` runs it over batches; with ``Checkpoints`` it goes on where it
+was stopped. ``make_advance`` runs a whole population of seeds and learning rates as one program.
 """
 
-from gapjax.training._checkpoints import load_tree, save_tree
+from gapjax.training._checkpoints import Checkpoint, Checkpoints, CheckpointWarning
 from gapjax.training._compile import CompiledStep, compile_step
+from gapjax.training._faults import NumericalFault, fault_path
+from gapjax.training._history import History
 from gapjax.training._hosts import check_agreement, connect, is_first, on_first
-from gapjax.training._loop import History, fit
+from gapjax.training._loop import fit
 from gapjax.training._population import (
     Segment,
     lay_out,
@@ -17,22 +19,31 @@ from gapjax.training._population import (
     population_mesh,
     to_host,
 )
+from gapjax.training._preemption import Preempted, leave_on_sigterm
 from gapjax.training._state import TrainState, init_state
 from gapjax.training._steps import TrainStep, make_eval_step, make_train_step
+from gapjax.training._trees import load_tree, save_tree
 
 __all__ = [
+    "Checkpoint",
+    "CheckpointWarning",
+    "Checkpoints",
     "CompiledStep",
     "History",
+    "NumericalFault",
+    "Preempted",
     "Segment",
     "TrainState",
     "TrainStep",
     "check_agreement",
     "compile_step",
     "connect",
+    "fault_path",
     "fit",
     "init_state",
     "is_first",
     "lay_out",
+    "leave_on_sigterm",
     "load_tree",
     "loop_for",
     "make_advance",

@@ -1,52 +1,324 @@
-"""Checkpoints, by orbax."""
+"""The checkpoints of a run, by orbax: the last few, checked, with all that it needs to go on."""
 
+import contextlib
+import json
 import os
 import pathlib
 import shutil
-from typing import Any
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import gapjax
+from gapjax import _checks
+from gapjax.training import _contents
+from gapjax.training._history import History
+from gapjax.training._processes import everywhere
+
+_ITEMS = ("about", "state", "history")
 
 
-def save_tree(path: str | os.PathLike[str], tree: Any) -> None:
-    """Save a pytree of arrays as an orbax checkpoint, whole or not at all.
+class CheckpointWarning(UserWarning):
+    """A checkpoint could not be written, or one that was written cannot be read."""
 
-    This process does it alone; of many, only one should, with arrays that it holds whole.
 
-    Args:
-        path: the folder of the checkpoint; one that is there is replaced.
-        tree: the arrays.
+class Checkpoint(NamedTuple):
+    """What ``Checkpoints.restore`` gives.
+
+    Attributes:
+        update: after how many updates it was saved.
+        state: the state, laid out as ``like`` was.
+        history: what was recorded until then.
     """
-    path = pathlib.Path(path).absolute()
-    if path.exists():
-        shutil.rmtree(path)
-    with _checkpointer() as checkpointer:
-        checkpointer.save(path, tree)
+
+    update: int
+    state: Any
+    history: History
 
 
-def load_tree(path: str | os.PathLike[str], like: Any = None) -> Any:
-    """Load what ``save_tree`` saved.
+class _Broken(Exception):
+    """This checkpoint cannot be read."""
+
+
+class Checkpoints:
+    """The checkpoints of one run: the last few, each whole or not there, written in the background.
+
+    Hand it to ``fit``, or call ``save`` and ``restore`` from a loop of your own. A checkpoint holds
+    the state (any pytree of arrays: keys, any type, any sharding), the place in the data, the
+    history so far and what the run was started with. Every leaf carries a checksum, because storage
+    may hand back other bits without an error. With several processes all call every method, on one
+    file system that they share.
 
     Args:
-        path: the folder of the checkpoint.
-        like: a tree of arrays or ``jax.ShapeDtypeStruct`` that says structure, types and
-            shardings; without it, dictionaries of NumPy-like arrays as they were saved.
+        folder: where to; a folder of its own per run.
+        every: ``fit`` saves every so many updates.
+        keep: how many to keep; from 2 on, a damaged newest one costs one interval.
+        overlap: let a write take longer than the update after it, until the next save at most: for
+            states so large that writing takes many updates. A kill then costs up to twice
+            ``every``; otherwise ``fit`` waits, and it never costs more than ``every`` updates.
+        config: what the run was started with, as JSON; a run with another one is refused.
+        on_save_error: where a checkpoint cannot be written (a full disk, say): ``"raise"`` an
+            ``OSError``, or ``"warn"`` and train on with the last good one kept. An error of the
+            background is found at the next ``save`` or ``wait``.
 
     Raises:
-        ValueError: there is no checkpoint.
+        ValueError: a number that is not positive, a word that is unknown, or a ``config`` that is
+            no JSON.
+
+    Example:
+        >>> import tempfile, jax.numpy as jnp
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> with Checkpoints(folder.name, every=100, config={"lr": 0.1}) as checkpoints:
+        ...     checkpoints.save(100, {"w": jnp.ones(3)})
+        >>> again = Checkpoints(folder.name, every=100, config={"lr": 0.1})
+        >>> found = again.restore({"w": jnp.zeros(3)})
+        >>> found.update, found.state["w"].tolist()
+        (100, [1.0, 1.0, 1.0])
+        >>> folder.cleanup()
     """
-    path = pathlib.Path(path).absolute()
-    if not path.exists():
-        raise ValueError(f"there is no checkpoint at {path}.")
-    with _checkpointer() as checkpointer:
-        return checkpointer.restore(path, like)
 
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        every: int,
+        keep: int = 3,
+        overlap: bool = False,
+        config: Any = None,
+        on_save_error: str = "raise",
+    ):
+        self.folder = pathlib.Path(folder).expanduser().absolute()
+        self.every = _checks.positive_int("every", every)
+        self.overlap = overlap
+        self._keep = _checks.positive_int("keep", keep)
+        self._raise = _checks.one_of("on_save_error", on_save_error, ("raise", "warn")) == "raise"
+        try:
+            self._config = json.loads(json.dumps(config))
+        except TypeError as error:
+            raise ValueError(
+                f"config must be JSON (numbers, texts, lists, dicts): {error}."
+            ) from None
+        self._manager: Any = None
+        self._saving: int | None = None
 
-def _checkpointer() -> Any:
-    """Orbax's checkpointer, which waits for no other process."""
-    import jax
-    import orbax.checkpoint as ocp
+    @property
+    def updates(self) -> tuple[int, ...]:
+        """After how many updates there is a checkpoint, rising."""
+        return tuple(sorted(int(update) for update in self._open().all_steps()))
 
-    own = jax.process_index()
-    options = ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own})
-    if jax.process_count() == 1:
-        options = ocp.options.MultiprocessingOptions()
-    return ocp.StandardCheckpointer(multiprocessing_options=options)
+    def save(
+        self, update: int, state: Any, *, batches: Any = None, history: History | None = None
+    ) -> None:
+        """Save in the background; waits only for the save before this one.
+
+        The arrays are copied before this returns, so the state may be donated to the next update.
+
+        Args:
+            update: how many updates the run has made.
+            state: any pytree of arrays.
+            batches: where the examples come from: anything whose ``state()`` is JSON.
+            history: what was recorded so far.
+
+        Raises:
+            OSError: this checkpoint or the one before it could not be written.
+            ValueError: the folder holds a later checkpoint.
+        """
+        import orbax.checkpoint as ocp
+
+        self.wait()
+        newest = max(self.updates, default=-1)
+        if update <= newest:
+            raise ValueError(
+                f"{self.folder} holds a checkpoint of update {newest}, so update {update} cannot "
+                "be saved there: restore it and go on, or take another folder."
+            )
+        arrays = _contents.raw(state)
+        past = None if history is None else {"step": history.step, "metrics": history.metrics}
+        about = _contents.seal(
+            {
+                "format": _contents.FORMAT,
+                "gapjax": gapjax.__version__,
+                "config": self._config,
+                "update": int(update),
+                "batches": batches.state() if hasattr(batches, "state") else None,
+                "leaves": _contents.describe(state),
+                "checksums": _contents.checksums(arrays),
+                "history": None if past is None else _contents.crc(past),
+            }
+        )
+        items = {
+            "about": ocp.args.JsonSave(about),
+            "state": ocp.args.StandardSave(_contents.filled(arrays)),
+        }
+        if past is not None:
+            items["history"] = ocp.args.StandardSave(past)
+        self._saving = int(update)
+        self._try(lambda: self._open().save(update, args=ocp.args.Composite(**items)))
+
+    def wait(self) -> None:
+        """Wait until everything is written.
+
+        Raises:
+            OSError: the last checkpoint could not be written.
+        """
+        if self._saving is not None:
+            self._try(lambda: self._open().wait_until_finished())
+            self._saving = None
+
+    def close(self) -> None:
+        """Wait, and let go of threads and files; also at the end of a ``with``.
+
+        Raises:
+            OSError: the last checkpoint could not be written.
+        """
+        self.wait()
+        if self._manager is not None:
+            self._manager.close()
+            self._manager = None
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def restore(self, like: Any, *, batches: Any = None) -> Checkpoint:
+        """The newest checkpoint that can be read.
+
+        A damaged one is passed over with a ``CheckpointWarning`` and put aside as ``N.damaged``.
+
+        Args:
+            like: a state (or its ``jax.ShapeDtypeStruct``) that says structure, types and where to
+                put every array; the devices need not be those of the run that saved.
+            batches: if it has a ``restore``, it is taken to where the run was.
+
+        Returns:
+            The ``Checkpoint``.
+
+        Raises:
+            ValueError: there is none, none can be read, or the newest belongs to another run,
+                release or state, or to other data; nothing is changed then.
+        """
+        damaged: dict[int, Exception] = {}
+        for update in reversed(self.updates):
+            found, place = None, None
+            try:
+                found, place = self._read(update, like)
+            except _Broken as error:
+                damaged[update] = error
+            if not everywhere(found is not None):
+                damaged.setdefault(update, _Broken("another process cannot read it"))
+                continue
+            assert found is not None
+            if hasattr(batches, "restore"):
+                if place is None:
+                    raise ValueError(
+                        f"the checkpoint of update {update} in {self.folder} does not say where "
+                        "the run stood in the data: it was saved without batches=."
+                    )
+                batches.restore(place)
+            if damaged:
+                self._put_aside(damaged, update)
+            return found
+        if not damaged:
+            raise ValueError(f"there is no checkpoint in {self.folder}.")
+        newest = max(damaged)
+        raise ValueError(
+            f"none of the {len(damaged)} checkpoints in {self.folder} can be read; the newest, of "
+            f"update {newest}: {damaged[newest]}. Start anew in another folder."
+        )
+
+    def _open(self) -> Any:
+        """Orbax's manager, made when it is first needed: its import takes a while."""
+        if self._manager is None:
+            import orbax.checkpoint as ocp
+
+            policy = ocp.checkpoint_managers.LatestN(self._keep)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._manager = ocp.CheckpointManager(
+                    self.folder,
+                    options=ocp.CheckpointManagerOptions(
+                        preservation_policy=policy, cleanup_tmp_directories=True
+                    ),
+                    item_names=_ITEMS,
+                )
+            except OSError as error:
+                raise OSError(
+                    f"cannot write checkpoints to {self.folder}: {error.strerror or error}. "
+                    "Take another folder."
+                ) from error
+        return self._manager
+
+    def _try(self, write: Callable[[], Any]) -> None:
+        """Write; a failure is an error or a warning, by choice."""
+        try:
+            write()
+        except Exception as error:  # storage fails with many types, orbax hands them on
+            failed, self._saving = self._saving, None
+            with contextlib.suppress(Exception):
+                self._manager.close()
+            self._manager = None  # made again, it knows what is there and clears what is half
+            newest = max(self.updates, default=None)
+            left = "There is none yet" if newest is None else f"The last good one is of {newest}"
+            message = (
+                f"the checkpoint of update {failed} could not be written to {self.folder}: "
+                f"{_contents.reason(error)}. {left}."
+            )
+            if self._raise:
+                raise OSError(
+                    f'{message} Free some space, or train on without: on_save_error="warn".'
+                ) from error
+            warnings.warn(f"{message} Training goes on.", CheckpointWarning, stacklevel=4)
+
+    def _read(self, update: int, like: Any) -> tuple[Checkpoint, Any]:
+        import orbax.checkpoint as ocp
+
+        def read(**items: Any) -> Any:
+            try:
+                return self._open().restore(update, args=ocp.args.Composite(**items))
+            except Exception as error:  # any of the formats below may fail in its own way
+                raise _Broken(_contents.reason(error)) from error
+
+        about = read(about=ocp.args.JsonRestore())["about"]
+        if not _contents.is_sealed(about):
+            raise _Broken("its description is damaged")
+        wrong = _contents.mismatch(about, like, config=self._config, version=gapjax.__version__)
+        if wrong:
+            raise ValueError(
+                f"the checkpoint of update {update} in {self.folder} belongs to another {wrong}, "
+                "or start anew in another folder."
+            )
+        items = {"state": ocp.args.StandardRestore(_contents.filled(_contents.wanted(like)))}
+        if about["history"] is not None:
+            items["history"] = ocp.args.StandardRestore()
+        found = read(**items)
+        state, past = _contents.alike(found["state"], like), found.get("history")
+        sums = _contents.checksums(_contents.raw(state))
+        for (path, *_), was, now in zip(about["leaves"], about["checksums"], sums, strict=True):
+            if was != now:
+                raise _Broken(f"{path or 'the state'} is not what was saved")
+        if past is not None and _contents.crc(past) != about["history"]:
+            raise _Broken("its history is not what was saved")
+        history = History(np.zeros(0, np.int64), {}) if past is None else History(**past)
+        return Checkpoint(update, state, history), about["batches"]
+
+    def _put_aside(self, damaged: Mapping[int, Exception], good: int) -> None:
+        """Move damaged checkpoints out of the way, so that newer ones can take their place."""
+        if jax.process_index() == 0:
+            for update in damaged:
+                aside = self.folder / f"{update}.damaged"
+                shutil.rmtree(aside, ignore_errors=True)
+                (self.folder / str(update)).rename(aside)
+        everywhere(True)
+        self._open().reload()
+        for update, error in damaged.items():
+            warnings.warn(
+                f"the checkpoint of update {update} in {self.folder} cannot be read: {error}. It "
+                f"is kept as {update}.damaged; going on from update {good}.",
+                CheckpointWarning,
+                stacklevel=3,
+            )

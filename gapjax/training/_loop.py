@@ -1,25 +1,18 @@
 """The loop: a compiled step over batches, with a bounded number of updates in flight."""
 
 import collections
+import itertools
+import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import numpy as np
 
 from gapjax import _checks
-
-
-class History(NamedTuple):
-    """The metrics of a run, on the host.
-
-    Attributes:
-        step: the updates recorded, counted from 1, shape ``[T]``.
-        metrics: ``{name: values, [T, ...]}``.
-    """
-
-    step: np.ndarray
-    metrics: dict[str, np.ndarray]
+from gapjax.training._checkpoints import Checkpoints
+from gapjax.training._faults import NumericalFault, fault_path, say_skipped
+from gapjax.training._history import History, Recorder
+from gapjax.training._preemption import Preempted, leave_on_sigterm
 
 
 def fit(
@@ -31,25 +24,39 @@ def fit(
     record_every: int = 1,
     callbacks: Sequence[Callable[[int, Any, Any], None]] = (),
     in_flight: int = 2,
+    checkpoints: Checkpoints | None = None,
 ) -> tuple[Any, History]:
-    """Make ``num_updates`` updates.
+    """Make ``num_updates`` updates, or as many as are missing.
+
+    With ``checkpoints`` the run goes on from the newest one, if there is one: state, place in the
+    data and history, so that it ends with the numbers of an undisturbed run, bit for bit on the
+    same devices. It saves every so many updates and after the last. At SIGTERM it saves after the
+    running update and leaves with ``Preempted`` (exit code 143); the same call goes on from there.
 
     Args:
         step: ``(state, batch) -> (state, metrics)``, compiled.
         state: where to start.
-        batches: an iterable of batches, at least ``num_updates`` long.
-        num_updates: how many updates to make.
-        record_every: keep the metrics of every so many updates (and of the last one).
+        batches: an iterable of batches, at least ``num_updates`` long. To go on, one with
+            ``state`` and ``restore`` (``growth.GrowingBatches``) is taken to its place; any other
+            must begin anew as it did, and the batches that were used are read and dropped.
+        num_updates: how many updates to make, those of before an interruption included.
+        record_every: keep the metrics of every so many updates (and of the last one, and of every
+            update that was skipped).
         callbacks: each is called as ``callback(update, state, metrics)`` after every update, with
             values that may still be on their way on the device: reading one waits for it.
         in_flight: how many updates may be on their way at once before the loop waits; it bounds
             memory, and keeps collectives of several processes in step.
+        checkpoints: where to save, and to go on from.
 
     Returns:
         The final state and a ``History``.
 
     Raises:
-        ValueError: a number that is not positive, or batches that end too early.
+        ValueError: a number that is not positive, batches that end too early, or checkpoints of
+            another run.
+        NumericalFault: a step made with ``on_fault="stop"`` met a loss or gradient that is not
+            finite; at most ``in_flight`` updates later.
+        Preempted: SIGTERM came; the run is saved.
 
     Example:
         >>> import jax
@@ -61,25 +68,81 @@ def fit(
     _checks.positive_int("num_updates", num_updates)
     _checks.positive_int("record_every", record_every)
     _checks.positive_int("in_flight", in_flight)
-    waiting: collections.deque[Any] = collections.deque()
-    recorded: list[tuple[int, Any]] = []
-    source = iter(batches)
-    for update in range(1, num_updates + 1):
-        try:
-            batch = next(source)
-        except StopIteration:
-            raise ValueError(
-                f"batches ended after {update - 1} of num_updates={num_updates} updates: give more "
-                "batches, or an iterable that goes on."
-            ) from None
-        state, metrics = step(state, batch)
-        if update % record_every == 0 or update == num_updates:
-            recorded.append((update, metrics))
-        waiting.append(metrics)
-        if len(waiting) > in_flight:
-            jax.block_until_ready(waiting.popleft())
-        for callback in callbacks:
-            callback(update, state, metrics)
-    steps = np.array([update for update, _ in recorded])
-    values = jax.device_get([metrics for _, metrics in recorded])
-    return state, History(steps, jax.tree.map(lambda *leaves: np.stack(leaves), *values))
+    done, past, source = 0, None, batches
+    if checkpoints is not None and checkpoints.updates:
+        done, state, past = _go_on(checkpoints, state, batches, num_updates, record_every)
+        source = batches if hasattr(batches, "restore") else itertools.islice(batches, done, None)
+    source = iter(source)
+    params = getattr(state, "params", state)
+    recorder = Recorder(past)
+    waiting: collections.deque[tuple[int, Any]] = collections.deque()
+
+    def wait_for(most: int) -> None:
+        """Wait until at most so many updates are on their way, and look at those that are done."""
+        while len(waiting) > most:
+            update, metrics = waiting.popleft()
+            jax.block_until_ready(metrics)
+            if _number(metrics, "fault") >= 0:
+                raise NumericalFault(update, fault_path(params, metrics["fault"]) or "loss")
+            due = update % record_every == 0 or update == num_updates
+            if due or _number(metrics, "skipped") >= 0:
+                recorder.add(update, metrics)
+
+    with leave_on_sigterm(checkpoints is not None) as told_to_leave:
+        for update in range(done + 1, num_updates + 1):
+            try:
+                batch = next(source)
+            except StopIteration:
+                raise ValueError(
+                    f"batches ended after {update - 1} of num_updates={num_updates} updates: give "
+                    "more batches, or an iterable that goes on."
+                ) from None
+            state, metrics = step(state, batch)
+            waiting.append((update, metrics))
+            if checkpoints is not None and not checkpoints.overlap:
+                checkpoints.wait()  # for what is written since the update before
+            wait_for(in_flight)
+            for callback in callbacks:
+                callback(update, state, metrics)
+            if checkpoints is None:
+                continue
+            leave = told_to_leave(update)
+            if leave or update % checkpoints.every == 0 or update == num_updates:
+                wait_for(0)
+                checkpoints.save(update, state, batches=batches, history=recorder.history())
+            if leave and update < num_updates:
+                checkpoints.wait()
+                raise Preempted(
+                    f"told to leave: saved after update {update} of {num_updates} in "
+                    f"{checkpoints.folder}. The same call goes on from there."
+                )
+    wait_for(0)
+    if checkpoints is not None:
+        checkpoints.wait()
+    history = recorder.history()
+    skipped = say_skipped(history, params)
+    if skipped:
+        warnings.warn(skipped, RuntimeWarning, stacklevel=2)
+    return state, history
+
+
+def _go_on(
+    checkpoints: Checkpoints, state: Any, batches: Any, num_updates: int, record_every: int
+) -> tuple[int, Any, History]:
+    """How far an earlier run came, its state, and what this run would have recorded of it."""
+    found = checkpoints.restore(state, batches=batches)
+    if found.update > num_updates:
+        raise ValueError(
+            f"{checkpoints.folder} holds a run of {found.update} updates, more than "
+            f"num_updates={num_updates}: ask for more, or take another folder."
+        )
+    step, metrics = found.history
+    kept = (step % record_every == 0) | (step == num_updates)
+    if "skipped" in metrics:
+        kept |= metrics["skipped"] >= 0
+    return found.update, found.state, jax.tree.map(lambda column: column[kept], found.history)
+
+
+def _number(metrics: Any, name: str) -> int:
+    """A fault in the metrics, -1 where there is none."""
+    return int(metrics[name]) if isinstance(metrics, dict) and name in metrics else -1

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gapjax import _checks
+from gapjax.training._faults import ON_FAULT, find_fault
 from gapjax.training._state import TrainState
 
 Batch = Any
@@ -22,6 +24,7 @@ def make_train_step(
     *,
     microbatched: bool = False,
     axis_name: str | None = None,
+    on_fault: str = "ignore",
 ) -> "TrainStep":
     """One update as a pure function ``(state, batch) -> (state, metrics)``.
 
@@ -37,12 +40,22 @@ def make_train_step(
         axis_name: the mapped axis over which a batch is split, where the step runs inside ``pmap``
             or ``shard_map``: gradients, loss, metrics and floating-point model state are averaged
             over it. Under ``jit`` leave it out. ``compile_step`` sets it where it is needed.
+        on_fault: what to do about a loss or gradient that is not finite, found at the cost of one
+            more read of the gradient. ``"ignore"``: nothing. ``"stop"``: ``metrics["fault"]`` is
+            the number of the first leaf of the gradient that is not finite (see ``fault_path``; -1:
+            none), and ``fit`` raises ``NumericalFault``; the newest checkpoint is from before it.
+            ``"skip"``: that number is ``metrics["skipped"]``, the update leaves parameters, model
+            state and optimizer as they were (``step`` counts it, so the next one draws other
+            numbers), and ``fit`` goes on and says at the end how many were skipped.
+            ``optax.apply_if_finite`` guards parameters and optimizer alone: running statistics that
+            took up a NaN stay broken. It gives up after so many faults in a row: use it, with
+            ``"ignore"``, for a network without state where that is wanted.
 
     Returns:
         The step. Its metrics are those of ``loss_fn`` and ``"loss"``, the loss before the update.
 
     Raises:
-        ValueError: ``loss_fn`` takes neither two nor four arguments.
+        ValueError: ``loss_fn`` takes neither two nor four arguments, or an unknown ``on_fault``.
 
     Example:
         >>> import jax, optax
@@ -57,7 +70,8 @@ def make_train_step(
         (1, 1.0)
     """
     tx = optax.with_extra_args_support(tx)
-    return TrainStep(_with_state(loss_fn), tx, microbatched, axis_name)
+    _checks.one_of("on_fault", on_fault, ON_FAULT)
+    return TrainStep(_with_state(loss_fn), tx, microbatched, axis_name, on_fault)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +82,7 @@ class TrainStep:
     tx: optax.GradientTransformationExtraArgs
     microbatched: bool = False
     axis_name: str | None = None
+    on_fault: str = "ignore"
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """The state after one update with ``batch``, and the metrics of the batch."""
@@ -88,17 +103,29 @@ class TrainStep:
             model_state, metrics, grads, told = _mean_over(
                 self.axis_name, (model_state, metrics, grads, told)
             )
-        updates, opt_state = self.tx.update(
-            grads,
-            state.opt_state,
-            state.params,
-            value=metrics["loss"],
-            batch_size=batch_size,
-            **told,
-        )
-        params = optax.apply_updates(state.params, updates)
-        state = TrainState(state.step + 1, params, model_state, opt_state, state.key)
-        return state, metrics
+
+        def update() -> tuple[Any, Any, Any]:
+            updates, opt_state = self.tx.update(
+                grads,
+                state.opt_state,
+                state.params,
+                value=metrics["loss"],
+                batch_size=batch_size,
+                **told,
+            )
+            return optax.apply_updates(state.params, updates), model_state, opt_state
+
+        if self.on_fault == "ignore":
+            new = update()
+        elif self.on_fault == "stop":
+            new, metrics = update(), {**metrics, "fault": find_fault(metrics["loss"], grads)}
+        else:
+            fault = find_fault(metrics["loss"], grads)
+            old = (state.params, state.model_state, state.opt_state)
+            # Not a choice leaf by leaf, which reads and writes everything once more.
+            new = jax.lax.cond(fault < 0, update, lambda: old)
+            metrics = {**metrics, "skipped": fault}
+        return TrainState(state.step + 1, *new, state.key), metrics
 
     def _gradient(
         self, params: Any, model_state: Any, batch: Batch, key: jax.Array

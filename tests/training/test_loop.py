@@ -1,10 +1,13 @@
+import concurrent.futures
 import itertools
+import os
+import signal
 
 import jax
 import numpy as np
 import pytest
 
-from gapjax import training
+from gapjax import growth, training
 
 
 @jax.jit
@@ -48,3 +51,119 @@ def test_batches_that_end_early_are_an_error():
 def test_numbers_must_be_positive(field):
     with pytest.raises(ValueError, match=f"{field} must be a whole number"):
         training.fit(_step, 0.0, [], **{"num_updates": 1, field: 0})
+
+
+def _add(state, batch):
+    return state + batch["x"].sum(), {"loss": state}
+
+
+def _growing(schedule=None):
+    source = {"x": np.arange(20, dtype=np.float32)}
+    return growth.GrowingBatches(source, schedule or growth.piecewise_batch(2, {5: 3}), seed=1)
+
+
+class _Cut(Exception):
+    pass
+
+
+def _cut_at(moment):
+    """A callback at which the power goes off."""
+
+    def callback(update, state, metrics):
+        if update == moment:
+            raise _Cut
+
+    return callback
+
+
+def _run(folder, *, batches=None, num_updates=11, **options):
+    with training.Checkpoints(folder, every=4) as checkpoints:
+        return training.fit(
+            jax.jit(_add),
+            np.float32(0),
+            _growing() if batches is None else batches,
+            num_updates=num_updates,
+            checkpoints=checkpoints,
+            **options,
+        )
+
+
+def _assert_same_run(found, expected):
+    assert float(found[0]) == float(expected[0])
+    np.testing.assert_array_equal(found[1].step, expected[1].step)
+    np.testing.assert_array_equal(found[1].metrics["loss"], expected[1].metrics["loss"])
+
+
+@pytest.mark.parametrize("record_every", [1, 3])
+def test_a_run_that_was_cut_ends_as_an_undisturbed_one(tmp_path, record_every):
+    expected = _run(tmp_path / "whole", record_every=record_every)
+    assert training.Checkpoints(tmp_path / "whole", every=1).updates == (4, 8, 11)
+    for moment in (2, 6, 9, 11):
+        with pytest.raises(_Cut):
+            _run(tmp_path / "cut", record_every=record_every, callbacks=[_cut_at(moment)])
+    seen = []
+    found = _run(
+        tmp_path / "cut",
+        record_every=record_every,
+        callbacks=[lambda update, state, metrics: seen.append(update)],
+    )
+    assert seen == [9, 10, 11]  # no more than one interval is done again
+    _assert_same_run(found, expected)
+    _assert_same_run(_run(tmp_path / "cut", record_every=record_every), expected)
+
+
+def test_a_finished_run_goes_on_when_more_is_asked_for(tmp_path):
+    expected = _run(tmp_path / "whole", num_updates=20, record_every=3)
+    _run(tmp_path / "longer", num_updates=11, record_every=3)
+    _assert_same_run(_run(tmp_path / "longer", num_updates=20, record_every=3), expected)
+    with pytest.raises(ValueError, match="holds a run of 20 updates, more than num_updates=11"):
+        _run(tmp_path / "longer", num_updates=11)
+
+
+def test_what_a_callback_told_the_batches_is_saved(tmp_path):
+    def grow(batches):
+        return lambda update, state, metrics: batches.grow(5, "told") if update == 4 else None
+
+    batches = _growing()
+    expected = _run(tmp_path / "whole", batches=batches, callbacks=[grow(batches)])
+    batches = _growing()
+    with pytest.raises(_Cut):
+        _run(tmp_path / "cut", batches=batches, callbacks=[grow(batches), _cut_at(7)])
+    again = _growing()
+    _assert_same_run(_run(tmp_path / "cut", batches=again), expected)
+    assert again.switches[1].size == 5 and again.switches[1].reason == "told"
+
+
+def test_batches_that_know_no_place_begin_anew(tmp_path):
+    plain = [{"x": np.full(2, i, np.float32)} for i in range(11)]
+    expected = _run(tmp_path / "whole", batches=plain)
+    with pytest.raises(_Cut):
+        _run(tmp_path / "cut", batches=plain, callbacks=[_cut_at(9)])
+    _assert_same_run(_run(tmp_path / "cut", batches=plain), expected)
+
+
+def test_sigterm_saves_and_leaves(tmp_path, caplog):
+    expected = _run(tmp_path / "whole")
+    before = signal.getsignal(signal.SIGTERM)
+
+    def tell(update, state, metrics):
+        if update == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit, match="saved after update 6 of 11 in") as left:
+        _run(tmp_path / "told", callbacks=[tell])
+    assert isinstance(left.value, training.Preempted) and left.value.code == 143
+    assert "The same call goes on from there" in caplog.text
+    assert signal.getsignal(signal.SIGTERM) is before
+    seen = []
+    found = _run(tmp_path / "told", callbacks=[lambda update, *_: seen.append(update)])
+    assert seen == [7, 8, 9, 10, 11]
+    _assert_same_run(found, expected)
+
+
+def test_a_run_in_another_thread_leaves_signals_alone(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        future = threads.submit(_run, tmp_path)
+        assert float(future.result()[0]) == float(_run(tmp_path)[0])
+    assert signal.getsignal(signal.SIGTERM) is before
