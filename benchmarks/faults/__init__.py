@@ -1,0 +1,1 @@
+"""What a run survives: processes that are killed at any moment."""
