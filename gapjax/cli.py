@@ -5,7 +5,9 @@ import dataclasses
 import io
 import re
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
@@ -79,7 +81,7 @@ def _study(arguments: list[str]) -> None:
     command = shlex.join(["gapjax", "study", name, *arguments])
     with contextlib.suppress(OSError):  # a home that cannot be written costs time, nothing else
         growth.enable_compile_cache()
-    with _progress(len(chosen.regimes)) as progress:
+    with _exit_on_sigterm(), _progress(len(chosen.regimes)) as progress:
         result = study.run_study(chosen, out, progress=progress, command=command, **run)
     if training.is_first():
         _print_table(result)
@@ -145,6 +147,26 @@ def _essence(box: str) -> str:
         text.append(line)
     hint = f" Did you mean {meant[0]}?" if meant else ""
     return " ".join(text).rstrip(".") + "." + hint
+
+
+@contextlib.contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Leave at SIGTERM with one line, wherever the study does not save first."""
+    import jax
+
+    def leave(number: int, frame: Any) -> None:
+        print("gapjax: told to leave. The same command goes on from here.", file=sys.stderr)
+        raise SystemExit(128 + number)
+
+    # Several processes have to leave together, which JAX sees to with a handler of its own.
+    if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

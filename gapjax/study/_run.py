@@ -12,7 +12,7 @@ import numpy as np
 
 import gapjax
 from gapjax import data, diffusion, growth, training
-from gapjax.study import _folder, _measure, _report
+from gapjax.study import _folder, _keep, _measure, _report
 from gapjax.study._landscape import SEEDS, measure_landscape
 from gapjax.study._levels import keeper
 from gapjax.study._members import Setup, make_setup
@@ -39,9 +39,9 @@ def run_study(
 ) -> StudyResult:
     """Train every regime of a study and write its folder.
 
-    Each regime is kept when it is done. Run again with the same study and folder after an
-    interruption, and it goes on with the first regime that is missing; the numbers are those of an
-    undisturbed run.
+    Each regime is kept when it is done, and every half minute on the way there. Run again with the
+    same study and folder after an interruption, and it goes on inside the regime that was under
+    way; the numbers are those of an undisturbed run. At SIGTERM it saves and exits with code 143.
 
     Args:
         study: what to train.
@@ -105,9 +105,10 @@ def run_study(
         kept = folder / "regimes" / f"{plan.regime.name}.json"
         if not kept.exists():
             reference = _reference(folder, plan)
-            tuning = _tune(setup, plan, splits, reference, progress) if splits else None
+            tuning = _tune(setup, plan, splits, reference, folder, progress) if splits else None
             record = _train_and_keep(setup, plan, tuning, reference, folder, progress)
             training.on_first(functools.partial(_folder.write_json, kept, record))
+        _keep.remove(_unfinished(folder, plan))
     result = load_result(folder)
     if landscape:
         found = training.on_first(
@@ -162,9 +163,13 @@ def _tune(
     plan: Plan,
     splits: tuple[data.Split, data.Split],
     reference: diffusion.DiffusionRecord | None,
+    folder: pathlib.Path,
     progress: OnProgress | None,
 ) -> dict[str, Any]:
     """Rates around the regime's rule, judged by validation accuracy over a few seeds."""
+    kept = _unfinished(folder, plan) / "tuning.json"
+    if kept.exists():
+        return _folder.read_json(kept)
     study = setup.study
     plan = make_plan(study, plan.regime, len(splits[0]))
     powers = range(-(study.tune // 2), study.tune - study.tune // 2)
@@ -179,11 +184,12 @@ def _tune(
         members,
         reference=reference,
         progress=report,
+        keeper=_keep.Keeper(kept.parent / "tune", members),
     )
     accuracy = _final(outcome, "test_accuracy").reshape(len(rates), len(seeds))
     # A rate at which any seed diverged is not a rate to recommend.
     best = int(np.argmax(np.nan_to_num(accuracy.mean(axis=1), nan=-1.0)))
-    return {
+    tuning = {
         "rule_learning_rate": plan.learning_rate,
         "learning_rate": rates[best],
         "at_edge": len(rates) > 1 and best in (0, len(rates) - 1),
@@ -192,6 +198,8 @@ def _tune(
             for rate, row in zip(rates, accuracy, strict=True)
         ],
     }
+    training.on_first(lambda: _folder.write_json(kept, tuning))
+    return tuning
 
 
 def _train_and_keep(
@@ -217,6 +225,7 @@ def _train_and_keep(
         members,
         reference=reference,
         progress=_reporter(progress, plan, "train"),
+        keeper=_keep.Keeper(_unfinished(folder, plan) / "train", members),
         at_evaluation=keeper(folder, plan.regime.name, setup.study.loss_levels, seeds[:SEEDS]),
     )
     states = outcome.states
@@ -255,6 +264,11 @@ def _train_and_keep(
         for name, column in outcome.history.items()
     }
     return {"result": result, "history": history, "seconds": time.perf_counter() - started}
+
+
+def _unfinished(folder: pathlib.Path, plan: Plan) -> pathlib.Path:
+    """Where a regime keeps what it needs to go on, until it is done."""
+    return folder / "checkpoints" / f"{plan.regime.name}.unfinished"
 
 
 def _final(outcome: Outcome, name: str) -> np.ndarray:

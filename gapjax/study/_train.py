@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,13 +11,14 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gapjax import data, diffusion, growth, training
-from gapjax.study import _folder
+from gapjax.study._keep import Keeper, Position, columns, from_first
 from gapjax.study._levels import AtEvaluation
 from gapjax.study._members import Setup, member_functions, noise_meter
 from gapjax.study._plan import Plan
 from gapjax.study._regimes import as_regime
 
 _MAX_INDICES = 4_000_000  # of one segment, in int32: 16 MB
+_SEGMENT_SECONDS = 10.0  # about; then it is asked whether to save or to leave
 
 
 class Progress(NamedTuple):
@@ -60,11 +61,18 @@ class Stream:
     """A seed's stream of examples, that of ``growth.GrowingBatches``: shuffled epochs in a row.
 
     The order depends on the seed alone, not on the batch size; a batch may span two epochs.
+
+    Args:
+        seed: fixes the order.
+        num_examples: of one epoch.
+        start: how many examples were taken before.
     """
 
-    def __init__(self, seed: int, num_examples: int):
-        orders = (growth.epoch_order(seed, epoch, num_examples) for epoch in itertools.count())
-        self._orders, self._left = orders, np.empty(0, np.int32)
+    def __init__(self, seed: int, num_examples: int, start: int = 0):
+        first, offset = divmod(start, num_examples)
+        epochs = itertools.count(first)
+        self._orders = (growth.epoch_order(seed, epoch, num_examples) for epoch in epochs)
+        self._left = next(self._orders)[offset:]
 
     def take(self, size: int) -> np.ndarray:
         """The rows of the next ``size`` examples."""
@@ -87,6 +95,13 @@ class _Clock:
         self.examples += examples
         self.seconds += time.perf_counter() - self.start
 
+    def most(self, size: int, members: Sequence[Any]) -> int:
+        """How many updates a segment may have, by the time that updates took so far."""
+        per_second = self.speed / (size * len(members))
+        return from_first(
+            max(1, int(_SEGMENT_SECONDS * per_second)) if per_second else _MAX_INDICES
+        )
+
     @property
     def speed(self) -> float:
         return self.examples / self.seconds if self.examples else 0.0
@@ -101,6 +116,7 @@ def train(
     *,
     reference: diffusion.DiffusionRecord | None = None,
     progress: Callable[[int, float, float | None], None] = lambda *_: None,
+    keeper: Keeper | None = None,
     at_evaluation: AtEvaluation = lambda *_: None,
 ) -> Outcome:
     """Train a population in one regime.
@@ -113,10 +129,14 @@ def train(
         members: a (seed, learning rate) each.
         reference: the distance curve to follow, of a regime that matches another.
         progress: called as ``progress(update, examples_per_second, seconds_left)``.
+        keeper: where to keep what is needed to go on, and to go on from.
         at_evaluation: called with the rows of the history so far and the states.
 
     Returns:
         The ``Outcome``.
+
+    Raises:
+        Preempted: SIGTERM came, and the keeper has saved.
     """
     step, init = member_functions(setup, plan, reference)
     mesh = training.population_mesh(len(members), devices_per_member=setup.devices_per_member)
@@ -137,47 +157,58 @@ def train(
 
     grows = "grow" in {as_regime(regime).batch for regime in setup.study.regimes}
     noise = noise_meter(setup, plan) if grows else None
-    streams = {seed: Stream(seed, len(train_split)) for seed, _ in members}
+    at = Position(0, states, np.zeros(len(members), np.int64), [])
+    if keeper is not None:
+        at = keeper.restore(at)
+    del states  # they are donated to the first segment
+    taken = sum(map(plan.batch_sizes, range(at.update)))
+    streams = {seed: Stream(seed, len(train_split), taken) for seed, _ in members}
     widest = int(np.diff((0, *plan.marks)).max())
-    diverged = np.zeros(len(members), np.int64)
-    rows: list[dict[str, Any]] = []
-    clock, compiled, update = _Clock(), set[int](), 0
-    left = sum(map(plan.batch_sizes, range(plan.updates))) * len(members)
-    for mark in plan.marks:
-        while update < mark:
-            size = plan.batch_sizes(update)
-            longest = max(1, min(widest, _MAX_INDICES // (len(members) * size)))
-            stop = next((b for b in plan.batch_sizes.boundaries if b > update), plan.updates)
-            count = min(longest, mark - update, stop - update)
-            indices = _indices(streams, members, count, longest, size)
-            clock.tick()
-            laid = training.lay_out(mesh, indices, None, "member", "data")
-            states, segment = advance(states, rates, on_device, laid, count)
-            bad = training.to_host(segment.diverged)  # waits: one segment at a time is in flight
-            examples = count * size * len(members)
-            if size in compiled:
-                clock.tock(examples)
-            compiled.add(size)
-            diverged = np.where((diverged == 0) & (bad > 0), bad, diverged)
-            update, left = update + count, left - examples
-            progress(update, clock.speed, left / clock.speed if clock.speed else None)
-        row: dict[str, Any] = {
-            "update": update,
-            "distance": training.to_host(setup.distance(start, states.params)),
-        }
+    clock, compiled = _Clock(), set[int]()
+    left = sum(map(plan.batch_sizes, range(at.update, plan.updates))) * len(members)
+
+    def measure(states: training.TrainState, update: int) -> dict[str, Any]:
+        distance = setup.distance(start, states.params)
+        row: dict[str, Any] = {"update": update, "distance": training.to_host(distance)}
         if update in plan.evaluations:
             for name, split in (("train", train_split), ("test", test_split)):
                 loss, accuracy = setup.evaluate(states, split)
                 row |= {f"{name}_loss": loss, f"{name}_accuracy": accuracy}
             if noise is not None:
                 row |= training.to_host(noise(states, on_device))
-        rows.append(row)
-        if update in plan.evaluations:
-            at_evaluation(rows, states)
-    history = _stack(rows, len(members))
+        return row
+
+    with training.leave_on_sigterm(keeper is not None) as told_to_leave:
+        for mark in plan.marks[len(at.rows) :]:
+            while at.update < mark:
+                size = plan.batch_sizes(at.update)
+                longest = max(1, min(widest, _MAX_INDICES // (len(members) * size)))
+                stop = next((b for b in plan.batch_sizes.boundaries if b > at.update), plan.updates)
+                count = min(longest, mark - at.update, stop - at.update, clock.most(size, members))
+                indices = _indices(streams, members, count, longest, size)
+                clock.tick()
+                laid = training.lay_out(mesh, indices, None, "member", "data")
+                states, segment = advance(at.states, rates, on_device, laid, count)
+                bad = training.to_host(segment.diverged)  # waits: one segment at a time in flight
+                examples = count * size * len(members)
+                if size in compiled:
+                    clock.tock(examples)
+                compiled.add(size)
+                diverged = np.where((at.diverged == 0) & (bad > 0), bad, at.diverged)
+                at = Position(at.update + count, states, diverged, at.rows)
+                left -= examples
+                progress(at.update, clock.speed, left / clock.speed if clock.speed else None)
+                if keeper is not None and at.update < plan.updates:
+                    keeper.save(at, told_to_leave=told_to_leave(at.update))
+            at.rows.append(measure(at.states, at.update))
+            if at.update in plan.evaluations:
+                at_evaluation(at.rows, at.states)
+    if keeper is not None:
+        keeper.close()
+    history = {"update": np.array(plan.marks), **columns(at.rows, len(members))}
     # The last update's own damage shows only afterwards.
-    lost = (diverged == 0) & ~np.isfinite(history["train_loss"][-1])
-    return Outcome(history, np.where(lost, plan.updates, diverged), states)
+    lost = (at.diverged == 0) & ~np.isfinite(history["train_loss"][-1])
+    return Outcome(history, np.where(lost, plan.updates, at.diverged), at.states)
 
 
 def _indices(
@@ -198,11 +229,3 @@ def _indices(
 
 def _first(tree: Any) -> Any:
     return jax.tree.map(lambda x: x[0], tree)
-
-
-def _stack(rows: list[dict[str, Any]], members: int) -> dict[str, np.ndarray]:
-    """The rows as columns; what was not measured at a mark is NaN."""
-    names = _folder.HISTORY_COLUMNS[3:]
-    blank = np.full(members, np.nan)
-    columns = {name: np.stack([row.get(name, blank) for row in rows]) for name in names}
-    return {"update": np.array([row["update"] for row in rows]), **columns}
