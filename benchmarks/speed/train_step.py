@@ -3,6 +3,7 @@
 1. An update of one member inside the study's compiled segment, against the same update in a bare
    hand-written JAX loop (network, loss and optimizer in one jitted scan, batches cut on device).
 2. Eight seeds vmapped against one.
+3. The whole `fit` loop against a bare one and PyTorch's, see `benchmarks.speed.loop`.
 """
 
 import functools
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.speed import loop
 from benchmarks.speed.timing import interleave, keep, table
 from gapjax import data, models, study, training
 from gapjax.study._members import make_setup, member_functions, preparer
@@ -113,6 +115,7 @@ def main() -> None:
             "study over bare": one.ratio,
             "8 seeds over one": eight.seconds / one.seconds,
         }
+    figures["fit"] = loop.measure()
     print(f"\nkept in {keep('train_step', figures)}")
 
 
