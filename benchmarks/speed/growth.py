@@ -26,7 +26,7 @@ from benchmarks.speed.timing import interleave, keep, table
 from gapjax.data import load, normalize
 from gapjax.growth import GrowingBatches, compile_ahead, constant_batch, geometric_batch
 from gapjax.models import as_network, f1
-from gapjax.training import init_state, make_train_step
+from gapjax.training import init_state, inspect_program, make_train_step
 
 BATCH = 512
 
@@ -187,11 +187,12 @@ def microbatch_programs(parts=8):
     figures = {}
     for name, (program, images) in programs.items():
         compiled = jax.jit(program).lower(params, images).compile()
-        text = compiled.as_text()
+        program = inspect_program(compiled)
+        kinds = program.by_kind()
         figures[name] = {
-            "all_gather": text.count(" all-gather("),
-            "all_reduce": text.count(" all-reduce("),
-            "temporary_mib": round(compiled.memory_analysis().temp_size_in_bytes / 2**20, 1),
+            "all_gather": kinds.get("all-gather", (0,))[0],
+            "all_reduce": kinds.get("all-reduce", (0,))[0],
+            "temporary_mib": round(program.memory.temporaries / 2**20, 1),
         }
     return {"devices": jax.device_count(), **figures}
 

@@ -3,9 +3,12 @@
 ``make_train_step`` gives a pure step over a loss function and any optax chain, ``compile_step``
 lays it out over the devices, ``fit`` runs it over batches; with ``Checkpoints`` it goes on where it
 was stopped. ``make_advance`` runs a whole population of seeds and learning rates as one program.
+lays it out over the devices, ``fit`` runs it over batches. ``make_advance`` runs a whole population
+of seeds and learning rates as one program. ``inspect_program`` tells what a compiled program needs
+and sends before anything runs.
 """
 
-from gapjax.training._checkpoints import Checkpoint, Checkpoints, CheckpointWarning
+from gapjax.training._checkpoints import Checkpoint, CheckpointWarning, Checkpoints
 from gapjax.training._compile import CompiledStep, compile_step
 from gapjax.training._faults import NumericalFault, fault_path
 from gapjax.training._history import History
@@ -20,6 +23,7 @@ from gapjax.training._population import (
     to_host,
 )
 from gapjax.training._preemption import Preempted, leave_on_sigterm
+from gapjax.training._program import Collective, Memory, Program, inspect_program
 from gapjax.training._state import TrainState, init_state
 from gapjax.training._steps import TrainStep, make_eval_step, make_train_step
 from gapjax.training._trees import load_tree, save_tree
@@ -28,10 +32,13 @@ __all__ = [
     "Checkpoint",
     "CheckpointWarning",
     "Checkpoints",
+    "Collective",
     "CompiledStep",
     "History",
+    "Memory",
     "NumericalFault",
     "Preempted",
+    "Program",
     "Segment",
     "TrainState",
     "TrainStep",
@@ -41,6 +48,7 @@ __all__ = [
     "fault_path",
     "fit",
     "init_state",
+    "inspect_program",
     "is_first",
     "lay_out",
     "leave_on_sigterm",
