@@ -8,7 +8,10 @@ import flax.linen as nn
 import jax
 from flax import nnx
 
-from gapjax import ghost
+# Imported here, not where they are used: inside a traced function that would change what jax keys
+# its programs by, and compile each of them once more.
+from gapjax.ghost import linen as ghost_linen
+from gapjax.ghost import nnx as ghost_nnx
 
 # How Flax modules of the wild are told that they train; the first name a module takes is used.
 _TRAIN_FLAGS: Mapping[str, Callable[[bool], bool]] = {
@@ -112,7 +115,7 @@ def _from_linen(model: nn.Module) -> Network:
         if ghost_size is None:
             return call(rngs=rngs, mutable=list(model_state))
         # Written for batches of another size, the norms keep their horizon per update.
-        with ghost.linen.ghostify(ghost_size, rescale_momentum=True):
+        with ghost_linen.ghostify(ghost_size, rescale_momentum=True):
             return call(rngs=rngs, mutable=list(model_state))
 
     return Network(init, apply, True, _line(repr(model)))
@@ -156,7 +159,7 @@ def _from_nnx(build: Callable[[nnx.Rngs], nnx.Module], name: str, *, fresh: bool
         if key is not None:
             nnx.reseed(model, default=key)
         if ghost_size is not None:
-            model = ghost.nnx.ghostify(model, ghost_size, rescale_momentum=True)
+            model = ghost_nnx.ghostify(model, ghost_size, rescale_momentum=True)
         logits = model(images, **flag)
         _, _, rest = split(model)
         return logits, nnx.to_pure_dict(rest)
