@@ -24,6 +24,7 @@ from gapjax.training._population import (
 )
 from gapjax.training._preemption import Preempted, leave_on_sigterm
 from gapjax.training._program import Collective, Memory, Program, inspect_program
+from gapjax.training._sharding import state_shardings
 from gapjax.training._state import TrainState, init_state
 from gapjax.training._steps import TrainStep, make_eval_step, make_train_step
 from gapjax.training._trees import load_tree, save_tree
@@ -60,5 +61,6 @@ __all__ = [
     "on_first",
     "population_mesh",
     "save_tree",
+    "state_shardings",
     "to_host",
 ]
