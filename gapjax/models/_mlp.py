@@ -6,7 +6,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 Norm = Callable[..., nn.Module]
 
@@ -22,7 +21,7 @@ class MLP(nn.Module):
         features: the width of each hidden layer.
         num_classes: the number of logits.
         norm: what makes the norm of a layer; called as ``norm(use_running_average=not train)``.
-        dtype: the type of the computation; parameters stay float32.
+        dtype: the type of the computation, by default that of inputs and parameters together.
 
     Example:
         >>> import jax
@@ -35,7 +34,7 @@ class MLP(nn.Module):
     features: Sequence[int]
     num_classes: int = 10
     norm: Norm = BatchNorm
-    dtype: Any = jnp.float32
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -48,7 +47,7 @@ class MLP(nn.Module):
         return nn.Dense(self.num_classes, dtype=self.dtype)(x)
 
 
-def f1(num_classes: int = 10, norm: Norm = BatchNorm, dtype: Any = jnp.float32) -> MLP:
+def f1(num_classes: int = 10, norm: Norm = BatchNorm, dtype: Any = None) -> MLP:
     """F1 of Keskar et al. (2017), Appendix B: 784 - 5 x [Dense 512, norm, ReLU] - Dense 10.
 
     Example:
@@ -58,7 +57,7 @@ def f1(num_classes: int = 10, norm: Norm = BatchNorm, dtype: Any = jnp.float32) 
     return MLP((512,) * 5, num_classes, norm, dtype)
 
 
-def digits_mlp(num_classes: int = 10, norm: Norm = BatchNorm, dtype: Any = jnp.float32) -> MLP:
+def digits_mlp(num_classes: int = 10, norm: Norm = BatchNorm, dtype: Any = None) -> MLP:
     """The shape of F1 cut down for 8x8 digits: 64 - 3 x [Dense 128, norm, ReLU] - Dense 10.
 
     Example:

@@ -25,6 +25,7 @@ def make_train_step(
     microbatched: bool = False,
     axis_name: str | None = None,
     on_fault: str = "ignore",
+    compute_dtype: Any = None,
 ) -> "TrainStep":
     """One update as a pure function ``(state, batch) -> (state, metrics)``.
 
@@ -50,12 +51,18 @@ def make_train_step(
             ``optax.apply_if_finite`` guards parameters and optimizer alone: running statistics that
             took up a NaN stay broken. It gives up after so many faults in a row: use it, with
             ``"ignore"``, for a network without state where that is wanted.
+        compute_dtype: ``jnp.bfloat16`` for mixed precision: ``loss_fn`` sees parameters and
+            floating-point leaves of the batch in this type; parameters, gradients, optimizer and
+            model state, loss and metrics stay float32. A Flax module follows unless it was given
+            a ``dtype`` of its own. Sum what needs precision, such as the loss over logits, in
+            float32 inside ``loss_fn``.
 
     Returns:
         The step. Its metrics are those of ``loss_fn`` and ``"loss"``, the loss before the update.
 
     Raises:
-        ValueError: ``loss_fn`` takes neither two nor four arguments, or an unknown ``on_fault``.
+        ValueError: ``loss_fn`` takes neither two nor four arguments, an unknown ``on_fault``, or a
+            type to compute in whose range is smaller than float32's.
 
     Example:
         >>> import jax, optax
@@ -71,7 +78,8 @@ def make_train_step(
     """
     tx = optax.with_extra_args_support(tx)
     _checks.one_of("on_fault", on_fault, ON_FAULT)
-    return TrainStep(_with_state(loss_fn), tx, microbatched, axis_name, on_fault)
+    _check_dtype(compute_dtype)
+    return TrainStep(_with_state(loss_fn), tx, microbatched, axis_name, on_fault, compute_dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +91,7 @@ class TrainStep:
     microbatched: bool = False
     axis_name: str | None = None
     on_fault: str = "ignore"
+    compute_dtype: Any = None
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """The state after one update with ``batch``, and the metrics of the batch."""
@@ -130,7 +139,8 @@ class TrainStep:
     def _gradient(
         self, params: Any, model_state: Any, batch: Batch, key: jax.Array
     ) -> tuple[Any, Any, Metrics]:
-        value_and_grad = jax.value_and_grad(self.loss_fn, has_aux=True)
+        loss_fn = _computing_in(self.compute_dtype, self.loss_fn)
+        value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
         (loss, (model_state, metrics)), grads = value_and_grad(params, model_state, batch, key)
         return grads, model_state, {**metrics, "loss": loss}
 
@@ -214,6 +224,37 @@ def _with_state(loss_fn: LossFn) -> LossFn:
         f"metrics)), or take (params, batch) and give the loss; this one takes {len(required)}: "
         f"({', '.join(p.name for p in required)})."
     )
+
+
+def _check_dtype(dtype: Any) -> None:
+    if dtype is None:
+        return
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"compute_dtype must be a floating-point type, not {dtype!r}.")
+    if jnp.finfo(dtype).maxexp < jnp.finfo(jnp.float32).maxexp:
+        raise ValueError(
+            f"compute_dtype={jnp.dtype(dtype).name} would lose small gradients: its range is "
+            "smaller than float32's, and losses are not scaled here. Use jnp.bfloat16."
+        )
+
+
+def _computing_in(dtype: Any, loss_fn: LossFn) -> LossFn:
+    """``loss_fn`` on parameters and batch in another type; what it gives stays as it was."""
+    if dtype is None:
+        return loss_fn
+
+    def cast(tree: Any, dtype: Any) -> Any:
+        def one(x: Any) -> Any:
+            return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+        return jax.tree.map(one, tree)
+
+    def loss(params: Any, model_state: Any, batch: Batch, key: jax.Array) -> Any:
+        value, (after, metrics) = loss_fn(cast(params, dtype), model_state, cast(batch, dtype), key)
+        after = jax.tree.map(lambda new, old: new.astype(old.dtype), after, model_state)
+        return value.astype(jnp.float32), (after, cast(metrics, jnp.float32))
+
+    return loss
 
 
 def _mean_over(axis_name: str, tree: Any) -> Any:

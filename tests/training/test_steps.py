@@ -1,3 +1,5 @@
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -5,7 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from gapjax import growth, training
+from gapjax import ghost, growth, models, training
+from tests.training import problem
 
 
 def _quadratic(params, batch):
@@ -143,3 +146,65 @@ def test_microbatches_teach_the_noise_scale():
     # |G|^2 = 4 |w*|^2 and E|g|^2 = 4 E[|x|^2 y^2] = 4 ((3 + 2) |w*|^2 + 3), so the trace is
     norm, trace = 4 * 14, 4 * (5 * 14 + 3) - 4 * 14
     assert abs(float(found.noise_scale) / (trace / norm) - 1) < 0.15
+
+
+def test_bfloat16_computes_and_float32_stays():
+    seen = {}
+
+    def update(updates, state, params=None, **extra):
+        seen["gradients"] = [leaf.dtype for leaf in jax.tree.leaves(updates)]
+        return updates, state
+
+    norm = functools.partial(ghost.linen.GhostBatchNorm, ghost_size=8, momentum=0.9)
+    network = models.as_network(models.MLP((64, 64), 4, norm=norm))
+    inner = problem.loss_function(network)
+
+    def loss_fn(params, model_state, batch, key):
+        loss, (after, _) = inner(params, model_state, batch, key)
+        seen["given"] = {leaf.dtype for leaf in jax.tree.leaves(params)}
+        seen["batch"] = batch["x"].dtype, batch["y"].dtype
+        seen["loss"] = loss.dtype
+        return loss, (after, {"mean": batch["x"].mean(), "count": jnp.int32(3)})
+
+    spy = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    tx = optax.chain(spy, optax.sgd(0.1, momentum=0.9))
+    batches = problem.batches(4)
+    state = problem.start(network, tx, batches[0]["x"])
+    found = {}
+    for dtype in (None, jnp.bfloat16):
+        step = jax.jit(training.make_train_step(loss_fn, tx, compute_dtype=dtype))
+        after = state
+        for batch in batches:
+            after, metrics = step(after, batch)
+        found[dtype] = after, metrics
+    # Inside: bfloat16, labels as they were, and the network followed.
+    assert seen["given"] == {seen["loss"]} == {jnp.dtype(jnp.bfloat16)}
+    assert seen["batch"] == (jnp.bfloat16, jnp.int32)
+    # Outside: the types of float32 training, and its numbers up to rounding.
+    assert set(seen["gradients"]) == {jnp.dtype(jnp.float32)}
+    chex.assert_trees_all_equal_shapes_and_dtypes(found[None], found[jnp.bfloat16])
+    (full, metrics), (half, same) = found[None], found[jnp.bfloat16]
+    assert same["loss"].dtype == jnp.float32
+    np.testing.assert_allclose(same["loss"], metrics["loss"], rtol=2e-2)
+    stats = [s.model_state["batch_stats"] for s in (half, full)]
+    chex.assert_trees_all_close(*stats, rtol=2e-2, atol=2e-2)
+    moved = optax.tree.norm(optax.tree.sub(full.params, state.params))
+    apart = optax.tree.norm(optax.tree.sub(full.params, half.params))
+    assert 0 < apart < 0.1 * moved
+
+
+def test_bfloat16_with_microbatches_accumulates_in_float32():
+    tx = optax.sgd(0.1)
+    parts = jax.tree.map(lambda x: x.reshape(3, 4, *x.shape[1:]), _batch(12))
+    expected, _ = training.make_train_step(_quadratic, tx, microbatched=True)(_start(tx), parts)
+    step = training.make_train_step(_quadratic, tx, microbatched=True, compute_dtype="bfloat16")
+    found, metrics = step(_start(tx), parts)
+    assert found.params["w"].dtype == metrics["loss"].dtype == jnp.float32
+    np.testing.assert_allclose(found.params["w"], expected.params["w"], rtol=2e-2, atol=1e-3)
+
+
+def test_types_that_cannot_train_are_refused():
+    with pytest.raises(ValueError, match=r"float16 would lose small gradients.*jnp.bfloat16"):
+        training.make_train_step(_quadratic, optax.sgd(0.1), compute_dtype=jnp.float16)
+    with pytest.raises(ValueError, match="must be a floating-point type, not 'int8'"):
+        training.make_train_step(_quadratic, optax.sgd(0.1), compute_dtype="int8")
