@@ -10,7 +10,11 @@ import optax
 from gapjax import _checks, data, models
 from gapjax.study._regimes import STANDARD, Regime, as_regime
 
-MODELS: dict[str, Callable[..., Any]] = {"digits-mlp": models.digits_mlp, "f1": models.f1}
+MODELS: dict[str, Callable[..., Any]] = {
+    "digits-mlp": models.digits_mlp,
+    "f1": models.f1,
+    "resnet44": models.resnet44,
+}
 
 
 def _field(default: Any, help: str) -> Any:
@@ -27,8 +31,8 @@ class Study:
 
     Attributes:
         dataset: a name (``"digits"``, or any TFDS name), or a ``gapjax.data.Dataset``.
-        model: a name (``"digits-mlp"``, ``"f1"``), any linen module, or a function from
-            ``nnx.Rngs`` to an nnx module.
+        model: a name (``"digits-mlp"``, ``"f1"``, ``"resnet44"``), any linen module, or a function
+            from ``nnx.Rngs`` to an nnx module.
         optimizer: ``"sgd"`` or ``"adam"``, after clipping and weight decay as set below; or a
             function from a learning-rate schedule to any optax chain, which then stands alone.
         regimes: names of standard regimes, or ``Regime``s.
@@ -46,7 +50,7 @@ class Study:
     """
 
     dataset: Any = _field("digits", "data set: digits (embedded), or any TFDS name")
-    model: Any = _field("digits-mlp", "network: digits-mlp or f1")
+    model: Any = _field("digits-mlp", "network: digits-mlp, f1 or resnet44")
     optimizer: Any = _field("sgd", "optimizer: sgd or adam")
     regimes: Sequence[Regime | str] = _field(
         tuple(regime.name for regime in STANDARD), "regimes to train, by name"
