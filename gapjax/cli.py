@@ -8,7 +8,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any
 
 from gapjax import _checks
@@ -18,7 +18,8 @@ gapjax: study and close the large-batch generalization gap
 
   gapjax study [PRESET]               train every regime over many seeds, print the table, write
                                       the report (--help shows every field with its default;
-                                      --landscape measures the minima too)
+                                      --landscape measures the minima too, --dry-run tells what
+                                      the study needs and trains nothing)
   gapjax report DIR                   draw the report of a study's folder again
   gapjax presets                      the presets there are
   gapjax data import NAME --from DIR  write a TFDS folder from local files
@@ -31,6 +32,7 @@ _RUN: dict[str, tuple[type, Any, str]] = {
     "landscape": (bool, False, "measure the minima too: curvature, sharpness, SB to LB"),
     "batch_devices": (int, 1, "devices over which the batch of each seed is split"),
     "distributed": (bool, False, "one of many processes, on the hosts of a cluster"),
+    "dry_run": (bool, False, "compile, print devices, memory, communication; train, write nothing"),
 }
 
 
@@ -74,13 +76,16 @@ def _study(arguments: list[str]) -> None:
     fields = _fields_of(default, out=f"runs/{name}")
     values = vars(_parse(fields, arguments, prog="gapjax study [PRESET]"))
     run = {name: values.pop(name) for name in _RUN}
-    out, distributed = run.pop("out"), run.pop("distributed")
+    out, distributed, dry = (run.pop(name) for name in ("out", "distributed", "dry_run"))
     chosen = study.Study(**values)
     if distributed:
         training.connect()
     command = shlex.join(["gapjax", "study", name, *arguments])
     with contextlib.suppress(OSError):  # a home that cannot be written costs time, nothing else
         growth.enable_compile_cache()
+    if dry:
+        _dry_run(chosen, run["batch_devices"])
+        return
     with _exit_on_sigterm(), _progress(len(chosen.regimes)) as progress:
         result = study.run_study(chosen, out, progress=progress, command=command, **run)
     if training.is_first():
@@ -216,31 +221,48 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def _dry_run(chosen: Any, batch_devices: int) -> None:
+    import rich.console
+
+    from gapjax import study, training
+
+    needs = []
+    with rich.console.Console(stderr=True).status("compiling") as status:
+        for need in study.dry_run(chosen, batch_devices=batch_devices):
+            needs.append(need)
+            status.update(f"compiling, {len(needs)} done")
+    if not training.is_first():
+        return
+    _show("What the study needs", study.NEEDS_COLUMNS, map(study.needs_row, needs))
+    for note in study.needs_notes(needs[0]):
+        print(note)
+
+
 def _print_table(result: Any) -> None:
+    from gapjax import study
+
+    _show("At the rule's learning rate", study.COLUMNS, study.rows(result))
+    if all(regime["tuned"] for regime in result.regimes.values()):
+        title = "At the learning rate tuned on the validation split"
+        _show(title, study.COLUMNS, study.rows(result, "tuned"))
+    for note in study.notes(result):
+        print(note)
+
+
+def _show(title: str, columns: Iterable[Any], rows: Iterable[list[str]]) -> None:
+    """Print a table whole: a narrow terminal wraps its lines, a file gets them as they are."""
     import rich.box
     import rich.console
     import rich.table
 
-    from gapjax import study
-
-    def show(part: str | None, title: str) -> None:
-        table = rich.table.Table(title=title, box=rich.box.SIMPLE_HEAD, title_justify="left")
-        for column in study.COLUMNS:
-            table.add_column(
-                column.title, justify="right" if column.numeric else "left", no_wrap=True
-            )
-        for row in study.rows(result, part):
-            table.add_row(*row)
-        console.print(table)
-
-    # Numbers are never cut off: a narrow terminal wraps lines, a file gets them whole.
     console = rich.console.Console()
     console.width = max(console.width, 190)
-    show(None, "At the rule's learning rate")
-    if all(regime["tuned"] for regime in result.regimes.values()):
-        show("tuned", "At the learning rate tuned on the validation split")
-    for note in study.notes(result):
-        print(note)
+    table = rich.table.Table(title=title, box=rich.box.SIMPLE_HEAD, title_justify="left")
+    for column in columns:
+        table.add_column(column.title, justify="right" if column.numeric else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
 
 
 def _report(arguments: list[str]) -> None:

@@ -1,9 +1,11 @@
 """Study: every regime over many seeds, what was measured, and the report.
 
 ``Study`` says what is trained, ``run_study`` trains it and writes a folder, ``load_result`` reads
-the folder back, ``write_report`` draws the report again.
+the folder back, ``write_report`` draws the report again. ``dry_run`` compiles what ``run_study``
+would and tells what it needs, before anything is trained.
 """
 
+from gapjax.study._dry_run import NEEDS_COLUMNS, Needs, dry_run, needs_notes, needs_row
 from gapjax.study._figures import (
     plot_accuracy,
     plot_curves,
@@ -23,16 +25,21 @@ from gapjax.study._train import Progress
 
 __all__ = [
     "COLUMNS",
+    "NEEDS_COLUMNS",
     "PRESETS",
     "REGIMES",
+    "Needs",
     "Plan",
     "Progress",
     "Regime",
     "Study",
     "StudyResult",
+    "dry_run",
     "finding",
     "load_result",
     "make_plan",
+    "needs_notes",
+    "needs_row",
     "notes",
     "plot_accuracy",
     "plot_curves",

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from gapjax import data, diffusion, growth, models, training
 from gapjax.study._plan import Plan
@@ -86,6 +87,44 @@ def member_functions(
         return training.init_state(params, optimizer(rate), key=run_key, model_state=model_state)
 
     return step, init
+
+
+# How the arguments of a population lie on its mesh, by leading axes.
+MEMBERS = ("member",)  # states, rates
+ROWS = (None, "member", "data")  # the rows of a segment's batches
+
+
+class Population(NamedTuple):
+    """What trains a regime, for P members at once.
+
+    Attributes:
+        mesh: the devices it lies on.
+        init: ``(seeds [P], rates [P], images [n, ...]) -> states``, leading axis P.
+        advance: a segment of updates, see ``training.make_advance``.
+        loop: ``"scan"`` or ``"host"``, how it makes them.
+    """
+
+    mesh: jax.sharding.Mesh
+    init: Callable[..., training.TrainState]
+    advance: Any
+    loop: str
+
+
+def make_population(
+    setup: Setup, plan: Plan, members: int, reference: diffusion.DiffusionRecord | None = None
+) -> Population:
+    """What trains so many members in a regime; nothing is computed yet."""
+    step, init = member_functions(setup, plan, reference)
+    mesh = training.population_mesh(members, devices_per_member=setup.devices_per_member)
+
+    def start(seed: jax.Array, rate: jax.Array, images: jax.Array) -> training.TrainState:
+        return init(jax.random.key(seed), rate, images)
+
+    state = jax.eval_shape(start, np.uint32(0), np.float32(1), setup.train.images[:2])
+    loop = training.loop_for(state.params, jax.default_backend())
+    at = NamedSharding(mesh, PartitionSpec(*MEMBERS))
+    starts = jax.jit(jax.vmap(start, (0, 0, None)), out_shardings=at)
+    return Population(mesh, starts, training.make_advance(step, loop=loop), loop)
 
 
 def _loss_function(setup: Setup, plan: Plan) -> Callable[..., Any]:

@@ -11,20 +11,19 @@ import jax
 import numpy as np
 
 import gapjax
-from gapjax import data, diffusion, growth, training
+from gapjax import data, diffusion, training
 from gapjax.study import _folder, _keep, _measure, _report
 from gapjax.study._landscape import SEEDS, measure_landscape
 from gapjax.study._levels import keeper
-from gapjax.study._members import Setup, make_setup
+from gapjax.study._members import Setup
 from gapjax.study._origin import environment, fingerprint, versions
 from gapjax.study._plan import Plan, make_plan
-from gapjax.study._regimes import as_regime
+from gapjax.study._prepare import TUNING_SEEDS, prepare_study
 from gapjax.study._result import StudyResult, load_result
 from gapjax.study._study import Study, describe
 from gapjax.study._train import Outcome, Progress, train
 
 OnProgress = Callable[[Progress], None]
-_TUNING_SEEDS = 4
 _TUNING_FACTOR = 2.0
 
 
@@ -71,23 +70,7 @@ def run_study(
         >>> result.regimes["LB"]["updates"]
         2
     """
-    dataset = study.load_dataset()
-    if not isinstance(dataset.train, data.Split) or not isinstance(dataset.test, data.Split):
-        raise ValueError(
-            f"data set {dataset.name} does not fit in memory, which a study needs: take a part of "
-            "it, such as gapjax.data.load(name, train='train[:10%]')."
-        )
-    network = study.make_network(dataset.num_classes)
-    setup = make_setup(study, network, dataset.train, dataset.test)
-    setup = setup._replace(devices_per_member=batch_devices)
-    splits = _split(setup) if study.tune else None
-    plans = {}
-    for regime in study.regimes:
-        plan = make_plan(study, as_regime(regime), len(dataset.train))
-        plans[plan.regime.name] = plan
-        if splits:
-            make_plan(study, plan.regime, len(splits[0]))  # what does not fit is said now
-    _check_network(setup, dataset.num_classes, plans)
+    dataset, setup, splits, plans = prepare_study(study, batch_devices)
     described = {
         **describe(study),
         "data": fingerprint(dataset),
@@ -133,16 +116,6 @@ def _write(result: StudyResult, folder: pathlib.Path) -> None:
     _report.write_report(result, folder / "report.html")
 
 
-def _split(setup: Setup) -> tuple[data.Split, data.Split]:
-    """Training and validation examples for tuning: the same cut for every regime and seed."""
-    study, examples = setup.study, setup.train
-    held = max(1, round(study.validation * len(examples)))
-    order = growth.epoch_order(study.first_seed, 0, len(examples))
-    parts = order[held:], order[:held]
-    first, second = (jax.tree.map(lambda x, rows=rows: x[rows], examples) for rows in parts)
-    return first, second
-
-
 def _reference(folder: pathlib.Path, plan: Plan) -> diffusion.DiffusionRecord | None:
     """The mean distance curve of the regime that this one follows."""
     if plan.regime.match is None:
@@ -174,7 +147,7 @@ def _tune(
     plan = make_plan(study, plan.regime, len(splits[0]))
     powers = range(-(study.tune // 2), study.tune - study.tune // 2)
     rates = [plan.learning_rate * _TUNING_FACTOR**power for power in powers]
-    seeds = _seeds(study)[:_TUNING_SEEDS]
+    seeds = _seeds(study)[:TUNING_SEEDS]
     members = [(seed, rate) for rate in rates for seed in seeds]
     report = _reporter(progress, plan, "tune")
     outcome = train(
@@ -288,30 +261,3 @@ def _reporter(
             progress(Progress(plan.regime.name, phase, update, plan.updates, speed, left))
 
     return report
-
-
-def _check_network(setup: Setup, num_classes: int, plans: dict[str, Plan]) -> None:
-    """Trace the network on the data before anything is trained; nothing is computed."""
-    network = setup.network
-    images = jax.ShapeDtypeStruct((2, *setup.train.images.shape[1:]), np.float32)
-    try:
-        params, state = jax.eval_shape(network.init, jax.random.key(0), images)
-        logits, _ = jax.eval_shape(
-            lambda p, s, x: network.apply(p, s, x, train=False), params, state, images
-        )
-    except (TypeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"model {network.describe} does not run on images of shape {images.shape[1:]}: {reason}"
-        ) from error
-    if logits.shape != (2, num_classes):
-        raise ValueError(
-            f"model {network.describe} gives logits of shape {logits.shape[1:]} for "
-            f"{num_classes} classes: make its last layer {num_classes} wide."
-        )
-    ghosts = [name for name, plan in plans.items() if plan.ghost_size]
-    if ghosts and not jax.tree.leaves(state):
-        raise ValueError(
-            f"regime {ghosts[0]} wants ghost batch norm, but model {network.describe} has no "
-            "batch norm: add one, or leave out the regimes with GBN."
-        )

@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from gapjax import data, diffusion, growth, training
 from gapjax.study._keep import Keeper, Position, columns, from_first
 from gapjax.study._levels import AtEvaluation
-from gapjax.study._members import Setup, member_functions, noise_meter
+from gapjax.study._members import MEMBERS, ROWS, Setup, make_population, noise_meter
 from gapjax.study._plan import Plan
 from gapjax.study._regimes import as_regime
 
@@ -138,22 +137,12 @@ def train(
     Raises:
         Preempted: SIGTERM came, and the keeper has saved.
     """
-    step, init = member_functions(setup, plan, reference)
-    mesh = training.population_mesh(len(members), devices_per_member=setup.devices_per_member)
-    seeds = np.array([seed for seed, _ in members], np.uint32)
-    rates = training.lay_out(mesh, np.array([r for _, r in members], np.float32), "member")
-
-    def start_one(seed: jax.Array, rate: jax.Array, images: jax.Array) -> training.TrainState:
-        return init(jax.random.key(seed), rate, images)
-
-    states = jax.jit(
-        jax.vmap(start_one, (0, 0, None)),
-        out_shardings=NamedSharding(mesh, PartitionSpec("member")),
-    )(seeds, rates, train_split.images[:2])
+    population = make_population(setup, plan, len(members), reference)
+    seeds, given = zip(*members, strict=True)
+    rates = training.lay_out(population.mesh, np.array(given, np.float32), *MEMBERS)
+    states = population.init(np.array(seeds, np.uint32), rates, train_split.images[:2])
     start = jax.jit(lambda params: jax.tree.map(jnp.copy, params))(states.params)
-    loop = training.loop_for(jax.eval_shape(_first, start), jax.default_backend())
-    advance = training.make_advance(step, loop=loop)
-    on_device = training.lay_out(mesh, train_split)
+    on_device = training.lay_out(population.mesh, train_split)
 
     grows = "grow" in {as_regime(regime).batch for regime in setup.study.regimes}
     noise = noise_meter(setup, plan) if grows else None
@@ -163,7 +152,6 @@ def train(
     del states  # they are donated to the first segment
     taken = sum(map(plan.batch_sizes, range(at.update)))
     streams = {seed: Stream(seed, len(train_split), taken) for seed, _ in members}
-    widest = int(np.diff((0, *plan.marks)).max())
     clock, compiled = _Clock(), set[int]()
     left = sum(map(plan.batch_sizes, range(at.update, plan.updates))) * len(members)
 
@@ -182,13 +170,13 @@ def train(
         for mark in plan.marks[len(at.rows) :]:
             while at.update < mark:
                 size = plan.batch_sizes(at.update)
-                longest = max(1, min(widest, _MAX_INDICES // (len(members) * size)))
+                longest = segment_length(plan, len(members), size)
                 stop = next((b for b in plan.batch_sizes.boundaries if b > at.update), plan.updates)
                 count = min(longest, mark - at.update, stop - at.update, clock.most(size, members))
                 indices = _indices(streams, members, count, longest, size)
                 clock.tick()
-                laid = training.lay_out(mesh, indices, None, "member", "data")
-                states, segment = advance(at.states, rates, on_device, laid, count)
+                laid = training.lay_out(population.mesh, indices, *ROWS)
+                states, segment = population.advance(at.states, rates, on_device, laid, count)
                 bad = training.to_host(segment.diverged)  # waits: one segment at a time in flight
                 examples = count * size * len(members)
                 if size in compiled:
@@ -211,6 +199,12 @@ def train(
     return Outcome(history, np.where(lost, plan.updates, at.diverged), at.states)
 
 
+def segment_length(plan: Plan, members: int, batch_size: int) -> int:
+    """The most updates between two looks at the host."""
+    widest = int(np.diff((0, *plan.marks)).max())
+    return max(1, min(widest, _MAX_INDICES // (members * batch_size)))
+
+
 def _indices(
     streams: dict[int, Stream],
     members: list[tuple[int, float]],
@@ -225,7 +219,3 @@ def _indices(
         for j, (seed, _) in enumerate(members):
             indices[i, j] = rows[seed]
     return indices
-
-
-def _first(tree: Any) -> Any:
-    return jax.tree.map(lambda x: x[0], tree)

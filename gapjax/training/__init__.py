@@ -8,7 +8,7 @@ of seeds and learning rates as one program. ``inspect_program`` tells what a com
 and sends before anything runs.
 """
 
-from gapjax.training._checkpoints import Checkpoint, CheckpointWarning, Checkpoints
+from gapjax.training._checkpoints import Checkpoint, Checkpoints, CheckpointWarning
 from gapjax.training._compile import CompiledStep, compile_step
 from gapjax.training._faults import NumericalFault, fault_path
 from gapjax.training._history import History

@@ -6,6 +6,7 @@ one compilation serves every segment. The axis may lie over devices: members sha
 population over devices communicates nothing.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -46,7 +47,9 @@ def make_advance(member_step: MemberStep, *, loop: str) -> Callable[..., tuple[A
     Returns:
         ``advance``, whose arguments are the states (leading axis P, donated), the learning rates
         ``[P]``, the examples (a pytree with leading axis N, shared), their rows for every update
-        and member ``[L, P, B]``, and how many of the L updates to make.
+        and member ``[L, P, B]``, and how many of the L updates to make. It has ``lower`` with the
+        same arguments, for ``inspect_program``: of the whole segment where it is one program, of
+        one update with ``loop="host"``.
 
     Raises:
         ValueError: an unknown ``loop``.
@@ -92,15 +95,30 @@ def make_advance(member_step: MemberStep, *, loop: str) -> Callable[..., tuple[A
     if loop == "scan":
         return jax.jit(scan, donate_argnums=0)
 
-    once = jax.jit(jax.vmap(update, (0, 0, None, 0, 0)), donate_argnums=(0, 4))
+    return _HostLoop(jax.jit(jax.vmap(update, (0, 0, None, 0, 0)), donate_argnums=(0, 4)))
 
-    def host(states: Any, rates: Any, data: Any, indices: Any, count: int) -> tuple[Any, Segment]:
+
+@dataclasses.dataclass(frozen=True)
+class _HostLoop:
+    """A segment as a program per update."""
+
+    once: Any
+
+    def __call__(
+        self, states: Any, rates: Any, data: Any, indices: Any, count: int
+    ) -> tuple[Any, Segment]:
         sums = _zeros(rates)
         for i in range(count):
-            states, sums = once(states, rates, data, indices[i], sums)
+            states, sums = self.once(states, rates, data, indices[i], sums)
         return states, sums._replace(loss=sums.loss / count)
 
-    return host
+    def lower(self, states: Any, rates: Any, data: Any, indices: Any, count: int) -> Any:
+        del count
+        at = getattr(indices, "sharding", None)
+        if isinstance(at, NamedSharding):
+            at = NamedSharding(at.mesh, PartitionSpec(*at.spec[1:]))
+        rows = jax.ShapeDtypeStruct(indices.shape[1:], indices.dtype, sharding=at)
+        return self.once.lower(states, rates, data, rows, jax.eval_shape(_zeros, rates))
 
 
 def _zeros(rates: jax.Array) -> Segment:

@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from gapjax._text import readable_bytes
+
 _KINDS = (
     "all-reduce",
     "all-gather",
@@ -171,15 +173,3 @@ def _item_bits(dtype: str) -> int:
     """Bits of an element: the number in the name of its type, ``f32``, ``bf16``, ``f8e4m3fn``."""
     digits = re.search(r"\d+", dtype)
     return int(digits[0]) if digits else 8  # pred
-
-
-def readable_bytes(count: float) -> str:
-    """Bytes for people, in powers of 1024.
-
-    Example:
-        >>> readable_bytes(340), readable_bytes(726_700), readable_bytes(3 * 2**30)
-        ('340 B', '709.7 KiB', '3.0 GiB')
-    """
-    units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-    power = min(len(units) - 1, max(0, int(math.log(max(count, 1), 1024))))
-    return f"{count / 1024**power:.{1 if power else 0}f} {units[power]}"

@@ -1,0 +1,15 @@
+"""Numbers for people, so that they read the same everywhere."""
+
+import math
+
+
+def readable_bytes(count: float) -> str:
+    """Bytes for people, in powers of 1024.
+
+    Example:
+        >>> readable_bytes(340), readable_bytes(726_700), readable_bytes(3 * 2**30)
+        ('340 B', '709.7 KiB', '3.0 GiB')
+    """
+    units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+    power = min(len(units) - 1, max(0, int(math.log(max(count, 1), 1024))))
+    return f"{count / 1024**power:.{1 if power else 0}f} {units[power]}"

@@ -1,0 +1,209 @@
+"""What a study will need and send, told by its compiled programs before anything is trained."""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from gapjax import data, diffusion, training
+from gapjax._text import readable_bytes
+from gapjax.study._members import MEMBERS, ROWS, make_population
+from gapjax.study._plan import Plan, make_plan
+from gapjax.study._prepare import Prepared, populations, prepare_study
+from gapjax.study._study import Study
+from gapjax.study._table import Column
+from gapjax.study._train import segment_length
+
+
+class Needs(NamedTuple):
+    """What a regime's program needs, at its largest batch; bytes are those of one device.
+
+    Attributes:
+        plan: the plan of the regime.
+        phase: ``"train"``, or ``"tune"`` for the search for a learning rate before it.
+        members: seeds times learning rates trained at once.
+        mesh: the axes of devices that it runs on, by name.
+        devices: how many devices that is.
+        members_per_device: members of which a device holds at least a part.
+        examples_per_device: examples of a member's batch on a device.
+        parameters: of one member.
+        parameter_bytes: of one member.
+        state_bytes: parameters, optimizer and running statistics of all members on a device.
+        data_bytes: the training examples, and their order over a segment.
+        program: memory and collectives of the compiled program.
+        sent: the collectives of one update.
+    """
+
+    plan: Plan
+    phase: str
+    members: int
+    mesh: dict[str, int]
+    devices: int
+    members_per_device: int
+    examples_per_device: int
+    parameters: int
+    parameter_bytes: int
+    state_bytes: int
+    data_bytes: int
+    program: training.Program
+    sent: tuple[training.Collective, ...]
+
+
+def dry_run(study: Study, *, batch_devices: int = 1) -> Iterator[Needs]:
+    """Compile the programs of a study as ``run_study`` would, and tell what they need.
+
+    Nothing is trained, nothing is written, no array of a network is made. The programs are those of
+    training, at the largest batch of each regime; measuring between updates takes memory of its own
+    (up to 8192 examples forward at once, over all members).
+
+    Args:
+        study: what would be trained.
+        batch_devices: over how many devices the batch of each seed is split.
+
+    Yields:
+        ``Needs`` of each regime, after those of its tuning where the study tunes.
+
+    Raises:
+        ValueError: something the study asks for does not fit.
+
+    Example:
+        >>> needs = next(dry_run(Study(seeds=2, epochs=1, regimes=("SB", "LB"))))
+        >>> needs.plan.regime.name, needs.members, needs.parameters, needs.sent
+        ('SB', 2, 43402, ())
+    """
+    prepared = prepare_study(study, batch_devices)
+    for plan in prepared.plans.values():
+        for phase, members in populations(study).items():
+            split = prepared.setup.train
+            if phase == "tune":
+                assert prepared.splits is not None
+                split = prepared.splits[0]
+                plan = make_plan(study, plan.regime, len(split))
+            yield _needs(prepared, plan, phase, members, split)
+
+
+def _needs(prepared: Prepared, plan: Plan, phase: str, members: int, split: data.Split) -> Needs:
+    population = make_population(prepared.setup, plan, members, _reference(prepared, plan))
+
+    def lie(tree: Any, *axes: str | None) -> Any:
+        sharding = NamedSharding(population.mesh, PartitionSpec(*axes))
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
+        )
+
+    seeds, rates = (jax.ShapeDtypeStruct((members,), kind) for kind in (jnp.uint32, jnp.float32))
+    states = lie(jax.eval_shape(population.init, seeds, rates, split.images[:2]), *MEMBERS)
+    length = segment_length(plan, members, plan.batch_size)
+    rows = lie(jax.ShapeDtypeStruct((length, members, plan.batch_size), jnp.int32), *ROWS)
+    arguments = states, lie(rates, *MEMBERS), lie(split), rows, 1
+    compiled = population.advance.lower(*arguments).compile()
+    program = training.inspect_program(compiled)
+    if population.loop == "host":
+        rows = jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype)
+    # Where all that lies is asked of the program itself.
+    (at_states, _, at_examples, at_rows, *_), _ = compiled.input_shardings
+    *_, members_here, examples_here = at_rows.shard_shape(rows.shape)
+    return Needs(
+        plan=plan,
+        phase=phase,
+        members=members,
+        mesh=dict(at_rows.mesh.shape) if isinstance(at_rows, NamedSharding) else {},
+        devices=len(at_rows.device_set),
+        members_per_device=members_here,
+        examples_per_device=examples_here,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(states.params)) // members,
+        parameter_bytes=_bytes(states.params) // members,
+        state_bytes=_bytes(states, at_states),
+        data_bytes=_bytes((split, rows), (at_examples, at_rows)),
+        program=program,
+        sent=tuple(c for c in program.collectives if population.loop == "host" or c.in_loop),
+    )
+
+
+def _reference(prepared: Prepared, plan: Plan) -> diffusion.DiffusionRecord | None:
+    """A curve of the size of the one that a regime will follow, which is not known yet."""
+    if plan.regime.match is None:
+        return None
+    steps = np.array(prepared.plans[plan.regime.match].marks)
+    return diffusion.DiffusionRecord(steps, np.log1p(steps), np.full(len(steps), np.nan))
+
+
+def _bytes(tree: Any, shardings: Any = None) -> int:
+    """Bytes of the arrays of a tree, of one device where shardings are given."""
+    leaves = jax.tree.leaves(tree)
+    shapes = [leaf.shape for leaf in leaves]
+    if shardings is not None:
+        at = jax.tree.leaves(shardings)
+        shapes = [where.shard_shape(shape) for where, shape in zip(at, shapes, strict=True)]
+    return sum(
+        math.prod(shape) * leaf.dtype.itemsize for shape, leaf in zip(shapes, leaves, strict=True)
+    )
+
+
+NEEDS_COLUMNS = (
+    Column("regime", numeric=False),
+    Column("updates"),
+    Column("batch"),
+    Column("members"),
+    Column("devices"),
+    Column("on each"),
+    Column("ghosts", numeric=False),
+    Column("state"),
+    Column("data"),
+    Column("temporaries"),
+    Column("peak memory"),
+    Column("sent per update", numeric=False),
+)
+
+
+def needs_row(needs: Needs) -> list[str]:
+    """The cells of a row of ``NEEDS_COLUMNS``."""
+    plan, memory = needs.plan, needs.program.memory
+    sizes = [plan.batch_sizes(update) for update in (0, *plan.batch_sizes.boundaries)]
+    mesh = " × ".join(f"{name} {size}" for name, size in needs.mesh.items() if size > 1)
+    kinds = training.Program(None, needs.sent).by_kind()
+    return [
+        plan.regime.name + (" (tune)" if needs.phase == "tune" else ""),
+        f"{plan.updates}",
+        "→".join(dict.fromkeys(map(str, sizes))),
+        f"{needs.members}",
+        f"{needs.devices}" + (f": {mesh}" if mesh else ""),
+        f"{needs.members_per_device} × {needs.examples_per_device}",
+        _ghosts(plan, needs.examples_per_device),
+        readable_bytes(needs.state_bytes),
+        readable_bytes(needs.data_bytes),
+        readable_bytes(memory.temporaries) if memory else "?",
+        readable_bytes(memory.peak) if memory else "?",
+        ", ".join(f"{count} {kind} {readable_bytes(size)}" for kind, (count, size) in kinds.items())
+        or "nothing",
+    ]
+
+
+def _ghosts(plan: Plan, examples: int) -> str:
+    """How ghosts lie on devices that hold so many examples of a batch."""
+    size = plan.ghost_size
+    if size is None:
+        return "none"
+    if examples % size == 0:
+        return f"{size}: {examples // size} on each device"
+    if size % examples == 0:
+        return f"{size}: over {size // examples} devices each"
+    return f"{size}: straddle devices"
+
+
+def needs_notes(needs: Needs) -> list[str]:
+    """What a reader of the table must know, from any of its rows."""
+    kind = jax.devices()[0].device_kind
+    return [
+        f"{needs.parameters:,} parameters, {readable_bytes(needs.parameter_bytes)} a member. "
+        f"{jax.device_count()} × {kind}. Nothing was trained.",
+        "on each: members × examples of a batch on a device. state: parameters, optimizer and "
+        "running statistics; data: the training examples and their order; all in bytes of one "
+        "device, at the largest batch. peak memory: what the compiled update takes with arguments "
+        "and temporaries; measuring between updates takes its own. sent: collectives of an update "
+        "and the bytes they leave on a device.",
+    ]
