@@ -1,5 +1,6 @@
 """The parts of a regime's program: one update and the start of one member, and what measures it."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gapjax import data, diffusion, growth, models, training
 from gapjax.study._plan import Plan
@@ -104,7 +105,7 @@ class Population(NamedTuple):
         loop: ``"scan"`` or ``"host"``, how it makes them.
     """
 
-    mesh: jax.sharding.Mesh
+    mesh: Mesh
     init: Callable[..., training.TrainState]
     advance: Any
     loop: str
@@ -123,8 +124,9 @@ def make_population(
     state = jax.eval_shape(start, np.uint32(0), np.float32(1), setup.train.images[:2])
     loop = training.loop_for(state.params, jax.default_backend())
     at = NamedSharding(mesh, PartitionSpec(*MEMBERS))
+    advance = training.make_advance(step, loop=loop, mesh=mesh)
     starts = jax.jit(jax.vmap(start, (0, 0, None)), out_shardings=at)
-    return Population(mesh, starts, training.make_advance(step, loop=loop), loop)
+    return Population(mesh, starts, advance, loop)
 
 
 def _loss_function(setup: Setup, plan: Plan) -> Callable[..., Any]:
@@ -182,7 +184,7 @@ def noise_meter(setup: Setup, plan: Plan) -> Callable[[training.TrainState, data
         )
         return {"gradient_noise": found.trace, "gradient_norm": found.squared_norm}
 
-    return jax.jit(jax.vmap(member, (0, None)))
+    return _where_they_lie(member)
 
 
 def _evaluator(
@@ -198,7 +200,7 @@ def _evaluator(
         right = (logits.argmax(-1) == split.labels) & jnp.isfinite(losses)
         return {"loss": losses, "accuracy": right}
 
-    step = jax.jit(jax.vmap(training.make_eval_step(values), (0, None)))
+    step = _where_they_lie(training.make_eval_step(values))
 
     def evaluate(states: training.TrainState, split: data.Split) -> tuple[np.ndarray, np.ndarray]:
         members = len(states.step)
@@ -214,6 +216,20 @@ def _evaluator(
         return found["loss"] / found["count"], found["accuracy"] / found["count"]
 
     return evaluate
+
+
+def _where_they_lie(function: Callable[[training.TrainState, Any], Any]) -> Callable[..., Any]:
+    """A function of a member for all of them, each on its own device, compiled once per mesh."""
+
+    @functools.cache
+    def compiled(mesh: Mesh | None) -> Callable[..., Any]:
+        return jax.jit(training.over_members(function, (0, None), mesh=mesh))
+
+    def call(states: training.TrainState, shared: Any) -> Any:
+        at = states.step.sharding
+        return compiled(at.mesh if isinstance(at, NamedSharding) else None)(states, shared)
+
+    return call
 
 
 def _distance(start: Any, params: Any) -> jax.Array:

@@ -19,6 +19,7 @@ from gapjax.training._population import (
     lay_out,
     loop_for,
     make_advance,
+    over_members,
     population_mesh,
     to_host,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "make_eval_step",
     "make_train_step",
     "on_first",
+    "over_members",
     "population_mesh",
     "save_tree",
     "state_shardings",

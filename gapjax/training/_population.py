@@ -34,7 +34,9 @@ class Segment(NamedTuple):
     diverged: jax.Array
 
 
-def make_advance(member_step: MemberStep, *, loop: str) -> Callable[..., tuple[Any, Segment]]:
+def make_advance(
+    member_step: MemberStep, *, loop: str, mesh: Mesh | None = None
+) -> Callable[..., tuple[Any, Segment]]:
     """Compile ``advance(states, rates, data, indices, count) -> (states, Segment)``.
 
     Args:
@@ -43,6 +45,7 @@ def make_advance(member_step: MemberStep, *, loop: str) -> Callable[..., tuple[A
         loop: ``"scan"``, the whole segment as one program; or ``"host"``, a program per update,
             for networks with convolutions on CPU, which are about 12 times slower inside a
             compiled loop there (jax issue 12868).
+        mesh: where the population lies, from ``population_mesh``; one device where left out.
 
     Returns:
         ``advance``, whose arguments are the states (leading axis P, donated), the learning rates
@@ -77,25 +80,65 @@ def make_advance(member_step: MemberStep, *, loop: str) -> Callable[..., tuple[A
         diverged = jnp.where(first_bad, state.step.astype(jnp.int32), sums.diverged)
         return state, Segment(sums.loss + metrics["loss"].astype(jnp.float32), diverged)
 
-    def scan(states: Any, rates: Any, data: Any, indices: Any, count: Any) -> tuple[Any, Segment]:
-        # A leading axis of 1 is not free: XLA's CPU reductions and products over it run up to 1.8
-        # times slower than without it, so a population of one goes without.
-        alone = rates.shape[0] == 1
-        step = update if alone else jax.vmap(update, (0, 0, None, 0, 0))
-        if alone:
-            states, rates, indices = (_first(states), rates[0], indices[:, 0])
-
+    def segment(state: Any, rate: Any, data: Any, indices: Any, count: Any) -> tuple[Any, Segment]:
         def body(i: Any, carry: Any) -> Any:
-            return step(carry[0], rates, data, indices[i], carry[1])
+            return update(carry[0], rate, data, indices[i], carry[1])
 
-        states, sums = jax.lax.fori_loop(0, count, body, (states, _zeros(rates)))
-        sums = sums._replace(loss=sums.loss / count)
-        return jax.tree.map(lambda x: x[None], (states, sums)) if alone else (states, sums)
+        state, sums = jax.lax.fori_loop(0, count, body, (state, _zeros(rate)))
+        return state, sums._replace(loss=sums.loss / count)
 
     if loop == "scan":
-        return jax.jit(scan, donate_argnums=0)
+        together = over_members(segment, (0, 0, None, 1, None), mesh=mesh)
+        return jax.jit(together, donate_argnums=0)
+    together = over_members(update, (0, 0, None, 0, 0), mesh=mesh)
+    return _HostLoop(jax.jit(together, donate_argnums=(0, 4)))
 
-    return _HostLoop(jax.jit(jax.vmap(update, (0, 0, None, 0, 0)), donate_argnums=(0, 4)))
+
+def over_members(
+    function: Callable[..., Any], in_axes: Sequence[int | None], *, mesh: Mesh | None = None
+) -> Callable[..., Any]:
+    """``jax.vmap`` over the members of a population, on each device over those that lie there.
+
+    A plain ``vmap`` over members on many devices leaves it to the compiler to see that they share
+    nothing. With convolutions it does not: vmapped over their kernels they become one grouped
+    convolution, for which activations and kernels of all members are gathered.
+
+    Args:
+        function: of one member.
+        in_axes: as of ``jax.vmap``, one for each argument: which axis is that of members (0 for
+            one of them), None for an argument that all share.
+        mesh: where the population lies, from ``population_mesh``; one device where left out.
+
+    Returns:
+        A function of all members, whose outputs have a leading axis of members.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> over_members(lambda x, y: x + y, (0, None))(jnp.arange(2), 10).tolist()
+        [10, 11]
+    """
+
+    def here(*arguments: Any) -> Any:
+        if len(jax.tree.leaves(arguments[in_axes.index(0)])[0]) > 1:
+            return jax.vmap(function, tuple(in_axes))(*arguments)
+        # An axis of 1 is not free: XLA's CPU reductions and products over it run up to 1.8 times
+        # slower than without it, so a member alone goes without.
+        alone = [_first(tree, axis) for tree, axis in zip(arguments, in_axes, strict=True)]
+        return jax.tree.map(lambda x: x[None], function(*alone))
+
+    if mesh is None or mesh.shape[MEMBERS] == 1:
+        return here
+    return jax.shard_map(
+        here,
+        mesh=mesh,
+        in_specs=tuple(
+            PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, MEMBERS)
+            for axis in in_axes
+        ),
+        out_specs=PartitionSpec(MEMBERS),
+        axis_names={MEMBERS},  # the batch of a member stays the compiler's to split
+        check_vma=False,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +150,8 @@ class _HostLoop:
     def __call__(
         self, states: Any, rates: Any, data: Any, indices: Any, count: int
     ) -> tuple[Any, Segment]:
-        sums = _zeros(rates)
+        # Where the sums of the updates to come lie, or the second one is compiled anew.
+        sums = jax.device_put(_zeros(rates), getattr(rates, "sharding", None))
         for i in range(count):
             states, sums = self.once(states, rates, data, indices[i], sums)
         return states, sums._replace(loss=sums.loss / count)
@@ -118,15 +162,22 @@ class _HostLoop:
         if isinstance(at, NamedSharding):
             at = NamedSharding(at.mesh, PartitionSpec(*at.spec[1:]))
         rows = jax.ShapeDtypeStruct(indices.shape[1:], indices.dtype, sharding=at)
-        return self.once.lower(states, rates, data, rows, jax.eval_shape(_zeros, rates))
+        at = getattr(rates, "sharding", None)
+        sums = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at),
+            jax.eval_shape(_zeros, rates),
+        )
+        return self.once.lower(states, rates, data, rows, sums)
 
 
 def _zeros(rates: jax.Array) -> Segment:
     return Segment(jnp.zeros(rates.shape, jnp.float32), jnp.zeros(rates.shape, jnp.int32))
 
 
-def _first(tree: Any) -> Any:
-    return jax.tree.map(lambda x: x[0], tree)
+def _first(tree: Any, axis: int | None) -> Any:
+    if axis is None:
+        return tree
+    return jax.tree.map(lambda x: jax.lax.index_in_dim(x, 0, axis, keepdims=False), tree)
 
 
 def loop_for(params: Any, platform: str) -> str:
