@@ -94,6 +94,8 @@ def _fit(
     step = jax.jit(training.make_train_step(loss_fn, tx), donate_argnums=0)
     source = {"x": images, "y": labels}
     batches = growth.GrowingBatches(source, growth.constant_batch(BATCH), seed=0)
+    # Of the first updates every one is tracked, of later ones a few in a hundred.
+    state, _ = training.fit(step, state, batches, num_updates=1000)
 
     def run() -> None:
         nonlocal state
