@@ -263,7 +263,7 @@ class Checkpoints:
                 self._manager.close()
             self._manager = None  # made again, it knows what is there and clears what is half
             newest = max(self.updates, default=None)
-            left = "There is none yet" if newest is None else f"The last good one is of {newest}"
+            left = "There is none yet" if newest is None else f"The last good one: update {newest}"
             message = (
                 f"the checkpoint of update {failed} could not be written to {self.folder}: "
                 f"{_contents.reason(error)}. {left}."

@@ -253,7 +253,7 @@ def test_a_full_disk_is_an_error_that_names_what_is_left(tmp_path):
     checkpoints.wait()
     with _FullDisk():
         checkpoints.save(2, _large(2))
-        with pytest.raises(OSError, match=r"update 2 could not .*too large.*The last good .* of 1"):
+        with pytest.raises(OSError, match=r"update 2 could not .*too large.*good one: update 1"):
             checkpoints.wait()
     assert checkpoints.updates == (1,)
 
