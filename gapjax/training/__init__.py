@@ -3,9 +3,7 @@
 ``make_train_step`` gives a pure step over a loss function and any optax chain, ``compile_step``
 lays it out over the devices, ``fit`` runs it over batches; with ``Checkpoints`` it goes on where it
 was stopped. ``make_advance`` runs a whole population of seeds and learning rates as one program.
-lays it out over the devices, ``fit`` runs it over batches. ``make_advance`` runs a whole population
-of seeds and learning rates as one program. ``inspect_program`` tells what a compiled program needs
-and sends before anything runs.
+``inspect_program`` tells what a compiled program needs and sends before anything runs.
 """
 
 from gapjax.training._checkpoints import Checkpoint, Checkpoints, CheckpointWarning
