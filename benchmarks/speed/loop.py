@@ -200,10 +200,13 @@ def measure(rounds: int = 9) -> dict[str, Any]:
             "fit, one save": _fit(model, updates, images, labels, saves=1),
             "fit, five saves": _fit(model, updates, images, labels, saves=5),
         }
+        timings = interleave(contestants, reference="bare loop", rounds=rounds, warmup=2)
         torch_loop = _torch(name, updates, images, labels)
         if torch_loop is not None:
-            contestants["PyTorch"] = torch_loop
-        timings = interleave(contestants, reference="bare loop", rounds=rounds, warmup=2)
+            # Apart: two libraries in turn disturb each other's threads.
+            pair = {"bare loop": contestants["bare loop"], "PyTorch": torch_loop}
+            beside = interleave(pair, reference="bare loop", rounds=rounds, warmup=1)
+            timings["PyTorch"] = beside["PyTorch"]
         per_update = timings["fit"].seconds / updates
         # The first also opens the folder, and the end waits for the last: that is once a run.
         save = (timings["fit, five saves"].ratio - timings["fit, one save"].ratio) / 4
