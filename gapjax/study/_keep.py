@@ -5,7 +5,6 @@ import shutil
 import time
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from gapjax import training
@@ -68,7 +67,9 @@ class Keeper:
         Raises:
             Preempted: it is saved, and the process has to leave.
         """
-        if not (told_to_leave or from_first(int(time.monotonic() - self._last > _SECONDS))):
+        if not (
+            told_to_leave or training.from_first(int(time.monotonic() - self._last > _SECONDS))
+        ):
             return
         steps = np.array([row["update"] for row in at.rows], np.int64)
         history = training.History(steps, columns(at.rows, len(at.diverged))) if at.rows else None
@@ -99,12 +100,3 @@ def columns(rows: list[dict[str, Any]], members: int) -> dict[str, np.ndarray]:
         name: np.array([row.get(name, blank) for row in rows]).reshape(len(rows), members)
         for name in _folder.HISTORY_COLUMNS[3:]
     }
-
-
-def from_first(value: int) -> int:
-    """What the first process says, where several have to do the same by their clocks."""
-    if jax.process_count() == 1:
-        return value
-    from jax.experimental import multihost_utils
-
-    return int(multihost_utils.broadcast_one_to_all(np.asarray(value, np.int32)))

@@ -18,7 +18,7 @@ from gapjax import training
 AtEvaluation = Callable[[Sequence[Mapping[str, Any]], training.TrainState], None]
 
 
-def keeper(
+def keep_levels(
     folder: pathlib.Path, name: str, levels: Sequence[float], seeds: Sequence[int]
 ) -> AtEvaluation:
     """The function that keeps the weights of a regime's first members at every level.
@@ -29,15 +29,18 @@ def keeper(
 
     def keep(rows: Sequence[Mapping[str, Any]], states: training.TrainState) -> None:
         losses = np.array([row["train_loss"] for row in rows if "train_loss" in row])
-        for level in levels:
-            reached = crossed(losses, level) == len(losses) - 1
-            members = np.flatnonzero(reached[: len(seeds)])
-            if len(members):
-                weights = training.to_host({"params": states.params, "state": states.model_state})
-                for member in members.tolist():
-                    own = jax.tree.map(operator.itemgetter(member), weights)
-                    path = weights_path(folder, name, seeds[member], level)
-                    training.on_first(functools.partial(training.save_tree, path, own))
+        reached = {
+            level: np.flatnonzero(crossed(losses, level)[: len(seeds)] == len(losses) - 1)
+            for level in levels
+        }
+        if not any(map(len, reached.values())):
+            return
+        weights = training.to_host({"params": states.params, "state": states.model_state})
+        for level, members in reached.items():
+            for member in members.tolist():
+                own = jax.tree.map(operator.itemgetter(member), weights)
+                path = weights_path(folder, name, seeds[member], level)
+                training.on_first(functools.partial(training.save_tree, path, own))
 
     return keep
 

@@ -14,7 +14,7 @@ import gapjax
 from gapjax import data, diffusion, training
 from gapjax.study import _folder, _keep, _measure, _report
 from gapjax.study._landscape import SEEDS, measure_landscape
-from gapjax.study._levels import keeper
+from gapjax.study._levels import keep_levels
 from gapjax.study._members import Setup
 from gapjax.study._origin import environment, fingerprint, versions
 from gapjax.study._plan import Plan, make_plan
@@ -199,7 +199,7 @@ def _train_and_keep(
         reference=reference,
         progress=_reporter(progress, plan, "train"),
         keeper=_keep.Keeper(_unfinished(folder, plan) / "train", members),
-        at_evaluation=keeper(folder, plan.regime.name, setup.study.loss_levels, seeds[:SEEDS]),
+        at_evaluation=keep_levels(folder, plan.regime.name, setup.study.loss_levels, seeds[:SEEDS]),
     )
     states = outcome.states
     final = training.to_host({"params": states.params, "model_state": states.model_state})

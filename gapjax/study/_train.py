@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gapjax import data, diffusion, growth, training
-from gapjax.study._keep import Keeper, Position, columns, from_first
+from gapjax.study._keep import Keeper, Position, columns
 from gapjax.study._levels import AtEvaluation
 from gapjax.study._members import MEMBERS, ROWS, Setup, make_population, noise_meter
 from gapjax.study._plan import Plan
@@ -97,7 +97,7 @@ class _Clock:
     def most(self, size: int, members: Sequence[Any]) -> int:
         """How many updates a segment may have, by the time that updates took so far."""
         per_second = self.speed / (size * len(members))
-        return from_first(
+        return training.from_first(
             max(1, int(_SEGMENT_SECONDS * per_second)) if per_second else _MAX_INDICES
         )
 

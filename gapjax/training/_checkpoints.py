@@ -16,7 +16,7 @@ import gapjax
 from gapjax import _checks
 from gapjax.training import _contents
 from gapjax.training._history import History
-from gapjax.training._processes import everywhere
+from gapjax.training._hosts import everywhere
 
 _ITEMS = ("about", "state", "history")
 

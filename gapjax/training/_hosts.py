@@ -54,22 +54,39 @@ def on_first(action: Callable[[], T]) -> T | None:
     Raises:
         ValueError: in the others, if it failed there.
     """
-    if jax.process_count() == 1:
-        return action()
-    from jax.experimental import multihost_utils
-
     result, error = None, None
     if is_first():
         try:
             result = action()
         except Exception as caught:
             error = caught
-    failed = multihost_utils.broadcast_one_to_all(np.array(error is not None))
+    failed = from_first(error is not None)
     if error is not None:
         raise error
     if failed:
         raise ValueError("process 0 cannot go on; its own message says why.")
     return result
+
+
+def from_first(value: int) -> int:
+    """What the first process says, where all have to do the same.
+
+    Every process has to call it, in the same order.
+    """
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.broadcast_one_to_all(np.asarray(value, np.int32)))
+
+
+def everywhere(here: bool) -> bool:
+    """Whether something holds in every process."""
+    if jax.process_count() == 1:
+        return here
+    from jax.experimental import multihost_utils
+
+    return bool(np.all(multihost_utils.process_allgather(np.array(here))))
 
 
 def check_agreement(items: Mapping[str, Any]) -> None:
