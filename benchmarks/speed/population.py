@@ -10,12 +10,11 @@ import argparse
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.speed.timing import interleave, keep, table
-from gapjax import data, study, training
-from gapjax.study._members import make_setup, member_functions
+from benchmarks.speed.train_step import population
+from gapjax import data, study
 
 SEEDS = (1, 4, 16, 64)
 IMAGES = {"digits-mlp": (64,), "f1": (28, 28, 1), "resnet44": (32, 32, 3)}
@@ -42,24 +41,8 @@ def segment(model: str, seeds: int, updates: int) -> Any:
         dataset=dataset, model=model, small_batch=batch, large_batch=8 * batch, ghost_size=batch
     )
     plan = study.make_plan(settings, study.REGIMES["SB"], EXAMPLES)
-    setup = make_setup(settings, settings.make_network(10), dataset.train, dataset.test)
-    step, init = member_functions(setup, plan)
-    rates = jnp.full(seeds, plan.learning_rate, jnp.float32)
-    keys = jax.random.split(jax.random.key(0), seeds)
-    first = jnp.asarray(dataset.train.images[:2])
-    states = jax.jit(jax.vmap(init, (0, 0, None)))(keys, rates, first)
-    one = jax.eval_shape(lambda p: jax.tree.map(lambda x: x[0], p), states.params)
-    advance = training.make_advance(step, loop=training.loop_for(one, jax.default_backend()))
-    on_device = jax.device_put(dataset.train)
     rows = np.random.default_rng(1).integers(EXAMPLES, size=(updates, seeds, batch))
-    indices = jnp.asarray(rows, jnp.int32)
-
-    def once() -> None:
-        nonlocal states
-        states, found = advance(states, rates, on_device, indices, updates)
-        jax.block_until_ready(found)
-
-    return once
+    return population(settings, plan, dataset, rows.astype(np.int32), seeds)
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ import optax
 from benchmarks.speed import loop
 from benchmarks.speed.timing import interleave, keep, table
 from gapjax import data, models, study, training
-from gapjax.study._members import make_setup, member_functions, preparer
+from gapjax.study._members import ROWS, make_population, make_setup, preparer
 
 UPDATES = 100
 
@@ -66,21 +66,20 @@ def _bare(batch_size: int, regime: study.Plan, images: Any, labels: Any, indices
     return once
 
 
-def _population(plan: study.Plan, dataset: data.Dataset, indices: Any, members: int) -> Any:
-    """The study's own segment, for so many members."""
-    settings = study.Study()
+def population(
+    settings: study.Study, plan: study.Plan, dataset: data.Dataset, indices: Any, members: int
+) -> Any:
+    """A call that makes a segment of updates in the study's own way, for so many members."""
     setup = make_setup(settings, settings.make_network(10), dataset.train, dataset.test)
-    step, init = member_functions(setup, plan)
-    rates = jnp.full(members, plan.learning_rate, jnp.float32)
-    keys = jax.random.split(jax.random.key(0), members)
-    states = jax.vmap(init, (0, 0, None))(keys, rates, jnp.asarray(dataset.train.images[:2]))
-    advance = training.make_advance(step, loop="scan")
-    on_device = jax.device_put(dataset.train)
-    rows = jnp.broadcast_to(indices[:, None], (UPDATES, members, indices.shape[1]))
+    parts = make_population(setup, plan, members)
+    rates = training.lay_out(parts.mesh, np.full(members, plan.learning_rate, np.float32), "member")
+    states = parts.init(np.arange(members, dtype=np.uint32), rates, dataset.train.images[:2])
+    on_device = training.lay_out(parts.mesh, dataset.train)
+    rows = training.lay_out(parts.mesh, indices, *ROWS)
 
     def once() -> None:
         nonlocal states
-        states, segment = advance(states, rates, on_device, rows, UPDATES)
+        states, segment = parts.advance(states, rates, on_device, rows, len(rows))
         jax.block_until_ready(segment)
 
     return once
@@ -94,12 +93,13 @@ def main() -> None:
         rng = np.random.default_rng(0)
         shape = (UPDATES, plan.batch_size)
         indices = jnp.asarray(rng.integers(len(dataset.train), size=shape), jnp.int32)
+        alone, several = (np.repeat(indices[:, None], p, axis=1) for p in (1, 8))
         images, labels = map(jnp.asarray, (dataset.train.images, dataset.train.labels))
         timings = interleave(
             {
                 "bare loop, one seed": _bare(plan.batch_size, plan, images, labels, indices),
-                "study, one seed": _population(plan, dataset, indices, 1),
-                "study, 8 seeds": _population(plan, dataset, indices, 8),
+                "study, one seed": population(study.Study(), plan, dataset, alone, 1),
+                "study, 8 seeds": population(study.Study(), plan, dataset, several, 8),
             },
             reference="bare loop, one seed",
             rounds=15,
