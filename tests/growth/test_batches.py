@@ -12,17 +12,9 @@ from hypothesis import strategies as st
 from jax.sharding import PartitionSpec
 
 from gapjax.growth import GrowingBatches, constant_batch, geometric_batch, piecewise_batch
+from tests.meshes import data_mesh
 
 GROWTH = piecewise_batch(8, {3: 16, 5: 32})
-
-
-def _mesh(devices):
-    return jax.make_mesh(
-        (devices,),
-        ("data",),
-        axis_types=(jax.sharding.AxisType.Auto,),
-        devices=jax.devices()[:devices],
-    )
 
 
 def _source(n=50):
@@ -54,7 +46,7 @@ def test_batches_hold_the_examples_they_say():
 @pytest.mark.parametrize("end", ["carry", "pad"])
 def test_the_same_batches_on_any_number_of_devices(devices, end):
     batches = GrowingBatches(
-        _source(), GROWTH, seed=7, mesh=_mesh(devices), end_of_epoch=end, with_index=True
+        _source(), GROWTH, seed=7, mesh=data_mesh(devices), end_of_epoch=end, with_index=True
     )
     for expected in _reference(end):
         batch = next(batches)
@@ -65,7 +57,7 @@ def test_the_same_batches_on_any_number_of_devices(devices, end):
 
 def test_microbatches_are_the_rows_of_the_batch_in_order():
     batches = GrowingBatches(
-        _source(), GROWTH, seed=7, mesh=_mesh(4), microbatch=8, ghost_size=4, with_index=True
+        _source(), GROWTH, seed=7, mesh=data_mesh(4), microbatch=8, ghost_size=4, with_index=True
     )
     for expected in _reference():
         batch = next(batches)
@@ -167,10 +159,10 @@ def test_resume_gives_the_very_same_batches_on_other_devices(update, end, before
         GrowingBatches, _source(), GROWTH, seed=3, end_of_epoch=end, with_index=True
     )
     whole = _take(make(), 12)
-    first = make(mesh=_mesh(before))
+    first = make(mesh=data_mesh(before))
     _take(first, update)
     saved = json.loads(json.dumps(first.state()))
-    rest = make(mesh=after and _mesh(after))
+    rest = make(mesh=after and data_mesh(after))
     next(rest)  # what it did before does not matter
     rest.restore(saved)
     for expected, batch in zip(whole[update:], _take(rest, 12 - update), strict=True):
@@ -180,7 +172,7 @@ def test_resume_gives_the_very_same_batches_on_other_devices(update, end, before
 
 
 def test_training_resumed_at_every_update_is_bit_for_bit_the_same():
-    mesh = _mesh(4)
+    mesh = data_mesh(4)
     replicated = jax.sharding.NamedSharding(mesh, PartitionSpec())
 
     @jax.jit
@@ -241,7 +233,7 @@ def test_sizes_still_to_come():
 @pytest.mark.parametrize("kwargs", [{}, {"microbatch": 8, "independent_examples": True}])
 @pytest.mark.parametrize("devices", [None, 4])
 def test_spec_is_what_arrives(kwargs, devices):
-    mesh = devices and _mesh(devices)
+    mesh = devices and data_mesh(devices)
     batches = GrowingBatches(_source(), GROWTH, seed=0, mesh=mesh, with_index=True, **kwargs)
     for batch in (next(batches) for _ in range(4)):
         spec = batches.spec(batches.switches[-1].size)
@@ -303,7 +295,7 @@ def test_restore_refuses_another_version():
 )
 def test_bad_input(kwargs, message):
     kwargs = {"source": _source(), "schedule": GROWTH, "seed": 0} | kwargs
-    kwargs["mesh"] = _mesh(kwargs["mesh"]) if "mesh" in kwargs else None
+    kwargs["mesh"] = data_mesh(kwargs["mesh"]) if "mesh" in kwargs else None
     with pytest.raises(ValueError, match=message):
         GrowingBatches(**kwargs)
 
@@ -313,7 +305,7 @@ def test_a_schedule_that_shrinks_or_does_not_fit_is_refused_when_it_does():
     _take(batches, 3)
     with pytest.raises(ValueError, match="shrinks the batch from 16 to 8 at update 3"):
         next(batches)
-    batches = GrowingBatches(_source(), lambda update: 16 + update, seed=0, mesh=_mesh(8))
+    batches = GrowingBatches(_source(), lambda update: 16 + update, seed=0, mesh=data_mesh(8))
     next(batches)
     with pytest.raises(ValueError, match="17 does not split"):
         next(batches)

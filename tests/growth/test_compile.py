@@ -17,6 +17,7 @@ from gapjax.growth import (
     largest_microbatch,
     piecewise_batch,
 )
+from tests.meshes import data_mesh
 
 GROWTH = piecewise_batch(8, {3: 16, 6: 32})
 
@@ -64,15 +65,6 @@ def _state(mesh):
     return jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
 
 
-def _mesh(devices):
-    return jax.make_mesh(
-        (devices,),
-        ("data",),
-        axis_types=(jax.sharding.AxisType.Auto,),
-        devices=jax.devices()[:devices],
-    )
-
-
 def _settle(step):
     for future in list(step._started.values()):
         future.result()
@@ -80,7 +72,7 @@ def _settle(step):
 
 @pytest.mark.parametrize("devices", [None, 1, 4])
 def test_nothing_is_compiled_when_the_batch_grows(devices, compilations):
-    mesh = devices and _mesh(devices)
+    mesh = devices and data_mesh(devices)
     batches = GrowingBatches(_source(), GROWTH, seed=0, mesh=mesh)
     step, state = compile_ahead(jax.jit(_step, donate_argnums=0), batches), _state(mesh)
     state, _ = step(state, next(batches))
@@ -160,9 +152,9 @@ def test_the_microbatch_is_the_largest_within_the_budget():
         largest_microbatch(step, state, batches.spec, start=64, budget=8)
     with pytest.raises(ValueError, match="state a budget in bytes"):
         largest_microbatch(step, state, batches.spec, start=64)
-    split = GrowingBatches(_source(), GROWTH, seed=0, mesh=_mesh(8))
+    split = GrowingBatches(_source(), GROWTH, seed=0, mesh=data_mesh(8))
     with pytest.raises(ValueError, match="8 examples take more, and 4 cannot be laid out"):
-        largest_microbatch(step, _state(_mesh(8)), split.spec, start=64, budget=8)
+        largest_microbatch(step, _state(data_mesh(8)), split.spec, start=64, budget=8)
 
 
 def test_the_compile_cache_is_filled(tmp_path):

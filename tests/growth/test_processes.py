@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 
 from gapjax.growth import GrowingBatches, piecewise_batch
+from tests.processes import finish, free_port
 
 PROGRAM = """
 import json, sys
@@ -46,18 +46,12 @@ print(json.dumps({"batches": out, "state": batches.state()}))
 """
 
 
-def _free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 def test_two_processes_read_one_stream():
     arguments = {"x": np.arange(100, dtype=np.int32)}, piecewise_batch(16, {2: 32})
     one = GrowingBatches(*arguments, seed=4, microbatch=16, independent_examples=True)
     next(one)
     command = [sys.executable, "-c", PROGRAM]
-    port, saved = _free_port(), json.dumps(one.state())
+    port, saved = str(free_port()), json.dumps(one.state())
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     processes = [
         subprocess.Popen(
@@ -69,15 +63,10 @@ def test_two_processes_read_one_stream():
         )
         for process in range(2)
     ]
-    try:
-        outputs = [process.communicate(timeout=120) for process in processes]
-    finally:
-        for process in processes:  # a hung peer must not outlive the test
-            process.kill()
-            process.wait()
+    outputs = finish(processes, 120)
     if any(process.returncode for process in processes):
         pytest.fail(outputs[0][1][-2000:] + outputs[1][1][-2000:])
-    results = [json.loads(out.splitlines()[-1]) for out, _ in outputs]
+    results = [json.loads(out.splitlines()[-1]) for out, _, _ in outputs]
     assert results[0]["state"] == results[1]["state"]
     for number in range(4):
         expected = next(one)["x"]

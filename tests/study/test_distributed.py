@@ -2,13 +2,13 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 
 import numpy as np
 
 from gapjax import study
+from tests.processes import finish, free_port
 
 OWN = study.Study(seeds=8, epochs=1, evaluations=2, regimes=("SB", "LB+LR+GBN"))
 STUDY = ["--seeds", "8", "--epochs", "1", "--evaluations", "2", "--regimes", "SB", "LB+LR+GBN"]
@@ -33,31 +33,15 @@ def _start(arguments, port, process):
     )
 
 
-def _end(processes):
-    """Output, errors and exit code of each; none outlives the test."""
-    said = []
-    try:
-        for process in processes:
-            output, errors = process.communicate(timeout=SECONDS)
-            # The library for collectives on CPU has something to say, too.
-            lines = [line for line in output.splitlines() if not line.startswith("[Gloo]")]
-            said.append(("\n".join(lines), errors, process.returncode))
-        return said
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-
-
-def _free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def _two(*arguments):
-    port = _free_port()
-    return _end([_start(arguments[i % len(arguments)], port, i) for i in range(2)])
+    """Output, errors and exit code of two processes."""
+    port = free_port()
+    processes = [_start(arguments[i % len(arguments)], port, i) for i in range(2)]
+    return [
+        # The library for collectives on CPU has something to say, too.
+        ("\n".join(line for line in out.splitlines() if not line.startswith("[Gloo]")), *rest)
+        for out, *rest in finish(processes, SECONDS)
+    ]
 
 
 def test_two_processes_train_what_one_does(tmp_path):

@@ -1,4 +1,4 @@
-"""A small network on a small problem, and meshes to lay it over."""
+"""A small network on a small problem."""
 
 import jax
 import numpy as np
@@ -7,10 +7,6 @@ import optax
 from gapjax import models, training
 
 BATCH = 32
-
-
-def mesh(count, kind=jax.sharding.AxisType.Auto):
-    return jax.make_mesh((count,), ("data",), axis_types=(kind,), devices=jax.devices()[:count])
 
 
 def batches(count=3, size=BATCH, features=32):

@@ -12,6 +12,7 @@ import pytest
 import gapjax
 from gapjax import training
 from gapjax.training import Checkpoints, CheckpointWarning, History
+from tests.meshes import data_mesh
 
 
 def test_round_trip_and_replacement(tmp_path):
@@ -27,17 +28,8 @@ def test_missing_checkpoint_is_named(tmp_path):
         training.load_tree(tmp_path / "nothing")
 
 
-def _mesh(devices):
-    return jax.make_mesh(
-        (devices,),
-        ("data",),
-        axis_types=(jax.sharding.AxisType.Auto,),
-        devices=jax.devices()[:devices],
-    )
-
-
 def _split(devices):
-    return jax.NamedSharding(_mesh(devices), jax.P("data"))
+    return jax.NamedSharding(data_mesh(devices), jax.P("data"))
 
 
 def _state(devices=8):

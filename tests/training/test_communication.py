@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from gapjax import models, training
+from tests.meshes import data_mesh
 from tests.training import problem
 
 NETWORKS = {
@@ -28,7 +29,7 @@ def _program(name, ghost_size, parameters="replicated"):
     batch = {"x": images, "y": jax.ShapeDtypeStruct((128,), "int32")}
     state = jax.eval_shape(functools.partial(problem.start, network, tx), images)
     step = training.make_train_step(problem.loss_function(network, ghost_size), tx)
-    compiled = training.compile_step(step, mesh=problem.mesh(8), parameters=parameters)
+    compiled = training.compile_step(step, mesh=data_mesh(8), parameters=parameters)
     return state, training.inspect_program(compiled.lower(state, batch).compile())
 
 
@@ -48,7 +49,7 @@ def test_gradients_are_reduced_once_and_ghosts_add_nothing(network):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_sharded_parameters_are_gathered_once_and_activations_never(network):
     state, program = _program(network, 16, "sharded")
-    layout = training.state_shardings(state.params, problem.mesh(8), parameters="sharded")
+    layout = training.state_shardings(state.params, data_mesh(8), parameters="sharded")
     split = [
         leaf
         for leaf, sharding in zip(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gapjax import growth, models, training
+from tests.meshes import data_mesh
 from tests.training import problem
 
 
@@ -22,7 +23,7 @@ def test_devices_and_strategies_agree_with_one_device(strategy, devices):
     expected = state
     for batch in batches:
         expected, expected_metrics = step(expected, batch)
-    compiled = training.compile_step(step, mesh=problem.mesh(devices), strategy=strategy)
+    compiled = training.compile_step(step, mesh=data_mesh(devices), strategy=strategy)
     state = jax.tree.map(jnp.copy, state)  # it is donated
     for batch in batches:
         state, metrics = compiled(state, batch)
@@ -35,7 +36,7 @@ def test_devices_and_strategies_agree_with_one_device(strategy, devices):
 
 def test_gradients_are_reduced_once():
     step, state, batches = _problem()
-    compiled = training.compile_step(step, mesh=problem.mesh(8)).lower(state, batches[0]).compile()
+    compiled = training.compile_step(step, mesh=data_mesh(8)).lower(state, batches[0]).compile()
     gradients = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
     # and the loss
     assert training.inspect_program(compiled).by_kind() == {"all-reduce": (1, gradients + 4)}
@@ -43,7 +44,7 @@ def test_gradients_are_reduced_once():
 
 def test_batch_that_does_not_divide_says_what_would_fit():
     step, state, _ = _problem()
-    compiled = training.compile_step(step, mesh=problem.mesh(8))
+    compiled = training.compile_step(step, mesh=data_mesh(8))
     batch = {"x": np.zeros((12, 6), np.float32), "y": np.zeros(12, int)}
     with pytest.raises(ValueError, match=r"batch of 12 .* 8 devices .*: use 8 or 16"):
         compiled(state, batch)
@@ -62,7 +63,7 @@ def test_microbatches_are_spread_and_reduced_once(strategy):
     expected, _ = step(state, batches[0])
     step = training.make_train_step(step.loss_fn, step.tx, microbatched=True)
     parts = jax.tree.map(lambda x: x.reshape(2, 16, *x.shape[1:]), batches[0])
-    compiled = training.compile_step(step, mesh=problem.mesh(8), strategy=strategy)
+    compiled = training.compile_step(step, mesh=data_mesh(8), strategy=strategy)
     program = training.inspect_program(compiled.lower(state, parts).compile())
     assert set(program.by_kind()) == {"all-reduce"}
     state, _ = compiled(jax.tree.map(jnp.copy, state), parts)
@@ -80,7 +81,7 @@ def test_growing_batches_meet_programs_compiled_ahead():
         traced.append(len(batch["y"]))
         return step.loss_fn(params, model_state, batch, key)
 
-    mesh = problem.mesh(4)
+    mesh = data_mesh(4)
     compiled = training.compile_step(training.make_train_step(loss_fn, step.tx), mesh=mesh)
     source = {name: np.concatenate([b[name] for b in batches]) for name in ("x", "y")}
     grown = growth.GrowingBatches(source, growth.piecewise_batch(4, {3: 8}), seed=0, mesh=mesh)

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from gapjax import ghost, models, training
+from tests.meshes import data_mesh
 from tests.training import problem
 
 BatchNorm = functools.partial(nn.BatchNorm, momentum=0.9)
@@ -37,7 +38,7 @@ def _told(before, after, metrics):
 def _found(norm, devices, strategy, parameters="replicated"):
     step, state, batches = _step(norm)
     compiled = training.compile_step(
-        step, mesh=problem.mesh(devices), strategy=strategy, parameters=parameters
+        step, mesh=data_mesh(devices), strategy=strategy, parameters=parameters
     )
     return _told(state, *compiled(jax.tree.map(jnp.copy, state), batches[0]))
 

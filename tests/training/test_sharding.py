@@ -8,6 +8,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from gapjax import diffusion, training
+from tests.meshes import data_mesh
 from tests.training import problem
 
 TX = optax.chain(
@@ -30,14 +31,14 @@ TX = optax.chain(
 )
 def test_largest_axis_that_the_devices_divide(shape, spec):
     leaf = jax.ShapeDtypeStruct(shape, "float32")
-    mesh = problem.mesh(8)
+    mesh = data_mesh(8)
     assert training.state_shardings(leaf, mesh, parameters="sharded").spec == spec
     assert training.state_shardings(leaf, mesh).spec == P()
 
 
 @pytest.mark.parametrize("devices", [2, 8])
 def test_sharded_equals_replicated_and_stays_laid_out(devices):
-    mesh = problem.mesh(devices)
+    mesh = data_mesh(devices)
     step, state, batches = problem.make(tx=TX, ghost_size=4)
     layout = training.state_shardings(state, mesh, parameters="sharded")
     found = {}
@@ -64,7 +65,7 @@ def test_one_compilation_and_donated_memory(parameters):
         return inner.loss_fn(*arguments)
 
     step = training.make_train_step(loss_fn, inner.tx)
-    compiled = training.compile_step(step, mesh=problem.mesh(8), parameters=parameters)
+    compiled = training.compile_step(step, mesh=data_mesh(8), parameters=parameters)
     state, _ = compiled(jax.tree.map(jnp.copy, state), batches[0])
     before = state
     for batch in batches:
@@ -78,8 +79,8 @@ def test_a_state_may_come_from_anywhere_and_go_elsewhere():
     expected, _ = step(state, batches[0])
     host = jax.device_get(state._replace(key=None))._replace(key=state.key)
     elsewhere = jax.device_put(state, jax.devices()[5])
-    wide = jax.device_put(state, training.state_shardings(state, problem.mesh(8)))
-    compiled = training.compile_step(step, mesh=problem.mesh(4), parameters="sharded")
+    wide = jax.device_put(state, training.state_shardings(state, data_mesh(8)))
+    compiled = training.compile_step(step, mesh=data_mesh(4), parameters="sharded")
     for placed in (host, elsewhere, wide):
         found, _ = compiled(jax.tree.map(jnp.copy, placed), batches[0])
         chex.assert_trees_all_close(found.params, expected.params, rtol=1e-5, atol=1e-6)
@@ -87,7 +88,7 @@ def test_a_state_may_come_from_anywhere_and_go_elsewhere():
 
 def test_parameters_are_gathered_and_activations_are_not():
     step, state, batches = problem.make(ghost_size=4)
-    mesh = problem.mesh(8)
+    mesh = data_mesh(8)
     programs = {
         parameters: training.inspect_program(
             training.compile_step(step, mesh=mesh, parameters=parameters)
@@ -114,7 +115,7 @@ def test_microbatches_of_sharded_parameters():
     parts = jax.tree.map(lambda x: x.reshape(2, 16, *x.shape[1:]), batches[0])
     step = training.make_train_step(step.loss_fn, step.tx, microbatched=True)
     expected, _ = step(state, parts)
-    compiled = training.compile_step(step, mesh=problem.mesh(8), parameters="sharded")
+    compiled = training.compile_step(step, mesh=data_mesh(8), parameters="sharded")
     found, _ = compiled(jax.tree.map(jnp.copy, state), parts)
     chex.assert_trees_all_close(found.params, expected.params, rtol=1e-5, atol=1e-6)
 
@@ -127,7 +128,7 @@ def test_steps_of_ones_own_are_sharded_too():
     state = jax.random.normal(jax.random.key(0), (64, 32))
     batch = np.ones((16, 64), np.float32)
     expected, _ = step(state, batch)
-    compiled = training.compile_step(step, mesh=problem.mesh(8), parameters="sharded")
+    compiled = training.compile_step(step, mesh=data_mesh(8), parameters="sharded")
     found, _ = compiled(jnp.copy(state), batch)
     assert found.sharding.spec == P("data")
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
@@ -137,7 +138,7 @@ def test_a_checkpoint_is_restored_into_the_layout(tmp_path):
     _, state, _ = problem.make()
     tree = {"params": state.params, "opt_state": state.opt_state}
     training.save_tree(tmp_path / "c", tree)
-    layout = training.state_shardings(tree, problem.mesh(4), parameters="sharded")
+    layout = training.state_shardings(tree, data_mesh(4), parameters="sharded")
     like = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, layout
     )
@@ -148,7 +149,7 @@ def test_a_checkpoint_is_restored_into_the_layout(tmp_path):
 
 def test_mistakes_are_named():
     step, _, _ = problem.make()
-    mesh = problem.mesh(4)
+    mesh = data_mesh(4)
     with pytest.raises(ValueError, match=r"parameters must be one of .* Did you mean 'sharded'"):
         training.compile_step(step, mesh=mesh, parameters="shard")
     with pytest.raises(ValueError, match=r"pmap.* keeps all parameters .* use strategy=\"jit\""):
@@ -156,7 +157,7 @@ def test_mistakes_are_named():
     with pytest.raises(ValueError, match=r"axes \('data',\), none of them 'batch': say with axis="):
         training.compile_step(step, mesh=mesh, axis="batch")
     with pytest.raises(ValueError, match=r"must be Auto, and are Explicit .*AxisType.Auto"):
-        training.compile_step(step, mesh=problem.mesh(4, AxisType.Explicit))
+        training.compile_step(step, mesh=data_mesh(4, AxisType.Explicit))
     with pytest.raises(ValueError, match=r"must be a jax.sharding.Mesh, not 8: make one with"):
         training.compile_step(step, mesh=8)
     square = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
