@@ -18,7 +18,7 @@ from gapjax.training import _contents
 from gapjax.training._history import History
 from gapjax.training._hosts import everywhere
 
-_ITEMS = ("about", "state", "history")
+_ITEMS = ("about", "state")
 
 
 class CheckpointWarning(UserWarning):
@@ -135,8 +135,8 @@ class Checkpoints:
                 f"{self.folder} holds a checkpoint of update {newest}, so update {update} cannot "
                 "be saved there: restore it and go on, or take another folder."
             )
-        arrays = _contents.raw(state)
-        past = None if history is None else {"step": history.step, "metrics": history.metrics}
+        past = None if history is None else history._asdict()
+        arrays, contents = _contents.bundle(state, past)
         about = _contents.seal(
             {
                 "format": _contents.FORMAT,
@@ -144,17 +144,10 @@ class Checkpoints:
                 "config": self._config,
                 "update": int(update),
                 "batches": batches.state() if hasattr(batches, "state") else None,
-                "leaves": _contents.describe(state),
-                "checksums": _contents.checksums(arrays),
-                "history": None if past is None else _contents.crc(past),
+                **contents,
             }
         )
-        items = {
-            "about": ocp.args.JsonSave(about),
-            "state": ocp.args.StandardSave(_contents.filled(arrays)),
-        }
-        if past is not None:
-            items["history"] = ocp.args.StandardSave(past)
+        items = {"about": ocp.args.JsonSave(about), "state": ocp.args.StandardSave(arrays)}
         self._saving = int(update)
         self._try(lambda: self._open().save(update, args=ocp.args.Composite(**items)))
 
@@ -292,17 +285,11 @@ class Checkpoints:
                 f"the checkpoint of update {update} in {self.folder} belongs to another {wrong}, "
                 "or start anew in another folder."
             )
-        items = {"state": ocp.args.StandardRestore(_contents.filled(_contents.wanted(like)))}
-        if about["history"] is not None:
-            items["history"] = ocp.args.StandardRestore()
-        found = read(**items)
-        state, past = _contents.alike(found["state"], like), found.get("history")
-        sums = _contents.checksums(_contents.raw(state))
-        for (path, *_), was, now in zip(about["leaves"], about["checksums"], sums, strict=True):
-            if was != now:
-                raise _Broken(f"{path or 'the state'} is not what was saved")
-        if past is not None and _contents.crc(past) != about["history"]:
-            raise _Broken("its history is not what was saved")
+        items = read(state=ocp.args.StandardRestore(_contents.wanted(about, like)))
+        try:
+            state, past = _contents.unbundle(about, items["state"], like)
+        except ValueError as error:
+            raise _Broken(str(error)) from error
         history = History(np.zeros(0, np.int64), {}) if past is None else History(**past)
         return Checkpoint(update, state, history), about["batches"]
 

@@ -14,10 +14,60 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-FORMAT = 1
+from gapjax.training._packing import is_packed, pack, room, unpack
+
+FORMAT = 2
 
 
-def raw(tree: Any) -> list[Any]:
+def bundle(state: Any, past: Any) -> tuple[list[Any], dict[str, Any]]:
+    """What to write of a state and its past (a tree on the host), and its description as JSON."""
+    leaves, old = _raw(state), jax.tree.leaves(past)
+    packed = [is_packed(leaf) for leaf in leaves]
+    small, large = _part(leaves, packed)
+    numbered = jax.tree.unflatten(jax.tree.structure(past), range(len(old)))
+    about = {
+        "leaves": describe(state),
+        "checksums": _checksums(leaves),
+        "packed": packed,
+        "past": {"tree": numbered, "leaves": describe(old), "checksum": _crc(old)},
+    }
+    return [pack([*small, *old]), *large], about
+
+
+def wanted(about: dict[str, Any], like: Any) -> list[Any]:
+    """What to read for a state like this one: NumPy arrays, or shapes and layouts."""
+    small, large = _part(_specs(like), about["packed"])
+    return [room([*small, *_past_specs(about)]), *large]
+
+
+def unbundle(about: dict[str, Any], found: list[Any], like: Any) -> tuple[Any, Any]:
+    """The state, as the tree that ``like`` is, and its past, of what was read.
+
+    Raises:
+        ValueError: an array is not what was saved.
+    """
+    packed, (small, _) = about["packed"], _part(_specs(like), about["packed"])
+    held = unpack(found[0], [*small, *_past_specs(about)])
+    old, sources = held[len(small) :], {True: iter(held), False: iter(found[1:])}
+    leaves, structure = jax.tree.flatten(like)
+    state = [_placed(next(sources[p]), leaf) for p, leaf in zip(packed, leaves, strict=True)]
+    sums = _checksums(_raw(state))
+    for (path, *_), was, now in zip(about["leaves"], about["checksums"], sums, strict=True):
+        if was != now:
+            raise ValueError(f"{path or 'the state'} is not what was saved")
+    if _crc(old) != about["past"]["checksum"]:
+        raise ValueError("its history is not what was saved")
+    past = jax.tree.map(lambda number: old[number], about["past"]["tree"])
+    return jax.tree.unflatten(structure, state), past
+
+
+def _part(leaves: list[Any], packed: list[bool]) -> tuple[list[Any], list[Any]]:
+    """Those that are packed and those that are not."""
+    pairs = list(zip(leaves, packed, strict=True))
+    return [leaf for leaf, is_in in pairs if is_in], [leaf for leaf, is_in in pairs if not is_in]
+
+
+def _raw(tree: Any) -> list[Any]:
     """The leaves, random keys as their numbers and Python numbers as arrays."""
 
     def leaf(x: Any) -> Any:
@@ -28,13 +78,8 @@ def raw(tree: Any) -> list[Any]:
     return [leaf(x) for x in jax.tree.leaves(tree)]
 
 
-def filled(leaves: list[Any]) -> list[Any]:
-    """The leaves that hold something: orbax does not save arrays without elements."""
-    return [leaf for leaf in leaves if leaf.size]
-
-
-def wanted(like: Any) -> list[Any]:
-    """What to read for the raw leaves of a tree like this one: NumPy arrays, or shapes and layouts.
+def _specs(like: Any) -> list[Any]:
+    """What the raw leaves of a tree like this one are: NumPy arrays, or shapes and layouts.
 
     An array that is not bound to devices is read as NumPy, so that it stays unbound.
     """
@@ -49,21 +94,23 @@ def wanted(like: Any) -> list[Any]:
     return [leaf(x) for x in jax.tree.leaves(like)]
 
 
-def alike(found: list[Any], like: Any) -> Any:
-    """What was read of the leaves that are filled, as the tree that ``like`` is."""
-    rest = iter(found)
+def _past_specs(about: dict[str, Any]) -> list[Any]:
+    rows = about["past"]["leaves"]
+    return [jax.ShapeDtypeStruct(shape, jnp.dtype(kind)) for _, kind, shape in rows]
 
-    def leaf(template: Any, old: Any) -> Any:
-        x = next(rest) if template.size else np.empty(template.shape, template.dtype)
-        if _is_key(old):
-            return jax.random.wrap_key_data(jnp.asarray(x), impl=jax.random.key_impl(old))
-        if isinstance(old, jax.Array | jax.ShapeDtypeStruct) and not isinstance(x, jax.Array):
-            sharding = getattr(template, "sharding", None)  # None: bound to no device
-            return jnp.asarray(x) if sharding is None else jax.device_put(x, sharding)
-        return x
 
-    leaves, structure = jax.tree.flatten(like)
-    return jax.tree.unflatten(structure, map(leaf, wanted(like), leaves))
+def _placed(x: Any, like: Any) -> Any:
+    """A leaf that was read, where and as what the old one is."""
+    (spec,) = _specs(like)
+    sharding = getattr(spec, "sharding", None)  # None: bound to no device
+    if isinstance(like, jax.Array | jax.ShapeDtypeStruct) and not isinstance(x, jax.Array):
+        # Unlike device_put this does not ask other processes, which may not have come so far.
+        x = jnp.asarray(x) if sharding is None else _lay_out(x, sharding)
+    return jax.random.wrap_key_data(x, impl=jax.random.key_impl(like)) if _is_key(like) else x
+
+
+def _lay_out(x: np.ndarray, sharding: Any) -> jax.Array:
+    return jax.make_array_from_callback(x.shape, sharding, lambda at: x[at])
 
 
 def describe(tree: Any) -> list[list[Any]]:
@@ -108,21 +155,21 @@ def _difference(there: list[list[Any]], here: list[list[Any]]) -> str | None:
     return None
 
 
-def checksums(leaves: list[Any]) -> list[int]:
+def _checksums(leaves: list[Any]) -> list[int]:
     """A 32-bit sum per raw leaf; one flipped bit always changes it."""
     # Without 64-bit types JAX would cut such arrays: hand their halves over.
     halves = [
         x.reshape(*x.shape, 1).view(np.uint32) if isinstance(x, np.ndarray) and _is_wide(x) else x
         for x in leaves
     ]
-    return [int(value) for value in jax.device_get(_checksums(halves))] if halves else []
+    return [int(value) for value in jax.device_get(_sums(halves))] if halves else []
 
 
-def crc(tree: Any) -> int:
-    """A checksum of a tree of arrays on the host, its structure included."""
-    total = zlib.crc32(json.dumps(describe(tree)).encode())
-    for leaf in jax.tree.leaves(tree):
-        total = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).data, total)
+def _crc(leaves: list[np.ndarray]) -> int:
+    """One checksum of arrays on the host: their number changes, so nothing is compiled for them."""
+    total = 0
+    for leaf in leaves:
+        total = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data, total)
     return total
 
 
@@ -160,11 +207,11 @@ def _is_wide(x: np.ndarray) -> bool:
 
 
 @jax.jit
-def _checksums(leaves: list[jax.Array]) -> jax.Array:
-    return jnp.stack([_checksum(leaf) for leaf in leaves])
+def _sums(leaves: list[jax.Array]) -> jax.Array:
+    return jnp.stack([_sum(leaf) for leaf in leaves])
 
 
-def _checksum(x: jax.Array) -> jax.Array:
+def _sum(x: jax.Array) -> jax.Array:
     """The sum of all words times odd weights, modulo 2^32; no reshape, so any sharding stays."""
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         x = jnp.stack([x.real, x.imag], axis=-1)

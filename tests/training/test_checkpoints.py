@@ -11,7 +11,7 @@ import pytest
 
 import gapjax
 from gapjax import training
-from gapjax.training import Checkpoints, CheckpointWarning, History
+from gapjax.training import Checkpoints, CheckpointWarning, History, _packing
 from tests.meshes import data_mesh
 
 
@@ -81,6 +81,14 @@ class _Place:
         self.place = state["place"]
 
 
+@pytest.fixture(params=["packed", "by itself"])
+def storage(request, monkeypatch):
+    """Arrays either go into one file together, or each is small enough to test and by itself."""
+    if request.param == "by itself":
+        monkeypatch.setattr(_packing, "SMALL", 0)
+
+
+@pytest.mark.usefixtures("storage")
 def test_every_kind_of_leaf_comes_back_bit_for_bit(tmp_path):
     state, history = _state(), _history(4)
     with Checkpoints(tmp_path, every=1, config={"rate": (1, 2)}) as checkpoints:
@@ -122,6 +130,7 @@ def test_the_last_few_are_kept(tmp_path):
     assert Checkpoints(tmp_path, every=1).updates == (10, 200)
 
 
+@pytest.mark.usefixtures("storage")
 @pytest.mark.parametrize(("there", "here"), [(8, 4), (4, 1), (1, 8)])
 def test_restores_onto_another_number_of_devices(tmp_path, there, here):
     w = jnp.arange(32.0).reshape(8, 4)
@@ -145,9 +154,13 @@ def _damages(path):
 
 # Orbax reads leaves side by side: after one has failed, the others find their event loop closed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_no_damage_goes_unnoticed(tmp_path):
+def test_no_damage_goes_unnoticed(tmp_path, monkeypatch):
+    monkeypatch.setattr(_packing, "SMALL", 500)  # one array by itself, the rest packed
     rng = np.random.default_rng(0)
-    states = [{"w": jnp.asarray(rng.normal(size=(40, 30)), jnp.float32)} for _ in range(2)]
+    states = [
+        {"w": jnp.asarray(rng.normal(size=(40, 30)), jnp.float32), "b": jnp.ones(30) / (k + 3)}
+        for k in range(2)
+    ]
     with Checkpoints(tmp_path / "kept", every=1) as checkpoints:
         for number, state in enumerate(states):
             checkpoints.save(number, state, history=_history(number + 3))
