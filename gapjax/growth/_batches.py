@@ -289,7 +289,8 @@ class GrowingBatches(Iterator[Any]):
 
     def _plan(self, cursor: _Cursor) -> tuple[_stream.Window, _Cursor]:
         size = self._size(cursor)
-        self._layout.parts(size)
+        if size != cursor.size:  # the last one has been checked
+            self._layout.parts(size)
         window = _stream.cut(cursor.position, size, self._source.num_examples, self._end)
         real = sum(stop - start for _, start, stop in window.runs)
         return window, _Cursor(window.after, cursor.update + 1, cursor.examples + real, size)

@@ -69,9 +69,14 @@ class Layout:
         return parts
 
     def shape(self, size: int) -> tuple[int, ...]:
-        """The leading axes of a batch: ``(B,)``, or ``(A, B / A)`` where microbatches are on."""
+        """The leading axes of a batch: ``(B,)``, or ``(A, B / A)`` where microbatches are on.
+
+        For a size that ``parts`` lets pass.
+        """
+        if self.microbatch is None:
+            return (size,)
         parts = self.parts(size)
-        return (size,) if self.microbatch is None else (parts, size // parts)
+        return (parts, size // parts)
 
     def sharding(self) -> NamedSharding | None:
         """How a batch lies on the devices: split over the axis of examples."""

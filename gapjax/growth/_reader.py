@@ -38,6 +38,7 @@ class Reader:
 
     def spec(self, size: int) -> Any:
         """A batch of this size as ``jax.ShapeDtypeStruct`` leaves."""
+        self.layout.parts(size)
         lead, sharding = self.layout.shape(size), self.layout.sharding()
         first = _stream.Window(1, ((0, 0, 1),), _stream.Position(0, 1))
         return jax.tree.map(
@@ -81,7 +82,7 @@ class Reader:
             )
             for first in range(0, window.size, lead[-1])
         ]
-        rows = _stream.Rows(*map(np.concatenate, zip(*parts, strict=True)))
+        rows = _stream.joined(parts)
         data = self.source.take(rows.example)
         batch = Batch(data, *rows) if self.with_index else data
         return jax.tree.map(lambda leaf: self._leaf(leaf, (*lead[:-1], stop - start)), batch)

@@ -6,6 +6,7 @@ spread or on the sizes of the batches before it.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -86,4 +87,14 @@ def rows(window: Window, start: int, stop: int, *, seed: int, num_examples: int)
         example.append(np.full(padding, order[first], order.dtype))
         epoch.append(np.full(padding, number, np.int32))
     mask = np.arange(start, stop) < base
-    return Rows(np.concatenate(example), np.concatenate(epoch), mask)
+    return Rows(_concatenated(example), _concatenated(epoch), mask)
+
+
+def joined(parts: list[Rows]) -> Rows:
+    """The rows of all parts, one after another."""
+    return Rows(*map(_concatenated, zip(*parts, strict=True)))
+
+
+def _concatenated(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Without a copy where there is only one: nearly always, and this runs at every update."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
