@@ -9,16 +9,12 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
-
 import gapjax
 from gapjax import _checks
 from gapjax.training import _contents
 from gapjax.training._history import History
-from gapjax.training._hosts import everywhere
-
-_ITEMS = ("about", "state")
+from gapjax.training._hosts import everyone, on_first, together
+from gapjax.training._reading import ITEMS, Broken, read
 
 
 class CheckpointWarning(UserWarning):
@@ -37,10 +33,6 @@ class Checkpoint(NamedTuple):
     update: int
     state: Any
     history: History
-
-
-class _Broken(Exception):
-    """This checkpoint cannot be read."""
 
 
 class Checkpoints:
@@ -102,12 +94,13 @@ class Checkpoints:
                 f"config must be JSON (numbers, texts, lists, dicts): {error}."
             ) from None
         self._manager: Any = None
+        self._elsewhere: set[int] = set()  # updates that only other processes see
         self._saving: int | None = None
 
     @property
     def updates(self) -> tuple[int, ...]:
-        """After how many updates there is a checkpoint, rising."""
-        return tuple(sorted(int(update) for update in self._open().all_steps()))
+        """After how many updates there is a checkpoint, for any of the processes, rising."""
+        return tuple(sorted({*self._open().all_steps(), *self._elsewhere}))
 
     def save(
         self, update: int, state: Any, *, batches: Any = None, history: History | None = None
@@ -179,9 +172,10 @@ class Checkpoints:
         self.close()
 
     def restore(self, like: Any, *, batches: Any = None) -> Checkpoint:
-        """The newest checkpoint that can be read.
+        """The newest checkpoint that every process can read.
 
-        A damaged one is passed over with a ``CheckpointWarning`` and put aside as ``N.damaged``.
+        One that is damaged, if only for one of them, is passed over by all with a
+        ``CheckpointWarning`` and put aside as ``N.damaged``.
 
         Args:
             like: a state (or its ``jax.ShapeDtypeStruct``) that says structure, types and where to
@@ -193,19 +187,15 @@ class Checkpoints:
 
         Raises:
             ValueError: there is none, none can be read, or the newest belongs to another run,
-                release or state, or to other data; nothing is changed then.
+                release or state, or to other data; in every process, and nothing is changed.
         """
         damaged: dict[int, Exception] = {}
         for update in reversed(self.updates):
-            found, place = None, None
             try:
-                found, place = self._read(update, like)
-            except _Broken as error:
+                state, history, place = read(self.folder / f"{update}", like, config=self._config)
+            except Broken as error:
                 damaged[update] = error
-            if not everywhere(found is not None):
-                damaged.setdefault(update, _Broken("another process cannot read it"))
                 continue
-            assert found is not None
             if hasattr(batches, "restore"):
                 if place is None:
                     raise ValueError(
@@ -215,7 +205,7 @@ class Checkpoints:
                 batches.restore(place)
             if damaged:
                 self._put_aside(damaged, update)
-            return found
+            return Checkpoint(update, state, history)
         if not damaged:
             raise ValueError(f"there is no checkpoint in {self.folder}.")
         newest = max(damaged)
@@ -229,22 +219,33 @@ class Checkpoints:
         if self._manager is None:
             import orbax.checkpoint as ocp
 
-            policy = ocp.checkpoint_managers.LatestN(self._keep)
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                self._manager = ocp.CheckpointManager(
-                    self.folder,
-                    options=ocp.CheckpointManagerOptions(
-                        preservation_policy=policy, cleanup_tmp_directories=True
-                    ),
-                    item_names=_ITEMS,
-                )
-            except OSError as error:
-                raise OSError(
-                    f"cannot write checkpoints to {self.folder}: {error.strerror or error}. "
-                    "Take another folder."
-                ) from error
+            # Making the manager waits for all processes: none may have failed before.
+            together(self._make_folder, OSError)
+            self._manager = ocp.CheckpointManager(
+                self.folder,
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=ocp.checkpoint_managers.LatestN(self._keep),
+                    cleanup_tmp_directories=True,
+                ),
+                item_names=ITEMS,
+            )
+            self._look()
         return self._manager
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            os.listdir(self.folder)
+        except OSError as error:
+            raise OSError(
+                f"cannot write checkpoints to {self.folder}: {error.strerror or error}. Take "
+                "another folder."
+            ) from error
+
+    def _look(self) -> None:
+        """See which checkpoints there are, by whom."""
+        own = sorted(int(update) for update in self._manager.all_steps())
+        self._elsewhere = {update for seen in everyone(own) for update in seen} - {*own}
 
     def _try(self, write: Callable[[], Any]) -> None:
         """Write; a failure is an error or a warning, by choice."""
@@ -267,41 +268,19 @@ class Checkpoints:
                 ) from error
             warnings.warn(f"{message} Training goes on.", CheckpointWarning, stacklevel=4)
 
-    def _read(self, update: int, like: Any) -> tuple[Checkpoint, Any]:
-        import orbax.checkpoint as ocp
-
-        def read(**items: Any) -> Any:
-            try:
-                return self._open().restore(update, args=ocp.args.Composite(**items))
-            except Exception as error:  # any of the formats below may fail in its own way
-                raise _Broken(_contents.reason(error)) from error
-
-        about = read(about=ocp.args.JsonRestore())["about"]
-        if not _contents.is_sealed(about):
-            raise _Broken("its description is damaged")
-        wrong = _contents.mismatch(about, like, config=self._config, version=gapjax.__version__)
-        if wrong:
-            raise ValueError(
-                f"the checkpoint of update {update} in {self.folder} belongs to another {wrong}, "
-                "or start anew in another folder."
-            )
-        items = read(state=ocp.args.StandardRestore(_contents.wanted(about, like)))
-        try:
-            state, past = _contents.unbundle(about, items["state"], like)
-        except ValueError as error:
-            raise _Broken(str(error)) from error
-        history = History(np.zeros(0, np.int64), {}) if past is None else History(**past)
-        return Checkpoint(update, state, history), about["batches"]
-
     def _put_aside(self, damaged: Mapping[int, Exception], good: int) -> None:
         """Move damaged checkpoints out of the way, so that newer ones can take their place."""
-        if jax.process_index() == 0:
+
+        def move() -> None:
             for update in damaged:
-                aside = self.folder / f"{update}.damaged"
-                shutil.rmtree(aside, ignore_errors=True)
-                (self.folder / str(update)).rename(aside)
-        everywhere(True)
+                path, aside = self.folder / f"{update}", self.folder / f"{update}.damaged"
+                if path.exists():
+                    shutil.rmtree(aside, ignore_errors=True)
+                    path.rename(aside)
+
+        on_first(move)
         self._open().reload()
+        self._look()
         for update, error in damaged.items():
             warnings.warn(
                 f"the checkpoint of update {update} in {self.folder} cannot be read: {error}. It "

@@ -175,11 +175,14 @@ def _crc(leaves: list[np.ndarray]) -> int:
 
 def reason(error: Exception) -> str:
     """The telling part of an error, in a line."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()).partition(" [tensorstore_spec")[0].rstrip(".")
+    text = text or type(error).__name__
+    if len(text) <= 200:
+        return text
     for known in ("No space left on device", "Permission denied", "File too large"):
         if known in text:
             return known
-    return text if len(text) <= 200 else f"{text[:197]}..."
+    return f"...{text[-197:]}"  # the innermost cause comes last, and with it the file
 
 
 def seal(about: dict[str, Any]) -> dict[str, Any]:

@@ -1,16 +1,15 @@
 """Many hosts: one process each, every one doing the same, the first one writing."""
 
-import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
 
 T = TypeVar("T")
-_BYTES = 96  # of what is said of an item: a digest, and its beginning in words
-_DIGEST = 16
+_LONGEST = 80  # letters of what a process has, in a message
 
 
 def connect(*, lost_after: int = 60) -> None:
@@ -80,13 +79,50 @@ def from_first(value: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.asarray(value, np.int32)))
 
 
-def everywhere(here: bool) -> bool:
-    """Whether something holds in every process."""
+def everyone(value: Any) -> list[Any]:
+    """What every process says, by process, as JSON.
+
+    Every process has to call it, in the same order.
+    """
     if jax.process_count() == 1:
-        return here
+        return [value]
     from jax.experimental import multihost_utils
 
-    return bool(np.all(multihost_utils.process_allgather(np.array(here))))
+    mine = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array(mine.size))
+    room = np.zeros(sizes.max(), np.uint8)
+    room[: mine.size] = mine
+    said = multihost_utils.process_allgather(room)
+    return [json.loads(bytes(one[:size])) for one, size in zip(said, sizes, strict=True)]
+
+
+def together(action: Callable[[], T], *kinds: type[Exception]) -> T:
+    """Let every process do its part of something that may fail in some: then it fails in all.
+
+    Args:
+        action: the part of this process, which must not wait for the others once it can fail: they
+            would wait for each other forever.
+        kinds: how it may fail, the gravest first.
+
+    Raises:
+        Exception: the gravest kind that was met in any process, in every one of them, with the same
+            text: what it said there and, unless all said the same, in which.
+    """
+    result, mine, cause = None, None, None
+    try:
+        result = action()
+    except kinds as error:
+        which = next(i for i, kind in enumerate(kinds) if isinstance(error, kind))
+        mine, cause = (which, str(error)), error
+    said = everyone(mine)
+    failed = [one[0] for one in said if one is not None]
+    if not failed:
+        return cast(T, result)
+    texts = {i: one[1] for i, one in enumerate(said) if one is not None and one[0] == min(failed)}
+    alike = len(texts) == len(said) and len(set(texts.values())) == 1
+    named = [text if alike else f"process {i}: {text}" for i, text in texts.items()]
+    more = f"; and so in {len(named) - 2} others" if len(named) > 2 else ""
+    raise kinds[min(failed)](named[0] if alike else "; ".join(named[:2]) + more) from cause
 
 
 def check_agreement(items: Mapping[str, Any]) -> None:
@@ -99,25 +135,12 @@ def check_agreement(items: Mapping[str, Any]) -> None:
         ValueError: the processes differ; in every one of them, naming the item, the processes and
             what they have.
     """
-    if jax.process_count() == 1:
-        return
-    from jax.experimental import multihost_utils
-
-    mine = np.stack([_said(str(value)) for value in items.values()])
-    everyone = multihost_utils.process_allgather(mine)
-    for row, name in enumerate(items):
-        said = [bytes(process[row]) for process in everyone]
-        other = next((i for i, one in enumerate(said) if one != said[0]), None)
-        if other is not None:
-            first, second = (one[_DIGEST:].rstrip(b"\0").decode() for one in (said[0], said[other]))
-            raise ValueError(
-                f"the processes differ in {name}: process 0 has {first}, process {other} has "
-                f"{second}. Start the same command with the same versions on every host."
-            )
-
-
-def _said(text: str) -> np.ndarray:
-    """A digest of the text and its beginning, as bytes of a fixed number."""
-    data = text.encode("ascii", "replace")
-    digest = hashlib.sha256(data).digest()[:_DIGEST]
-    return np.frombuffer((digest + data[: _BYTES - _DIGEST]).ljust(_BYTES, b"\0"), np.uint8)
+    first, *others = everyone({name: str(value) for name, value in items.items()})
+    for name, has in first.items():
+        for process, other in enumerate(others, start=1):
+            if other.get(name) != has:
+                raise ValueError(
+                    f"the processes differ in {name}: process 0 has {has[:_LONGEST]}, process "
+                    f"{process} has {other.get(name, 'nothing')[:_LONGEST]}. Start the same "
+                    "command with the same versions on every host."
+                )

@@ -1,27 +1,21 @@
 """Two processes with four devices each: the stream, growth and resume of one process."""
 
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import numpy as np
-import pytest
 
 from gapjax.growth import GrowingBatches, piecewise_batch
-from tests.processes import finish, free_port
+from tests.processes import finish, start
 
 PROGRAM = """
 import json, sys
 import jax
-jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 4)
-process, port, saved = int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
-jax.distributed.initialize(f"127.0.0.1:{port}", 2, process)
 import numpy as np
+from gapjax import training
 from gapjax.growth import GrowingBatches, piecewise_batch
 
+training.connect()
 mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 source = {"x": np.arange(100, dtype=np.int32)}
 batches = GrowingBatches(
@@ -32,7 +26,7 @@ batches = GrowingBatches(
     microbatch=16,
     independent_examples=True,
 )
-batches.restore(saved)
+batches.restore(json.loads(sys.argv[1]))
 total = jax.jit(lambda batch: (batch["x"] ** 2).sum())
 out = []
 for _ in range(4):
@@ -50,23 +44,11 @@ def test_two_processes_read_one_stream():
     arguments = {"x": np.arange(100, dtype=np.int32)}, piecewise_batch(16, {2: 32})
     one = GrowingBatches(*arguments, seed=4, microbatch=16, independent_examples=True)
     next(one)
-    command = [sys.executable, "-c", PROGRAM]
-    port, saved = str(free_port()), json.dumps(one.state())
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    processes = [
-        subprocess.Popen(
-            [*command, str(process), port, saved],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        )
-        for process in range(2)
-    ]
-    outputs = finish(processes, 120)
-    if any(process.returncode for process in processes):
-        pytest.fail(outputs[0][1][-2000:] + outputs[1][1][-2000:])
-    results = [json.loads(out.splitlines()[-1]) for out, _, _ in outputs]
+    command = ["-c", PROGRAM, json.dumps(one.state())]
+    outputs = finish(start([command, command], devices=4), 120)
+    for _, errors, code in outputs:
+        assert code == 0, errors[-2000:]
+    results = [json.loads(out) for out, *_ in outputs]
     assert results[0]["state"] == results[1]["state"]
     for number in range(4):
         expected = next(one)["x"]

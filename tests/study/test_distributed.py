@@ -1,52 +1,27 @@
 """A study on two processes with four devices each: the numbers of one process."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 
 from gapjax import study
-from tests.processes import finish, free_port
+from tests.processes import finish, start
 
 OWN = study.Study(seeds=8, epochs=1, evaluations=2, regimes=("SB", "LB+LR+GBN"))
 STUDY = ["--seeds", "8", "--epochs", "1", "--evaluations", "2", "--regimes", "SB", "LB+LR+GBN"]
 SECONDS = 240  # after which a hung process is killed
 
 
-def _start(arguments, port, process):
-    own = {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "4",
-        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-        "JAX_NUM_PROCESSES": "2",
-        "JAX_PROCESS_ID": str(process),
-    }
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | own
-    return subprocess.Popen(
-        [sys.executable, "-m", "gapjax.cli", "study", *arguments, "--distributed"],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def _two(*arguments):
     """Output, errors and exit code of two processes."""
-    port = free_port()
-    processes = [_start(arguments[i % len(arguments)], port, i) for i in range(2)]
-    return [
-        # The library for collectives on CPU has something to say, too.
-        ("\n".join(line for line in out.splitlines() if not line.startswith("[Gloo]")), *rest)
-        for out, *rest in finish(processes, SECONDS)
-    ]
+    commands = [["-m", "gapjax.cli", "study", *own, "--distributed"] for own in arguments]
+    return finish(start(commands, devices=4), SECONDS)
 
 
 def test_two_processes_train_what_one_does(tmp_path):
     expected = study.run_study(OWN, tmp_path / "one").regimes
-    two = _two([*STUDY, "--out", str(tmp_path / "two")])
+    command = [*STUDY, "--out", str(tmp_path / "two")]
+    two = _two(command, command)
     for said in two:
         assert said[2] == 0, said[1][-3000:]
     assert "LB+LR+GBN" in two[0][0] and two[1][0] == ""  # only the first one prints
