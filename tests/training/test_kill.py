@@ -23,14 +23,20 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("killed")
 
 
-def test_a_killed_process_ends_with_the_same_bits(folder, cache):
+@pytest.fixture(scope="module")
+def one(folder, cache):
+    """One process, killed twice; it is compared with an undisturbed run bit by bit."""
     (folder / "one").mkdir()
-    killed_run(folder / "one", processes=1, kills=2, updates=UPDATES, cache=cache, **SETTINGS)
+    return killed_run(
+        folder / "one", processes=1, kills=2, updates=UPDATES, cache=cache, **SETTINGS
+    )
 
 
-def test_two_processes_of_which_one_is_killed_end_with_the_same_bits(folder, cache):
+@pytest.fixture(scope="module")
+def two(folder, cache):
+    """Two processes, of which one is killed; compared likewise."""
     (folder / "two").mkdir()
-    (kill,) = killed_run(
+    return killed_run(
         folder / "two",
         processes=2,
         kills=1,
@@ -39,9 +45,18 @@ def test_two_processes_of_which_one_is_killed_end_with_the_same_bits(folder, cac
         cache=cache,
         **SETTINGS,
     )
+
+
+def test_a_killed_process_ends_with_the_same_bits(one):
+    assert len(one) == 2
+
+
+def test_two_processes_of_which_one_is_killed_end_with_the_same_bits(two):
+    (kill,) = two
     assert "another task died" in kill.error or "distributed service" in kill.error
 
 
+@pytest.mark.usefixtures("one", "two")
 def test_the_run_of_two_processes_goes_on_in_one(folder, cache):
     out = folder / "on.npz"
     run = Run(str(folder / "two" / "broken"), str(out), UPDATES, SETTINGS["every"], cache)
