@@ -12,6 +12,8 @@ from gapjax import cli, study
 from gapjax.study import _keep
 from tests.processes import finish, start
 
+pytestmark = pytest.mark.xdist_group("distributed")  # they share runs that take long
+
 OWN = study.Study(seeds=8, epochs=1, evaluations=2, regimes=("SB", "LB+LR+GBN"))
 STUDY = ["--seeds", "8", "--epochs", "1", "--evaluations", "2", "--regimes", "SB", "LB+LR+GBN"]
 KILLED_AT, NEVER = 40, 1000  # of the 80 updates of SB

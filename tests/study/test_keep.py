@@ -13,6 +13,8 @@ from gapjax.study._keep import Keeper, Position
 from gapjax.study._members import make_setup
 from gapjax.study._train import Stream, train
 
+pytestmark = pytest.mark.xdist_group("keep")  # they share runs that take long
+
 
 def test_a_stream_begins_anywhere():
     whole = Stream(3, 10).take(60)

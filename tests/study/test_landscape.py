@@ -11,6 +11,8 @@ import pytest
 from gapjax import cli, data, models, study, training
 from gapjax.study import _landscape, _landscape_numbers, _landscape_report
 
+pytestmark = pytest.mark.xdist_group("landscape")  # they share runs that take long
+
 
 @pytest.fixture(scope="module")
 def tiny():

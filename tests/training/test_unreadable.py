@@ -17,6 +17,8 @@ from gapjax.training import _contents
 from tests.meshes import data_mesh
 from tests.processes import finish, start
 
+pytestmark = pytest.mark.xdist_group("unreadable")  # they share runs that take long
+
 SECONDS = 120  # after which a hung process is killed
 
 
