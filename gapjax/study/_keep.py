@@ -20,12 +20,14 @@ class Position(NamedTuple):
         update: updates made.
         states: the ``TrainState`` of every member.
         diverged: the update at which a member was first not finite, else 0, ``[P]``.
+        fault: what of it, see ``training.fault_path``, ``[P]``.
         rows: what was measured, a row per mark.
     """
 
     update: int
     states: training.TrainState
     diverged: np.ndarray
+    fault: np.ndarray
     rows: list[dict[str, Any]]
 
 
@@ -47,15 +49,15 @@ class Keeper:
         """Where an earlier run stopped, or the start."""
         if not self._checkpoints.updates:
             return start
-        update, (states, diverged), (steps, measured) = self._checkpoints.restore(
-            (start.states, start.diverged)
+        update, (states, diverged, fault), (steps, measured) = self._checkpoints.restore(
+            (start.states, start.diverged, start.fault)
         )
         rows = [
             {"update": int(step)}
             | {name: of[t] for name, of in measured.items() if not np.isnan(of[t]).all()}
             for t, step in enumerate(steps)
         ]
-        return Position(update, states, diverged, rows)
+        return Position(update, states, diverged, fault, rows)
 
     def save(self, at: Position, *, told_to_leave: bool) -> None:
         """Save if it is time to, or if this is the end.
@@ -73,7 +75,7 @@ class Keeper:
             return
         steps = np.array([row["update"] for row in at.rows], np.int64)
         history = training.History(steps, columns(at.rows, len(at.diverged))) if at.rows else None
-        self._checkpoints.save(at.update, (at.states, at.diverged), history=history)
+        self._checkpoints.save(at.update, (at.states, at.diverged, at.fault), history=history)
         self._last = time.monotonic()
         if told_to_leave:
             self._checkpoints.close()

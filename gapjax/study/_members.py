@@ -80,7 +80,7 @@ def member_functions(
     loss_fn = _loss_function(setup, plan)
 
     def step(state: training.TrainState, rate: jax.Array, batch: data.Split) -> Any:
-        return training.make_train_step(loss_fn, optimizer(rate))(state, batch)
+        return training.make_train_step(loss_fn, optimizer(rate), on_fault="stop")(state, batch)
 
     def init(key: jax.Array, rate: jax.Array, images: jax.Array) -> training.TrainState:
         start_key, run_key = jax.random.split(key)

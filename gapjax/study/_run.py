@@ -211,8 +211,14 @@ def _train_and_keep(
         gap = values["train_accuracy"] - values["test_accuracy"]
         return {name: _measure.over_seeds(v) for name, v in {**values, "gap": gap}.items()} | {
             "diverged": [
-                {"seed": seed, "update": int(update)}
-                for seed, update in zip(seeds, outcome.diverged[part], strict=True)
+                {
+                    "seed": seed,
+                    "update": int(update),
+                    "where": training.fault_path(states.params, fault),
+                }
+                for seed, update, fault in zip(
+                    seeds, outcome.diverged[part], outcome.fault[part], strict=True
+                )
                 if update
             ]
         }

@@ -135,14 +135,19 @@ def notes(result: StudyResult) -> list[str]:
     for name, regime in result.regimes.items():
         for part, which in ((regime, "rule"), (regime["tuned"], "tuned")):
             if part and part["diverged"]:
-                where = ", ".join(
-                    f"seed {d['seed']} at update {d['update']}" for d in part["diverged"]
-                )
+                where = ", ".join(map(_fault, part["diverged"]))
                 lines.append(
-                    f"* {name} ({which} rate): the loss was no longer finite in {where}; "
+                    f"* {name} ({which} rate): loss or gradient was no longer finite in {where}; "
                     "these seeds count in no mean."
                 )
     return lines
+
+
+def _fault(entry: dict[str, Any]) -> str:
+    """Where and when a seed diverged, in words."""
+    where = entry.get("where") or "weights"  # damage of the last update shows in them alone
+    what = where if where in ("loss", "weights") else f"gradient of {where}"
+    return f"seed {entry['seed']} at update {entry['update']} ({what})"
 
 
 def _standard_error(value: dict[str, Any]) -> float:

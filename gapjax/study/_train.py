@@ -47,12 +47,15 @@ class Outcome(NamedTuple):
         history: one row per mark: ``update``, and per member ``train_loss``, ``train_accuracy``,
             ``test_loss``, ``test_accuracy``, ``distance`` and, where some regime's batch grows,
             ``gradient_noise`` and ``gradient_norm``, each [T, P], NaN where not measured.
-        diverged: the update (from 1) at which the loss was first seen not finite, else 0, ``[P]``.
+        diverged: the update (from 1) at which loss or gradient was first not finite, else 0,
+            ``[P]``.
+        fault: what of it was, see ``training.fault_path``; -1: the weights, after the last update.
         states: the final ``TrainState`` of every member, leading axis P.
     """
 
     history: dict[str, np.ndarray]
     diverged: np.ndarray
+    fault: np.ndarray
     states: training.TrainState
 
 
@@ -146,7 +149,8 @@ def train(
 
     grows = "grow" in {as_regime(regime).batch for regime in setup.study.regimes}
     noise = noise_meter(setup, plan) if grows else None
-    at = Position(0, states, np.zeros(len(members), np.int64), [])
+    none = np.zeros(len(members), np.int32)
+    at = Position(0, states, none, none - 1, [])
     if keeper is not None:
         at = keeper.restore(at)
     del states  # they are donated to the first segment
@@ -177,13 +181,15 @@ def train(
                 clock.tick()
                 laid = training.lay_out(population.mesh, indices, *ROWS)
                 states, segment = population.advance(at.states, rates, on_device, laid, count)
-                bad = training.to_host(segment.diverged)  # waits: one segment at a time in flight
+                # Waits: one segment at a time in flight.
+                bad, fault = training.to_host((segment.diverged, segment.fault))
                 examples = count * size * len(members)
                 if size in compiled:
                     clock.tock(examples)
                 compiled.add(size)
-                diverged = np.where((at.diverged == 0) & (bad > 0), bad, at.diverged)
-                at = Position(at.update + count, states, diverged, at.rows)
+                new = (at.diverged == 0) & (bad > 0)
+                diverged, fault = np.where(new, (bad, fault), (at.diverged, at.fault))
+                at = Position(at.update + count, states, diverged, fault, at.rows)
                 left -= examples
                 progress(at.update, clock.speed, left / clock.speed if clock.speed else None)
                 if keeper is not None and at.update < plan.updates:
@@ -196,7 +202,7 @@ def train(
     history = {"update": np.array(plan.marks), **columns(at.rows, len(members))}
     # The last update's own damage shows only afterwards.
     lost = (at.diverged == 0) & ~np.isfinite(history["train_loss"][-1])
-    return Outcome(history, np.where(lost, plan.updates, at.diverged), at.states)
+    return Outcome(history, np.where(lost, plan.updates, at.diverged), at.fault, at.states)
 
 
 def segment_length(plan: Plan, members: int, batch_size: int) -> int:

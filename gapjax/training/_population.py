@@ -27,11 +27,15 @@ class Segment(NamedTuple):
 
     Attributes:
         loss: the mean training loss over the segment, ``[P]``.
-        diverged: the first update of the run (from 1) whose loss was not finite, else 0, ``[P]``.
+        diverged: the first update of the run (from 1) whose loss, or whose gradient if the step
+            looks for faults, was not finite, else 0, ``[P]``.
+        fault: what was first not finite then, for ``fault_path``; -1 if nothing, or if the step
+            does not look, ``[P]``.
     """
 
     loss: jax.Array
     diverged: jax.Array
+    fault: jax.Array
 
 
 def make_advance(
@@ -41,7 +45,8 @@ def make_advance(
 
     Args:
         member_step: one update of one member, ``(state, rate, batch) -> (state, metrics)``, with
-            ``"loss"`` among the metrics and ``step`` in the state.
+            ``"loss"`` among the metrics and ``step`` in the state. A step that looks for faults
+            (``make_train_step`` with ``on_fault="stop"``) does not stop here: the others go on.
         loop: ``"scan"``, the whole segment as one program; or ``"host"``, a program per update,
             for networks with convolutions on CPU, which are about 12 times slower inside a
             compiled loop there (jax issue 12868).
@@ -76,9 +81,11 @@ def make_advance(
 
     def update(state: Any, rate: Any, data: Any, rows: Any, sums: Segment) -> tuple[Any, Segment]:
         state, metrics = member_step(state, rate, jax.tree.map(lambda x: x[rows], data))
-        first_bad = (sums.diverged == 0) & ~jnp.isfinite(metrics["loss"])
+        loss, fault = metrics["loss"], metrics.get("fault", jnp.int32(-1))
+        first_bad = (sums.diverged == 0) & (~jnp.isfinite(loss) | (fault >= 0))
         diverged = jnp.where(first_bad, state.step.astype(jnp.int32), sums.diverged)
-        return state, Segment(sums.loss + metrics["loss"].astype(jnp.float32), diverged)
+        fault = jnp.where(first_bad, fault, sums.fault)
+        return state, Segment(sums.loss + loss.astype(jnp.float32), diverged, fault)
 
     def segment(state: Any, rate: Any, data: Any, indices: Any, count: Any) -> tuple[Any, Segment]:
         def body(i: Any, carry: Any) -> Any:
@@ -171,7 +178,8 @@ class _HostLoop:
 
 
 def _zeros(rates: jax.Array) -> Segment:
-    return Segment(jnp.zeros(rates.shape, jnp.float32), jnp.zeros(rates.shape, jnp.int32))
+    none = jnp.zeros(rates.shape, jnp.int32)
+    return Segment(jnp.zeros(rates.shape, jnp.float32), none, none - 1)
 
 
 def _first(tree: Any, axis: int | None) -> Any:

@@ -135,7 +135,10 @@ def test_a_diverged_seed_is_kept_as_diverged_and_the_study_goes_on(tmp_path):
         "values": [None, None],
     }
     assert [d["seed"] for d in result.regimes["SB"]["diverged"]] == [0, 1]
-    assert any("no longer finite in seed 0 at update" in note for note in study.notes(result))
+    first = result.regimes["SB"]["diverged"][0]
+    assert first["where"] == "loss" or first["where"].startswith("['")
+    said = f"no longer finite in seed 0 at update {first['update']} ("
+    assert any(said in note and first["where"] in note for note in study.notes(result))
     assert "SB or LB diverged" in study.finding(result)
 
 

@@ -50,6 +50,33 @@ def test_first_update_that_diverged_is_named_and_the_others_go_on(loop):
     assert 20 < segment.diverged[1] < 100  # |1 - 6|^n overflows float32's square at n = 27
 
 
+@pytest.mark.parametrize("loop", ["scan", "host"])
+def test_the_parameter_whose_gradient_was_first_not_finite_is_named(loop):
+    """The root of a difference that shrinks: past zero only its own gradient is NaN."""
+
+    def loss_fn(params, batch):
+        return params["a"] ** 2 + jnp.sqrt(jnp.maximum(1 - params["b"], 0)) * jnp.mean(batch)
+
+    def step(state, rate, batch):
+        return training.make_train_step(loss_fn, optax.sgd(rate), on_fault="stop")(state, batch)
+
+    def init(seed):
+        params = {"a": jnp.float32(1), "b": jnp.float32(0)}
+        return training.init_state(params, optax.sgd(0.1), key=jax.random.key(seed))
+
+    expected, b = 1, 0.0
+    while b < 1:
+        b += 0.3 * 0.5 / np.sqrt(1 - b)
+        expected += 1
+    states = jax.vmap(init)(np.arange(2))
+    rates, indices = np.array([0.001, 0.3], np.float32), np.zeros((20, 2, 1), np.int32)
+    advance = training.make_advance(step, loop=loop)
+    states, segment = advance(states, rates, np.ones(1, np.float32), indices, 20)
+    assert segment.diverged.tolist() == [0, expected] and segment.fault.tolist() == [-1, 1]
+    assert training.fault_path(states.params, segment.fault[1]) == "['b']"
+    assert jnp.isfinite(states.params["a"]).all() and jnp.isfinite(states.params["b"][0])
+
+
 def test_one_program_serves_segments_of_any_length():
     indices = np.zeros((8, 2, 1), np.int32)
     advance = training.make_advance(_member, loop="scan")
