@@ -6,10 +6,12 @@ from typing import Any
 
 from gapjax.study._diffusion import FEWEST, FIRST_UPDATE
 from gapjax.study._result import StudyResult
+from gapjax.study._table import plus_minus
 
 _LAWS = {"log": "log t", "power": "power law", "neither": "neither"}
 _CURED = "LB+LR+GBN"  # the regime whose curve nearly coincides with SB's in the paper
 _NOTHING = "–"
+_WHY_NOT = f"fewer than {FEWEST} points before the rate first drops, or every seed diverged"
 _POOR = 0.9  # R², below which a law does not describe the curve
 
 
@@ -18,6 +20,7 @@ def section(result: StudyResult) -> dict[str, Any]:
     found = {name: regime["diffusion"] for name, regime in result.regimes.items()}
     return {
         "findings": findings(result),
+        "fitted": any(one is not None for one in found.values()),
         "fits": [_fit_row(name, one) for name, one in found.items()],
         "beside": [
             _beside_row(name, one["beside_small"])
@@ -41,6 +44,8 @@ def section(result: StudyResult) -> dict[str, Any]:
 def findings(result: StudyResult) -> list[str]:
     """In sentences: which law holds, and whether LB+LR+GBN travels more like SB than LB does."""
     found = {name: regime["diffusion"] for name, regime in result.regimes.items()}
+    if all(one is None for one in found.values()):
+        return [f"No law was fitted to the distance in any regime: {_WHY_NOT}."]
     sentences = [_law(name, found[name]) for name in ("SB", "LB") if name in found]
     beside = {
         name: found[name]["beside_small"]
@@ -55,7 +60,7 @@ def findings(result: StudyResult) -> list[str]:
 def _law(name: str, found: Mapping[str, Any] | None) -> str:
     """Whether log t beats the power law in the early phase of a regime."""
     if found is None:
-        return f"For {name} there is too little before the rate first drops to fit a law to."
+        return f"For {name} no law was fitted: {_WHY_NOT}."
     first, last = found["updates"]
     delta, favours = found["delta_aic"]["mean"], found["favours"]
     where = f"before the rate first drops (updates {first} to {last}"
@@ -66,10 +71,13 @@ def _law(name: str, found: Mapping[str, Any] | None) -> str:
         )
     else:
         verb = "beats" if found["better"] == "log" else "does not beat"
+        seeds = "in the one seed"
+        if found["seeds"] > 1:
+            agree = f"{favours[found['better']]} of {found['seeds']} seeds agree"
+            seeds = f"on average over seeds, and {agree}"
         text = (
             f"For {name} the log-t law {verb} the power law {where}; its AIC is "
-            f"{abs(delta):.0f} {'lower' if delta > 0 else 'higher'} on average over seeds, and "
-            f"{favours[found['better']]} of {found['seeds']} seeds agree)."
+            f"{abs(delta):.0f} {'lower' if delta > 0 else 'higher'} {seeds})."
         )
     from_first = found["from_first_update"]["better"]
     doubts = []
@@ -142,7 +150,7 @@ def _fit_row(name: str, found: Mapping[str, Any] | None) -> dict[str, str]:
         "r2": f"{found['log']['r2']['mean']:.4f}",
         "exponent": _interval(found["power"]["exponent"], 3),
         "power_r2": f"{found['power']['r2']['mean']:.4f}",
-        "delta": f"{found['delta_aic']['mean']:.0f} ± {found['delta_aic']['std']:.0f}",
+        "delta": plus_minus(found["delta_aic"], 0),
         "mean": f"{found['mean_curve']['delta_aic']:.0f}",
         "better": _better(found) + ("‡" if _poor(found) else ""),
         "all": _better(found["from_first_update"]),

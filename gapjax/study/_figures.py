@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gapjax.study import _measure, _table
 from gapjax.study._result import StudyResult
 
 # Colours as they are on paper; on a page each is a CSS variable, so one drawing is right in light,
@@ -75,19 +76,24 @@ def to_svg(draw: Callable[[Any], None], *, width: float = 5.2, height: float = 3
 
 
 def plot_accuracy(result: StudyResult, axis: Any) -> None:
-    """Test accuracy of every seed as a point; the mean and its standard error beside them."""
+    """Test accuracy of every seed as a point; above them the mean with its 95% interval."""
     names = list(result.regimes)
     for i, name in enumerate(names):
         values = _numbers(result.regimes[name]["test_accuracy"]["values"])
         values = 100 * values[np.isfinite(values)]
         if not values.size:
+            axis.text(
+                0.5, i, "every seed diverged", ha="center", transform=axis.get_yaxis_transform()
+            )
             continue
         spread = np.linspace(-0.14, 0.14, values.size) if values.size > 1 else np.zeros(1)
         axis.scatter(values, i + spread, s=20, color=color(i), alpha=0.75, linewidths=0)
-        error = values.std(ddof=1) / np.sqrt(values.size) if values.size > 1 else 0.0
-        axis.errorbar(
-            values.mean(), i - 0.3, xerr=1.96 * error, fmt="|", color=INK, ms=9, capsize=2, lw=1.2
-        )
+        found = _measure.with_interval(values)
+        if found["low"] is not None:
+            half = found["high"] - found["mean"]
+            axis.errorbar(
+                found["mean"], i - 0.3, xerr=half, fmt="|", color=INK, ms=9, capsize=2, lw=1.2
+            )
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.5, -0.6)
     axis.set_xlabel("test accuracy, %")
@@ -95,14 +101,11 @@ def plot_accuracy(result: StudyResult, axis: Any) -> None:
 
 
 def plot_gap_closed(result: StudyResult, axis: Any) -> None:
-    """The share of the gap each regime closes, with its 95% interval."""
-    names = [n for n in result.regimes if n not in ("SB", "LB")]
+    """The share of the gap each regime closes, with its 95% interval, where there is one."""
+    shares = _table.shares(result)
     everyone = list(result.regimes)
-    for i, name in enumerate(names):
-        closed = result.regimes[name]["gap_closed"]
-        if closed["mean"] is None:
-            continue
-        low, mean, high = (100 * closed[k] for k in ("low", "mean", "high"))
+    for i, (name, share) in enumerate(shares.items()):
+        low, mean, high = (100 * share[k] for k in ("low", "mean", "high"))
         axis.plot([low, high], [i, i], color=color(everyone.index(name)), lw=3, alpha=0.45)
         axis.plot(mean, i, "o", color=color(everyone.index(name)), ms=8)
         axis.annotate(
@@ -113,8 +116,8 @@ def plot_gap_closed(result: StudyResult, axis: Any) -> None:
         axis.annotate(
             label, (place, -0.5), (3, -2), textcoords="offset points", color=MUTED, va="top"
         )
-    axis.set_yticks(range(len(names)), names)
-    axis.set_ylim(len(names) - 0.5, -0.6)
+    axis.set_yticks(range(len(shares)), list(shares))
+    axis.set_ylim(len(shares) - 0.5, -0.6)
     axis.set_xlabel("share of the generalization gap closed, %")
     axis.grid(axis="y", visible=False)
 
@@ -194,7 +197,10 @@ def _against_updates(axis: Any, label: str) -> None:
 def _over_seeds(history: dict[str, Any], metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Updates at which a metric was measured, its mean and deviation over seeds still finite."""
     values = _numbers(history[metric])
-    finite = np.isfinite(values)
+    # The accuracy of a network that diverged is 0, a number; its loss is none.
+    finite = np.isfinite(values) & np.isfinite(
+        _numbers(history[metric.replace("accuracy", "loss")])
+    )
     keep = finite.any(axis=1)
     count = finite[keep].sum(axis=1)
     mean = np.where(finite, values, 0.0)[keep].sum(axis=1) / count

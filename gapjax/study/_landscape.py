@@ -84,8 +84,13 @@ def measure_landscape(
     found = {
         "mode": (
             "Batch norm in evaluation mode at and around each minimum: its own running "
-            "statistics, held fixed. On the way from SB to LB, where neither's statistics fit, "
-            "they are recomputed over the training set at every point."
+            "statistics, held fixed."
+        )
+        + (
+            " On the way from SB to LB, where neither's statistics fit, they are recomputed over "
+            "the training set at every point."
+            if paths
+            else ""
         ),
         "settings": {
             "seeds": seeds,

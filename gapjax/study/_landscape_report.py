@@ -8,7 +8,7 @@ import numpy as np
 
 from gapjax.study import _figures
 from gapjax.study._result import StudyResult
-from gapjax.study._table import Column
+from gapjax.study._table import Column, count
 
 Numbers = Mapping[str, Any]
 
@@ -185,11 +185,12 @@ def _short(value: float) -> str:
 
 
 def _spread(value: Numbers, scale: float = 1.0) -> str:
-    """Mean and deviation over seeds."""
+    """Mean and deviation over seeds; of a single seed the number alone."""
     if value["mean"] is None:
         return "none"
     deviation = float(f"{scale * value['std']:.2g}")
-    return f"{_short(scale * value['mean'])} ± {_short(deviation)}"
+    spread = f" ± {_short(deviation)}" if count(value) > 1 else ""
+    return _short(scale * value["mean"]) + spread
 
 
 def _range(value: Numbers, scale: float = 1.0) -> str:

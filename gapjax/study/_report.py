@@ -34,6 +34,7 @@ def write_report(result: StudyResult, path: str | os.PathLike[str]) -> None:
         pathlib.Path(path),
         environment.get_template("report.html.j2").render(
             finding=_table.finding(result),
+            seeds=max(len(regime["seeds"]) for regime in result.regimes.values()),
             names=[
                 {"name": name, "color": i % len(_figures.PALETTE)}
                 for i, name in enumerate(result.regimes)
@@ -61,7 +62,7 @@ def _draw(result: StudyResult) -> dict[str, str]:
         "accuracy": (_figures.plot_accuracy, rows),
         "distance": (_figures.plot_distance, 3.5),
     }
-    if {"SB", "LB"} <= set(result.regimes):
+    if _table.shares(result):
         figures["closed"] = (_figures.plot_gap_closed, rows)
     if any(len(regime["batch_sizes"]) > 1 for regime in result.regimes.values()):
         figures["growth"] = (_figures.plot_growth, 3.5)
@@ -90,11 +91,11 @@ def _scope(svg: str, name: str) -> str:
 
 def _tuning(result: StudyResult) -> list[dict[str, Any]]:
     """Rule and tuned rate of each regime side by side."""
-    rows = []
+    if not all(regime["tuned"] for regime in result.regimes.values()):
+        return []
+    rows, closed = [], _table.closed(result, "tuned")
     for name, regime in result.regimes.items():
         tuned = regime["tuned"]
-        if not tuned:
-            continue
         rows.append(
             {
                 "name": name,
@@ -102,9 +103,7 @@ def _tuning(result: StudyResult) -> list[dict[str, Any]]:
                 "rule": _table.plus_minus(regime["test_accuracy"], 2, 100),
                 "tuned_rate": f"{tuned['learning_rate']:.3g}" + ("†" if tuned["at_edge"] else ""),
                 "tuned": _table.plus_minus(tuned["test_accuracy"], 2, 100),
-                "closed": _table.interval(tuned["gap_closed"])
-                if "gap_closed" in tuned and name not in ("SB", "LB")
-                else "",
+                "closed": closed.get(name, ""),
                 "tried": ", ".join(
                     f"{r['learning_rate']:.3g}: "
                     + _table.plus_minus(r["validation_accuracy"], 1, 100)

@@ -1,6 +1,7 @@
 """The table of a study, the same rows in the terminal, in the report and as plain text."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from gapjax.study._result import StudyResult
@@ -29,6 +30,12 @@ COLUMNS = (
     Column("distance"),
 )
 
+_NO_GAP, _TOO_FEW = "no clear gap", "too few seeds"
+_WHY_NOT = {
+    _NO_GAP: "SB is not above LB by two standard errors, and a share of nothing means nothing.",
+    _TOO_FEW: "an interval takes two that went through in SB, in LB and in the regime.",
+}
+
 
 def rows(result: StudyResult, part: str | None = None) -> list[list[str]]:
     """A row of text per regime.
@@ -38,9 +45,9 @@ def rows(result: StudyResult, part: str | None = None) -> list[list[str]]:
         part: ``"tuned"`` for the numbers at the tuned rates, None for the rules'.
     """
     table = []
-    compared = {"SB", "LB"} <= set(result.regimes)
+    shares = closed(result, part)
     for name, regime in result.regimes.items():
-        numbers = regime[part] if part else regime
+        numbers = _part(regime, part)
         ghost = f" / {regime['ghost_size']}" if regime["ghost_size"] else ""
         table.append(
             [
@@ -51,7 +58,7 @@ def rows(result: StudyResult, part: str | None = None) -> list[list[str]]:
                 f"{regime['epochs']:.4g}",
                 f"{numbers['learning_rate']:.3g}",
                 plus_minus(numbers["test_accuracy"], 2, 100),
-                interval(numbers["gap_closed"]) if compared and name not in ("SB", "LB") else "",
+                shares.get(name, ""),
                 plus_minus(numbers["train_accuracy"], 2, 100),
                 plus_minus(numbers["gap"], 2, 100),
                 plus_minus(numbers["train_loss"], 3),
@@ -62,61 +69,110 @@ def rows(result: StudyResult, part: str | None = None) -> list[list[str]]:
     return table
 
 
-def plus_minus(value: dict[str, Any], digits: int, scale: float = 1.0) -> str:
-    """Mean and standard deviation over seeds.
+def plus_minus(value: Mapping[str, Any], digits: int, scale: float = 1.0) -> str:
+    """Mean and standard deviation over seeds; of a single seed the number alone.
 
     Example:
-        >>> plus_minus({"mean": 0.98765, "std": 0.0012}, 2, 100)
+        >>> plus_minus({"mean": 0.98765, "std": 0.0012, "values": [0.9868, 0.9885]}, 2, 100)
         '98.77 ± 0.12'
     """
     if value["mean"] is None:
         return "diverged"
-    return f"{scale * value['mean']:.{digits}f} ± {scale * value['std']:.{digits}f}"
+    mean, deviation = (f"{scale * value[key]:.{digits}f}" for key in ("mean", "std"))
+    return f"{mean} ± {deviation}" if count(value) > 1 else mean
 
 
-def interval(closed: dict[str, float | None]) -> str:
+def count(value: Mapping[str, Any]) -> int:
+    """How many seeds count in a mean."""
+    return sum(number is not None for number in value["values"])
+
+
+class Gap(NamedTuple):
+    """What test accuracy the large batch loses, as a fraction.
+
+    Attributes:
+        mean: SB's mean over seeds less LB's.
+        error: its standard error, None where SB or LB has a single seed.
+        seeds: how many count in the mean of the one that has fewer.
+    """
+
+    mean: float
+    error: float | None
+    seeds: int
+
+    @property
+    def clear(self) -> bool:
+        """Whether it is told from nothing; a share of nothing means nothing."""
+        return self.mean > 2 * (self.error or 0.0)
+
+
+def gap(result: StudyResult, part: str | None = None) -> Gap | None:
+    """The gap of a study, None where SB or LB is missing or diverged in every seed."""
+    if not {"SB", "LB"} <= set(result.regimes):
+        return None
+    small, large = (_part(result.regimes[name], part)["test_accuracy"] for name in ("SB", "LB"))
+    if None in (small["mean"], large["mean"]):
+        return None
+    seeds = min(count(small), count(large))
+    error = math.hypot(*(value["std"] / math.sqrt(count(value)) for value in (small, large)))
+    return Gap(small["mean"] - large["mean"], error if seeds > 1 else None, seeds)
+
+
+def shares(result: StudyResult, part: str | None = None) -> dict[str, Mapping[str, float]]:
+    """Remedy -> the share of the gap it closes, of those for which there is one to tell."""
+    found = gap(result, part)
+    if found is None or not found.clear:
+        return {}
+    each = {name: _part(regime, part)["gap_closed"] for name, regime in _remedies(result).items()}
+    return {name: share for name, share in each.items() if share["mean"] is not None}
+
+
+def closed(result: StudyResult, part: str | None = None) -> dict[str, str]:
+    """Remedy -> the share of the gap it closes, in per cent, or why there is none to tell."""
+    found = gap(result, part)
+    if found is None:
+        return {}
+    there = {name: interval(share) for name, share in shares(result, part).items()}
+    why_not = _TOO_FEW if found.clear else _NO_GAP
+    return {name: there.get(name, why_not) for name in _remedies(result)}
+
+
+def interval(share: Mapping[str, float]) -> str:
     """A share with its interval, in per cent.
 
     Example:
         >>> interval({"mean": 0.914, "low": 0.78, "high": 1.021})
         '91 [78, 102]'
     """
-    mean, low, high = closed["mean"], closed["low"], closed["high"]
-    if mean is None or low is None or high is None:
-        return "no gap to close"
-    return f"{100 * mean:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
+    low, mean, high = (f"{100 * share[key]:.0f}" for key in ("low", "mean", "high"))
+    return f"{mean} [{low}, {high}]"
 
 
 def finding(result: StudyResult) -> str:
     """What the study found, in one or two sentences."""
-    small, large = result.regimes.get("SB"), result.regimes.get("LB")
-    if small is None or large is None:
+    found = gap(result)
+    if found is None:
+        if {"SB", "LB"} <= set(result.regimes):
+            return "SB or LB diverged in every seed: there is no gap to speak of."
         return "Without both SB and LB there is no gap to speak of."
-    means = [small["test_accuracy"]["mean"], large["test_accuracy"]["mean"]]
-    if None in means:
-        return "SB or LB diverged in every seed: there is no gap to speak of."
-    gap = 100 * (means[0] - means[1])
-    error = 100 * math.hypot(*(_standard_error(r["test_accuracy"]) for r in (small, large)))
-    change = f"batch {small['batch_size']} to {large['batch_size']}, {large['budget']}"
+    small, large = result.regimes["SB"], result.regimes["LB"]
+    points = f"{100 * abs(found.mean):.2f}"
+    verb = "falls" if found.mean > 0 else "rises"
     text = (
-        f"From {change}, test accuracy {'falls' if gap > 0 else 'rises'} by {abs(gap):.2f} points "
-        + (
-            f"(standard error {error:.2f}, {len(small['seeds'])} seeds)."
-            if len(small["seeds"]) > 1
-            else "(one seed: chance alone may do that)."
-        )
+        f"From batch {small['batch_size']} to {large['batch_size']}, {large['budget']}, "
+        f"test accuracy {verb if float(points) else 'changes'} by {points} points "
     )
-    closed = {
-        name: regime["gap_closed"]
-        for name, regime in result.regimes.items()
-        if name not in ("SB", "LB") and regime["gap_closed"]["mean"] is not None
-    }
-    if len(small["seeds"]) < 2:
+    if found.error is None:
+        return f"{text}(one seed: nothing tells how much of that is chance)."
+    text += f"(standard error {100 * found.error:.2f}, {found.seeds} seeds)."
+    if not found.clear:
+        within = abs(found.mean) <= 2 * found.error
+        why = "That is within two standard errors." if within else "There is no gap to close."
+        return f"{text} {why}"
+    remedies = shares(result)
+    if not remedies:
         return text
-    if gap <= 2 * error or not closed:
-        return text + (" That is within two standard errors." if gap <= 2 * error else "")
-    best = max(closed, key=lambda name: closed[name]["mean"])
-    share = closed[best]
+    best, share = max(remedies.items(), key=lambda item: item[1]["mean"])
     return (
         f"{text} {best} closes {100 * share['mean']:.0f}% of the gap "
         f"(95% interval {100 * share['low']:.0f}% to {100 * share['high']:.0f}%)."
@@ -125,13 +181,26 @@ def finding(result: StudyResult) -> str:
 
 def notes(result: StudyResult) -> list[str]:
     """What a reader of the table must know."""
+    alone = max(len(regime["seeds"]) for regime in result.regimes.values()) == 1
+    over = (
+        "One seed: nothing has an error bar." if alone else "Mean ± standard deviation over seeds."
+    )
     lines = [
-        "Mean ± standard deviation over seeds. gap: train minus test accuracy, in points. "
-        "distance: ‖w − w₀‖ over all parameters. gap closed: (acc − acc_LB) / (acc_SB − acc_LB), "
-        "with a 95% bootstrap interval over seeds. batch: examples per update / ghost size.",
-        "held fixed against SB: epochs (as many examples seen, so a larger batch makes fewer "
-        "updates), or updates (as many updates, so a larger batch sees more examples).",
+        f"{over} gap: train minus test accuracy, in points. distance: ‖w − w₀‖ over all "
+        "parameters. batch: examples per update / ghost size.",
+        "held fixed against the small batch: epochs (as many examples seen, so a larger batch "
+        "makes fewer updates), or updates (as many updates, so a larger batch sees more examples).",
     ]
+    tuned = all(regime["tuned"] for regime in result.regimes.values())
+    parts = (None, "tuned") if tuned else (None,)
+    cells = {text for part in parts for text in closed(result, part).values()}
+    if cells:
+        share = (
+            "gap closed: (acc − acc_LB) / (acc_SB − acc_LB), with a 95% bootstrap interval over "
+            "seeds."
+        )
+        why = [f"{text}: {meaning}" for text, meaning in _WHY_NOT.items() if text in cells]
+        lines.insert(1, " ".join([share, *why]))
     for name, regime in result.regimes.items():
         for part, which in ((regime, "rule"), (regime["tuned"], "tuned")):
             if part and part["diverged"]:
@@ -150,6 +219,9 @@ def _fault(entry: dict[str, Any]) -> str:
     return f"seed {entry['seed']} at update {entry['update']} ({what})"
 
 
-def _standard_error(value: dict[str, Any]) -> float:
-    finite = [v for v in value["values"] if v is not None]
-    return value["std"] / math.sqrt(len(finite)) if finite else math.inf
+def _part(regime: Mapping[str, Any], part: str | None) -> Mapping[str, Any]:
+    return regime[part] if part else regime
+
+
+def _remedies(result: StudyResult) -> dict[str, dict[str, Any]]:
+    return {name: regime for name, regime in result.regimes.items() if name not in ("SB", "LB")}

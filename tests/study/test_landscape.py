@@ -1,6 +1,7 @@
 """The minima of a study: against the dense Hessian, resumed, on the command line, in the report."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 
 from gapjax import cli, data, models, study, training
 from gapjax.study import _landscape, _landscape_numbers, _landscape_report
+from gapjax.study._prepare import prepare_study
 
 pytestmark = pytest.mark.xdist_group("landscape")  # they share runs that take long
 
@@ -150,7 +152,7 @@ def test_regimes_are_compared_at_equal_loss(measured, tiny):
 def test_report_shows_it_and_draws_it_again(measured, capsys):
     folder, before, result, _ = measured
     page = (folder / "report.html").read_text()
-    assert page.count("<svg") == 9
+    assert page.count("<svg") == 8
     for row in _landscape_report.rows(result.landscape):
         assert all(cell in page for cell in row)
     for question, _ in _landscape_report.observations(result.landscape):
@@ -162,6 +164,18 @@ def test_report_shows_it_and_draws_it_again(measured, capsys):
     study.write_report(before, folder / "without.html")
     assert "Keskar sharpness" not in (folder / "without.html").read_text()
     capsys.readouterr()
+
+
+def test_one_regime_alone_has_a_report_too(measured, tiny, tmp_path):
+    folder, _, result, _ = measured
+    shutil.copytree(folder, tmp_path / "run")  # what was measured there is not measured again
+    alone = ({"LB": part["LB"]} for part in (result.regimes, result.history))
+    part = study.StudyResult(result.config, *alone)
+    setup = prepare_study(tiny).setup
+    found = _landscape.measure_landscape(setup, tmp_path / "run", part.regimes, part.history)
+    study.write_report(part._replace(landscape=found), tmp_path / "alone.html")
+    page = (tmp_path / "alone.html").read_text()
+    assert "Keskar sharpness" in page and "SB to LB" not in page
 
 
 def test_flag_is_no_part_of_the_study(monkeypatch, capsys):

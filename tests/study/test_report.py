@@ -121,3 +121,19 @@ def test_half_a_study_has_a_report_too(finished, tmp_path):
     )
     study.write_report(part, tmp_path / "part.html")
     assert "Without both SB and LB" in (tmp_path / "part.html").read_text()
+
+
+def test_no_share_of_the_gap_is_drawn_where_there_is_none(finished, page, tmp_path):
+    _, result, _ = finished
+    assert "share of the gap" in page[0]
+    two = ({n: part[n] for n in ("SB", "LB")} for part in (result.regimes, result.history))
+    study.write_report(study.StudyResult(result.config, *two), tmp_path / "two.html")
+    text = (tmp_path / "two.html").read_text()
+    assert "share of the" not in text and "From batch 16 to 640" in text
+
+
+def test_accuracy_of_networks_that_diverged_is_not_drawn():
+    history = {"update": [1, 2], "test_accuracy": [[0.5, 0.7], [0.0, 0.9]]}
+    history["test_loss"] = [[1.0, 1.0], [None, 0.5]]
+    _, mean, _ = _figures._over_seeds(history, "test_accuracy")
+    np.testing.assert_allclose(mean, [0.6, 0.9])

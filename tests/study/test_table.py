@@ -1,5 +1,7 @@
+import numpy as np
+
 from gapjax import study
-from gapjax.study import _table
+from gapjax.study import _measure, _table
 
 
 def test_a_row_per_regime_a_cell_per_column(finished):
@@ -15,10 +17,10 @@ def _result(accuracies, closed=None):
         name: {
             "batch_size": size,
             "budget": "same epochs",
-            "seeds": [0, 1],
+            "seeds": list(range(len(a))),
             "tuned": None,
             "diverged": [],
-            "test_accuracy": {"mean": sum(a) / 2, "std": abs(a[0] - a[1]) / 2**0.5, "values": a},
+            "test_accuracy": _measure.over_seeds(np.array(a)),
             "gap_closed": closed or {"mean": None, "low": None, "high": None},
         }
         for (name, a), size in zip(accuracies.items(), (16, 640, 640), strict=False)
@@ -38,14 +40,33 @@ def test_finding_claims_no_gap_within_two_standard_errors():
     text = study.finding(_result(accuracies, {"mean": 0.75, "low": 0.6, "high": 0.9}))
     assert "within two standard errors" in text and "closes" not in text
 
+    assert _table.closed(_result(accuracies)) == {"LB+LR": "no clear gap"}
+    assert "no clear gap: SB is not above LB" in study.notes(_result(accuracies))[1]
 
-def test_intervals_that_do_not_exist():
-    assert _table.interval({"mean": None, "low": None, "high": None}) == "no gap to close"
+
+def test_a_large_batch_that_is_better_leaves_no_gap_to_close():
+    accuracies = {"SB": [0.90, 0.91], "LB": [0.96, 0.97], "LB+LR": [0.95, 0.98]}
+    result = _result(accuracies, {"mean": -0.1, "low": -0.2, "high": 0.1})
+    assert study.finding(result).endswith("There is no gap to close.")
+    assert _table.closed(result) == {"LB+LR": "no clear gap"} and not _table.shares(result)
+
+
+def test_means_that_do_not_exist():
     assert _table.plus_minus({"mean": None, "std": None}, 2) == "diverged"
+    result = _result({"SB": [0.98, 0.99], "LB": [0.94, 0.95], "LB+LR": [0.97, 0.98]})
+    assert _table.closed(result) == {"LB+LR": "too few seeds"}  # a share that is not there
+    assert "too few seeds: an interval takes two" in study.notes(result)[1]
+
+
+def test_without_remedies_nothing_is_said_about_shares():
+    result = _result({"SB": [0.98, 0.99], "LB": [0.94, 0.95]})
+    assert _table.closed(result) == {}
+    assert "gap closed" not in " ".join(study.notes(result))
 
 
 def test_one_seed_has_no_error_bar():
-    result = _result({"SB": [0.98, 0.99], "LB": [0.94, 0.95]})
-    for regime in result.regimes.values():
-        regime["seeds"] = [0]
-    assert "one seed" in study.finding(result) and "standard error" not in study.finding(result)
+    result = _result({"SB": [0.98], "LB": [0.94], "LB+LR": [0.97]})
+    assert "4.00 points (one seed" in study.finding(result)
+    assert "standard error" not in study.finding(result)
+    assert "±" not in " ".join(study.notes(result))
+    assert _table.plus_minus(result.regimes["SB"]["test_accuracy"], 2, 100) == "98.00"
