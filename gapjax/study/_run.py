@@ -73,9 +73,12 @@ def run_study(
     dataset, setup, splits, plans = prepare_study(study, batch_devices)
     described = {
         **describe(study),
-        "data": fingerprint(dataset),
+        "data": fingerprint((dataset.train, dataset.test)),
         "gapjax": gapjax.__version__,
     }
+    if not setup.network.fresh_start:  # its own weights are the start of every seed
+        weights, _ = setup.network.init(jax.random.key(0), setup.train.images[:2])
+        described["start"] = fingerprint(weights)
     training.check_agreement({**versions(), **described, "the folder": pathlib.Path(out_dir).name})
     folder = pathlib.Path(out_dir).expanduser()
     training.on_first(lambda: _folder.open_folder(folder, described, environment(command)))

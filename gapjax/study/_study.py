@@ -32,7 +32,8 @@ class Study:
     Attributes:
         dataset: a name (``"digits"``, or any TFDS name), or a ``gapjax.data.Dataset``.
         model: a name (``"digits-mlp"``, ``"f1"``, ``"resnet44"``), any linen module, or a function
-            from ``nnx.Rngs`` to an nnx module.
+            from ``nnx.Rngs`` to an nnx module. An nnx module that was built already is the start of
+            every seed, as the report then says.
         optimizer: ``"sgd"`` or ``"adam"``, after clipping and weight decay as set below; or a
             function from a learning-rate schedule to any optax chain, which then stands alone.
         regimes: names of standard regimes, or ``Regime``s.

@@ -201,6 +201,12 @@ def notes(result: StudyResult) -> list[str]:
         )
         why = [f"{text}: {meaning}" for text, meaning in _WHY_NOT.items() if text in cells]
         lines.insert(1, " ".join([share, *why]))
+    if "start" in result.config.get("study", {}):
+        lines.append(
+            "The network was built beforehand, and its weights are the start of every seed: seeds "
+            "differ only in the order of the examples (and in noise and dropout, where there are "
+            "any), not in the start."
+        )
     for name, regime in result.regimes.items():
         for part, which in ((regime, "rule"), (regime["tuned"], "tuned")):
             if part and part["diverged"]:

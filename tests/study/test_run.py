@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import html
 import json
 import os
 import signal
@@ -187,6 +188,29 @@ def test_own_data_model_optimizer_and_regime(model, tmp_path):
     assert result.regimes["SB"]["test_accuracy"]["mean"] > 0.6
     assert result.config["study"]["dataset"] == "own"
     assert "adamw" in result.config["study"]["optimizer"]
+    assert not any("start of every seed" in note for note in study.notes(result))
+
+
+def test_seeds_of_a_network_that_was_built_differ_in_their_order_alone(tmp_path):
+    own = study.Study(
+        dataset=_own_data(),
+        model=Nnx(nnx.Rngs(0)),
+        regimes=["SB", "LB"],
+        seeds=2,
+        epochs=1,
+        small_batch=8,
+        large_batch=64,
+        evaluations=1,
+    )
+    result = study.run_study(own, tmp_path / "a")
+    losses = result.regimes["SB"]["train_loss"]["values"]
+    assert losses[0] != losses[1]
+    (said,) = [note for note in study.notes(result) if "start of every seed" in note]
+    assert "differ only in the order of the examples" in said
+    assert said in html.unescape((tmp_path / "a" / "report.html").read_text())
+    other = dataclasses.replace(own, model=Nnx(nnx.Rngs(1)))
+    with pytest.raises(ValueError, match=r"another study.* start is"):
+        study.run_study(other, tmp_path / "a")
 
 
 @pytest.mark.parametrize(
