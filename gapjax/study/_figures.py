@@ -152,7 +152,7 @@ def plot_growth(result: StudyResult, axis: Any) -> None:
         size = np.array(sizes)[np.searchsorted(firsts, update[:-1], side="right") - 1]
         epoch = np.concatenate([[0], np.cumsum(size)])
         epoch = epoch / epoch[-1] * per_epoch * regime["updates"]
-        axis.step(epoch[:-1], size, where="post", color=color(i))
+        axis.step(epoch, [*size, size[-1]], where="post", color=color(i))
         at, noise, _ = _over_seeds(history, "gradient_noise")
         _, norm, _ = _over_seeds(history, "gradient_norm")
         clear = norm > 0  # an unbiased estimate of a square may be negative near the end
