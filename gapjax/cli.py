@@ -7,7 +7,6 @@ import re
 import shlex
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any
 
@@ -86,7 +85,7 @@ def _study(arguments: list[str]) -> None:
     if dry:
         _dry_run(chosen, run["batch_devices"])
         return
-    with _exit_on_sigterm(), _progress(len(chosen.regimes)) as progress:
+    with training.on_sigterm(_leave), _progress(len(chosen.regimes)) as progress:
         result = study.run_study(chosen, out, progress=progress, command=command, **run)
     if training.is_first():
         _print_table(result)
@@ -154,24 +153,10 @@ def _essence(box: str) -> str:
     return " ".join(text).rstrip(".") + "." + hint
 
 
-@contextlib.contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
+def _leave() -> None:
     """Leave at SIGTERM with one line, wherever the study does not save first."""
-    import jax
-
-    def leave(number: int, frame: Any) -> None:
-        print("gapjax: told to leave. The same command goes on from here.", file=sys.stderr)
-        raise SystemExit(128 + number)
-
-    # Several processes have to leave together, which JAX sees to with a handler of its own.
-    if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    print("gapjax: told to leave. The same command goes on from here.", file=sys.stderr)
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 
@@ -24,29 +23,39 @@ class Preempted(SystemExit):
 
 
 @contextlib.contextmanager
+def on_sigterm(handle: Callable[[], None]) -> Iterator[None]:
+    """While inside, SIGTERM calls ``handle`` instead of killing.
+
+    Nothing is changed where several processes take part, which have to leave together and for
+    which JAX's preemption service has its own handler, nor in any thread but the main one: Python
+    has no handlers elsewhere.
+    """
+    if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: handle())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
 def leave_on_sigterm(enabled: bool) -> Iterator[Callable[[int], bool]]:
     """While inside, SIGTERM no longer kills; it is answered by the function that this yields.
 
     Called after every update with its number, the function says whether to save and leave. With
     several processes it says so to all of them after the same update, whichever of them was told:
-    JAX's preemption service agrees on one, and has installed its own handler. Nothing is changed
-    where not ``enabled``, nor in any thread but the main one: Python has no handlers elsewhere.
+    JAX's preemption service agrees on one. Nothing is changed where not ``enabled``.
     """
-    if enabled and jax.process_count() > 1:
+    if not enabled:
+        yield lambda update: False
+        return
+    if jax.process_count() > 1:
         import orbax.checkpoint as ocp
 
         yield ocp.utils.reached_preemption
         return
-    if not enabled or threading.current_thread() is not threading.main_thread():
-        yield lambda update: False
-        return
     told = threading.Event()
-
-    def handle(number: int, frame: Any) -> None:
-        told.set()
-
-    before = signal.signal(signal.SIGTERM, handle)
-    try:
+    with on_sigterm(told.set):
         yield lambda update: told.is_set()
-    finally:
-        signal.signal(signal.SIGTERM, before)
