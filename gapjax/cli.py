@@ -29,9 +29,9 @@ gapjax: study and close the large-batch generalization gap
 _RUN: dict[str, tuple[type, Any, str]] = {
     "out": (str, "", "folder for results and report; a study that was interrupted there goes on"),
     "landscape": (bool, False, "measure the minima too: curvature, sharpness, SB to LB"),
-    "batch_devices": (int, 1, "devices over which the batch of each seed is split"),
-    "distributed": (bool, False, "one of many processes, on the hosts of a cluster"),
-    "dry_run": (bool, False, "compile, print devices, memory, communication; train, write nothing"),
+    "batch_devices": (int, 1, "devices that share each seed's batch; seeds spread by themselves"),
+    "distributed": (bool, False, "this is one of many processes, on the hosts of a cluster"),
+    "dry_run": (bool, False, "print what devices, memory and network it takes; train nothing"),
 }
 
 
@@ -116,8 +116,11 @@ def _fields_of(default: Any, *, out: str) -> type:
     ]
     made = dataclasses.make_dataclass("StudyFields", fields, frozen=True)
     made.__doc__ = (
-        "Train every regime over many seeds, print the table and write the report. PRESET sets the "
-        "defaults below (see `gapjax presets`)."
+        "Train every regime over many seeds, print the table and write the report.\n\n"
+        "PRESET sets the defaults below (see `gapjax presets`). Regimes:\n"
+        "* SB: small batch. LB: large batch. GROW, HYBRID: a batch that grows.\n"
+        "* +LR: a rate that grows with the root of the batch. +GBN: ghost batch norm.\n"
+        "* +RA: as many updates as SB. +NOISE: noisy gradients. +MATCH: as far as SB."
     )
     return made
 
@@ -129,7 +132,9 @@ def _parse(fields: type, arguments: list[str], *, prog: str) -> Any:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(fields, args=arguments, prog=prog)
+            return tyro.cli(
+                fields, args=arguments, prog=prog, config=(tyro.conf.FlagCreatePairsOff,)
+            )
     except SystemExit as stop:
         if not stop.code:
             raise

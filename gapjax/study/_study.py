@@ -8,7 +8,7 @@ from typing import Any
 import optax
 
 from gapjax import _checks, data, models
-from gapjax.study._regimes import STANDARD, Regime, as_regime
+from gapjax.study._regimes import REGIMES, STANDARD, Regime, as_regime
 
 MODELS: dict[str, Callable[..., Any]] = {
     "digits-mlp": models.digits_mlp,
@@ -54,7 +54,7 @@ class Study:
     model: Any = _field("digits-mlp", "network: digits-mlp, f1 or resnet44")
     optimizer: Any = _field("sgd", "optimizer: sgd or adam")
     regimes: Sequence[Regime | str] = _field(
-        tuple(regime.name for regime in STANDARD), "regimes to train, by name"
+        tuple(regime.name for regime in STANDARD), f"regimes to train, of {', '.join(REGIMES)}"
     )
     seeds: int = _field(8, "seeds per regime, trained at once")
     first_seed: int = _field(0, "the first seed; the others follow it")
@@ -63,16 +63,16 @@ class Study:
     large_batch: int = _field(640, "examples per update in the large-batch regimes")
     ghost_size: int = _field(16, "examples per ghost in regimes with ghost batch norm")
     learning_rate: float = _field(0.05, "the rate at the small batch, before any decay")
-    decay_at: tuple[float, ...] = _field((0.5, 0.75), "when the rate drops, fractions of training")
+    decay_at: tuple[float, ...] = _field((0.5, 0.75), "when the rate drops, in fractions of training")
     decay_factor: float = _field(0.1, "what each drop multiplies the rate by")
-    momentum: float = _field(0.9, "momentum of sgd")
+    momentum: float = _field(0.9, "momentum of sgd; adam has its own")
     weight_decay: float = _field(1e-4, "weight decay, added to the gradient")
-    clip_norm: float = _field(5.0, "largest global norm of a gradient")
+    clip_norm: float = _field(5.0, "global norm to which larger gradients are scaled down")
     tune: int = _field(0, "rates to try around each regime's rule, on a validation split; 0: none")
     validation: float = _field(0.2, "share of the training set that --tune validates on")
     evaluations: int = _field(40, "points on each learning curve")
     loss_levels: tuple[float, ...] = _field(
-        (), "training losses on the way down at which --landscape compares regimes, too"
+        (), "training losses at which --landscape compares the regimes on their way down, too"
     )
 
     def __post_init__(self) -> None:
