@@ -25,6 +25,8 @@ gapjax: study and close the large-batch generalization gap
 """
 
 
+_HELP = ("-h", "--help")
+
 # How a study is run, which is no part of what it is: name, type, default, help.
 _RUN: dict[str, tuple[type, Any, str]] = {
     "out": (str, "", "folder for results and report; a study that was interrupted there goes on"),
@@ -45,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "data": _data,
     }
     name = arguments[0] if arguments else "--help"
-    if name in ("-h", "--help", "help"):
+    if name in (*_HELP, "help") or (name != "study" and {*arguments[1:2]} & {*_HELP}):
         print(_USAGE, end="")
         return 0
     if name == "--version":
@@ -60,7 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("gapjax: interrupted. The same command goes on from here.", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
-        print(f"gapjax: {' '.join(str(error).split())}", file=sys.stderr)
+        text = str(error)
+        if isinstance(error, OSError) and error.filename:
+            text = f"{error.filename}: {error.strerror}."
+        print(f"gapjax: {' '.join(text.split())}", file=sys.stderr)
         return 2
     return 0
 
@@ -76,6 +81,8 @@ def _study(arguments: list[str]) -> None:
     values = vars(_parse(fields, arguments, prog="gapjax study [PRESET]"))
     run = {name: values.pop(name) for name in _RUN}
     out, distributed, dry = (run.pop(name) for name in ("out", "distributed", "dry_run"))
+    if not out:
+        raise ValueError(f"--out must name a folder, such as runs/{name}, and is empty.")
     chosen = study.Study(**values)
     if distributed:
         training.connect()
@@ -155,7 +162,18 @@ def _essence(box: str) -> str:
             break
         text.append(line)
     hint = f" Did you mean {meant[0]}?" if meant else ""
-    return " ".join(text).rstrip(".") + "." + hint
+    said = " ".join(text).rstrip(".")
+    for python, plain in _PLAIN.items():
+        said = re.sub(f"Error parsing (\\S+): {python}", f"\\1 takes {plain}", said)
+    return f"{said}.{hint}"
+
+
+# How Python says that a value has the wrong type, and what is meant.
+_PLAIN = {
+    r"invalid literal for int\(\) with base 10: (.*)": r"a whole number, not \2",
+    r"could not convert string to float: (.*)": r"a number, not \2",
+    r"Could not find valid parse for arguments: \[(.*)\]": r"numbers, not \2",
+}
 
 
 def _leave() -> None:
@@ -276,7 +294,10 @@ def _presets(arguments: list[str]) -> None:
 
 def _data(arguments: list[str]) -> None:
     usage = "gapjax data import mnist --from ~/Downloads/mnist"
-    if len(arguments) < 2 or arguments[0] != "import" or arguments[1].startswith("-"):
+    name, *rest = arguments[1:] or ["-"]
+    if name in _HELP:
+        rest = [name]
+    elif arguments[:1] != ["import"] or name.startswith("-"):
         raise ValueError(f"gapjax data has one command, import: {usage}")
     import tyro
 
@@ -289,10 +310,10 @@ def _data(arguments: list[str]) -> None:
             str | None, tyro.conf.arg(help="folder of prepared data sets; TFDS's own by default")
         ] = None
 
-    options = _parse(Import, arguments[2:], prog="gapjax data import NAME")
+    options = _parse(Import, rest, prog="gapjax data import NAME")
     from gapjax import data
 
-    print(data.import_local(arguments[1], options.source, data_dir=options.data_dir))
+    print(data.import_local(name, options.source, data_dir=options.data_dir))
 
 
 if __name__ == "__main__":

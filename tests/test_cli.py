@@ -26,6 +26,13 @@ def test_study_prints_the_table_and_writes_the_report(capsys, tmp_path):
     (out / "report.html").unlink()
     code, output, _ = run(capsys, "report", str(out))
     assert code == 0 and (out / "report.html").read_text() == page
+    (out / "report.html").unlink()
+    (out / "report.html").mkdir()
+    code, _, errors = run(capsys, "report", str(out))
+    assert code == 2 and errors == f"gapjax: {out}/report.html: Is a directory.\n"
+    (out / "regimes" / "LB.json").write_text("{}")
+    code, _, errors = run(capsys, "report", str(out))
+    assert code == 2 and "LB.json is not what a study writes (it has no 'result')" in errors
 
 
 def test_help_shows_every_field_with_its_default(capsys):
@@ -47,6 +54,18 @@ def test_presets_and_version(capsys):
     assert "gapjax study [PRESET]" in run(capsys)[1]
 
 
+@pytest.mark.parametrize("line", ["report --help", "presets -h", "data --help"])
+def test_small_commands_have_help_too(line, capsys):
+    code, output, errors = run(capsys, *line.split())
+    assert code == 0 and "gapjax study [PRESET]" in output and not errors
+
+
+def test_import_has_help_without_a_name(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["data", "import", "--help"])
+    assert not stop.value.code and "--data-dir" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -54,16 +73,26 @@ def test_presets_and_version(capsys):
         ("study digit", "Did you mean 'digits'"),
         ("study --dataset digitz", "Did you mean 'digits'"),
         ("study --seeds 0", "seeds must be a whole number of at least 1, not 0."),
-        ("study --seeds x", "--seeds: invalid literal"),
+        ("study --seeds x", "--seeds takes a whole number, not 'x'. See gapjax study --help."),
+        ("study --epochs x", "--epochs takes a number, not 'x'"),
+        ("study --decay-at x", "--decay-at takes numbers, not 'x'"),
+        ("study --first-seed 4294967290", "first_seed must be at most 4294967288 for 8 seeds"),
         ("study --seed 3", "Did you mean --first-seed?"),
         ("study --epochs", "Missing value for argument '--epochs'"),
         ("study --learning-rate -1", "learning_rate must be a finite number above 0"),
         ("study --large-batch 2000", "a batch of 2000 is larger than the 1280 training examples"),
+        ("study --tune 2 --validation 0.999", "validation=0.999 of the training set held out"),
         ("study --ghost-size 7", "use 4 or 5 or 8"),
+        ("study --ghost-size 1", "Use a ghost_size of at least 2"),
+        ("study --batch-devices 0", "batch_devices must be a whole number of at least 1, not 0"),
+        ("study --batch-devices 3", "a batch of 16 does not split evenly over batch_devices=3"),
+        ("study --batch-devices 16", "more than the 8 there are: use at most 8"),
         ("study --regimes LBB", "Did you mean 'LB'"),
+        ("study --out=", "--out must name a folder"),
         ("study --out /proc/nowhere", "cannot write to /proc/nowhere"),
         ("report", "takes the folder of a study"),
         ("report /nowhere", "is /nowhere the folder of a study?"),
+        ("report /dev/null", "is /dev/null the folder of a study?"),
         ("presets now", "takes no arguments"),
         ("data", "has one command, import"),
         ("data import", "has one command, import"),

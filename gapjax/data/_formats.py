@@ -40,7 +40,7 @@ class Local(NamedTuple):
 def read_local(name: str, source: pathlib.Path, scratch: pathlib.Path) -> Local:
     """What a file or folder holds for a data set of this name."""
     if not source.exists():
-        raise ValueError(f"There is nothing at {source}.")
+        raise ValueError(f"There is nothing at {source}: give the folder or archive of the files.")
     found = _search(name, source, scratch) if source.is_dir() else _opened(name, source, scratch)
     if not found:
         raise ValueError(

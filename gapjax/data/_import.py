@@ -59,7 +59,7 @@ def import_local(
             + ("embedded." if name == "digits" else "a name with a configuration or version.")
         )
     if not source.exists():
-        raise ValueError(f"There is nothing at {source}.")
+        raise ValueError(f"There is nothing at {source}: give the folder or archive of the files.")
     anchor = next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
     try:
         with tempfile.TemporaryDirectory(prefix=".gapjax-import-", dir=anchor) as scratch:

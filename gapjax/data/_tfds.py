@@ -44,7 +44,8 @@ def find_builder(name: str, folder: pathlib.Path) -> Any:
     base = re.split("[/:]", name)[0]
     if base not in (known := known_names()) and not (folder / base).is_dir():
         raise ValueError(
-            f"There is no data set named {name!r}, neither in TFDS nor in {folder}."
+            f"There is no data set named {name!r}, neither in TFDS nor in {folder}; from local "
+            f"files it is made by: gapjax data import {base} --from DIR."
             f"{_checks.near_matches(base, ['digits', *known])}"
         )
     try:

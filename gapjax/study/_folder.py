@@ -21,6 +21,8 @@ def write_text(path: pathlib.Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:  # of the file that was asked for, not of its part
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         partial.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
@@ -35,20 +37,27 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     write_text(path, json.dumps(_plain(value), indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: pathlib.Path) -> Any:
-    """Read JSON.
+def read_json(path: pathlib.Path, *keys: str) -> Any:
+    """Read JSON, where keys are given an object that has them.
 
     Raises:
-        ValueError: the file is not there or not JSON, said in one line.
+        ValueError: the file is not there, not JSON or lacks a key, said in one line.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{path} is not there: is {path.parent} the folder of a study?") from None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path} is not JSON ({error}); delete it to have it made again."
         ) from None
+    missing = [key for key in keys if not isinstance(value, dict) or key not in value]
+    if missing:
+        raise ValueError(
+            f"{path} is not what a study writes (it has no {missing[0]!r}); delete it to have it "
+            "made again."
+        )
+    return value
 
 
 def _plain(value: Any) -> Any:
@@ -85,13 +94,15 @@ def open_folder(
     config = folder / "config.json"
     study = json.loads(json.dumps(_plain(study)))
     if config.exists():
-        there = read_json(config).get("study", {})
+        there = read_json(config, "study")["study"]
         differing = [k for k in {**study, **there} if study.get(k) != there.get(k)]
         if differing:
-            changes = "; ".join(f"{k} is {_short(there.get(k))} there" for k in differing[:4])
+            changes = "; ".join(
+                f"{k} is {_short(there.get(k))} there, and {_short(study.get(k))} here"
+                for k in differing[:4]
+            )
             raise ValueError(
-                f"{folder} holds another study, which is left as it is: {changes}, and "
-                f"{_short(study.get(differing[0]))} here"
+                f"{folder} holds another study, which is left as it is: {changes}"
                 f"{f' (and {len(differing) - 4} more fields)' if len(differing) > 4 else ''}. "
                 "Give another folder with --out."
             )

@@ -1,11 +1,12 @@
 """Before anything is trained: a study's parts, checked against its data."""
 
+import functools
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from gapjax import data, growth
+from gapjax import _checks, data, growth, training
 from gapjax.study._members import Setup, make_setup
 from gapjax.study._plan import Plan, make_plan
 from gapjax.study._regimes import as_regime
@@ -58,8 +59,9 @@ def prepare_study(study: Study, batch_devices: int = 1) -> Prepared:
     for regime in study.regimes:
         plan = make_plan(study, as_regime(regime), len(dataset.train))
         plans[plan.regime.name] = plan
-        if splits:
-            make_plan(study, plan.regime, len(splits[0]))  # what does not fit is said now
+        if splits:  # what does not fit is said now
+            _check_tuning(study, plan, len(splits[0]))
+    _check_devices(study, batch_devices, plans)
     _check_network(setup, dataset.num_classes, plans)
     return Prepared(dataset, setup, splits, plans)
 
@@ -72,6 +74,28 @@ def _split(setup: Setup) -> tuple[data.Split, data.Split]:
     parts = order[held:], order[:held]
     first, second = (jax.tree.map(lambda x, rows=rows: x[rows], examples) for rows in parts)
     return first, second
+
+
+def _check_tuning(study: Study, plan: Plan, left: int) -> None:
+    try:
+        make_plan(study, plan.regime, left)
+    except ValueError as error:
+        held = f"validation={study.validation:g} of the training set held out for tuning"
+        raise ValueError(f"with {held}, {error}") from None
+
+
+def _check_devices(study: Study, batch_devices: int, plans: dict[str, Plan]) -> None:
+    """Seeds, rates and batches must lie evenly on the devices there are."""
+    _checks.positive_int("batch_devices", batch_devices)
+    for members in populations(study).values():
+        training.population_mesh(members, devices_per_member=batch_devices)
+    for name, plan in plans.items():
+        for size in plan.batch_sizes.sizes():
+            if size % batch_devices:
+                raise ValueError(
+                    f"regime {name}: a batch of {size} does not split evenly over "
+                    f"batch_devices={batch_devices}: use a number that divides {size}."
+                )
 
 
 def _check_network(setup: Setup, num_classes: int, plans: dict[str, Plan]) -> None:
@@ -99,3 +123,10 @@ def _check_network(setup: Setup, num_classes: int, plans: dict[str, Plan]) -> No
             f"regime {ghosts[0]} wants ghost batch norm, but model {network.describe} has no "
             "batch norm: add one, or leave out the regimes with GBN."
         )
+    if ghosts:  # the norms themselves say which ghosts are too small
+        plan = plans[ghosts[0]]
+        batch = jax.ShapeDtypeStruct((plan.batch_size, *images.shape[1:]), np.float32)
+        ghostly = functools.partial(
+            network.apply, train=True, key=jax.random.key(0), ghost_size=plan.ghost_size
+        )
+        jax.eval_shape(ghostly, params, state, batch)

@@ -33,10 +33,14 @@ def load_result(folder: str | os.PathLike[str]) -> StudyResult:
         ValueError: no study is there, or none of its regimes is done.
     """
     folder = pathlib.Path(folder).expanduser()
-    config = _folder.read_json(folder / "config.json")
+    config = _folder.read_json(folder / "config.json", "study", "run")
     names = [regime["name"] for regime in config["study"]["regimes"]]
     kept = {name: folder / "regimes" / f"{name}.json" for name in names}
-    records = {name: _folder.read_json(path) for name, path in kept.items() if path.exists()}
+    records = {
+        name: _folder.read_json(path, "result", "history")
+        for name, path in kept.items()
+        if path.exists()
+    }
     if not records:
         raise ValueError(f"no regime of the study in {folder} is done yet: run it first.")
     regimes = {name: record["result"] for name, record in records.items()}
@@ -46,7 +50,9 @@ def load_result(folder: str | os.PathLike[str]) -> StudyResult:
     history = {name: record["history"] for name, record in records.items()}
     _diffusion.add_diffusion(regimes, history)
     minima = folder / "landscape.json"
-    landscape = _folder.read_json(minima) if minima.exists() else None
+    landscape = (
+        _folder.read_json(minima, "mode", "settings", "regimes") if minima.exists() else None
+    )
     return StudyResult(config, regimes, history, landscape)
 
 

@@ -63,7 +63,9 @@ class Study:
     large_batch: int = _field(640, "examples per update in the large-batch regimes")
     ghost_size: int = _field(16, "examples per ghost in regimes with ghost batch norm")
     learning_rate: float = _field(0.05, "the rate at the small batch, before any decay")
-    decay_at: tuple[float, ...] = _field((0.5, 0.75), "when the rate drops, in fractions of training")
+    decay_at: tuple[float, ...] = _field(
+        (0.5, 0.75), "when the rate drops, in fractions of training"
+    )
     decay_factor: float = _field(0.1, "what each drop multiplies the rate by")
     momentum: float = _field(0.9, "momentum of sgd; adam has its own")
     weight_decay: float = _field(1e-4, "weight decay, added to the gradient")
@@ -83,6 +85,11 @@ class Study:
         for name in ("first_seed", "tune", "weight_decay", "momentum"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, and is {getattr(self, name)!r}.")
+        if self.first_seed + self.seeds > 2**32:
+            raise ValueError(
+                f"first_seed must be at most {2**32 - self.seeds} for {self.seeds} seeds, and is "
+                f"{self.first_seed}."
+            )
         if not self.momentum < 1:
             raise ValueError(f"momentum must be below 1, and is {self.momentum!r}.")
         if not 0 < self.validation < 1:

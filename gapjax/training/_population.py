@@ -231,8 +231,8 @@ def population_mesh(
     devices = jax.devices() if devices is None else list(devices)
     if width > len(devices):
         raise ValueError(
-            f"devices_per_member={width}, but there are {len(devices)} devices: use at most "
-            f"{len(devices)}."
+            f"{width} devices for each member are more than the {len(devices)} there are: use at "
+            f"most {len(devices)}."
         )
     room = len(devices) // width
     groups = max(n for n in range(1, room + 1) if members % n == 0)

@@ -34,8 +34,9 @@ def test_folder_belongs_to_one_study(tmp_path):
     _folder.open_folder(out, {"epochs": 20, "rate": 0.1}, {"command": "b"})
     kept = (out / "config.json").read_text()
     assert json.loads(kept)["run"] == {"command": "a"}
-    with pytest.raises(ValueError, match=r"another study.* epochs is 20 there, and 30 here"):
-        _folder.open_folder(out, {"epochs": 30, "rate": 0.1}, {})
+    both = r"another study.* epochs is 20 there, and 30 here; rate is 0.1 there, and 0.2 here\. "
+    with pytest.raises(ValueError, match=both):
+        _folder.open_folder(out, {"epochs": 30, "rate": 0.2}, {})
     assert (out / "config.json").read_text() == kept
 
 
@@ -53,3 +54,10 @@ def test_missing_and_broken_files_are_named(tmp_path):
     (tmp_path / "broken.json").write_text('{"a": ')
     with pytest.raises(ValueError, match=r"broken.json is not JSON"):
         _folder.read_json(tmp_path / "broken.json")
+    (tmp_path / "broken.json").write_bytes(b"\xae\x00")
+    with pytest.raises(ValueError, match=r"broken.json is not JSON"):
+        _folder.read_json(tmp_path / "broken.json")
+    for foreign in ("[]", '{"a": 1}'):
+        (tmp_path / "broken.json").write_text(foreign)
+        with pytest.raises(ValueError, match=r"not what a study writes \(it has no 'study'\)"):
+            _folder.read_json(tmp_path / "broken.json", "study")

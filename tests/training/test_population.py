@@ -113,7 +113,7 @@ def test_a_population_lies_on_as_many_devices_as_divide_it():
 
 
 def test_a_population_that_does_not_fit_is_refused(monkeypatch):
-    with pytest.raises(ValueError, match="there are 8 devices: use at most 8"):
+    with pytest.raises(ValueError, match="more than the 8 there are: use at most 8"):
         training.population_mesh(2, devices_per_member=16)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(ValueError, match=r"5 members .* 8 devices of 2 processes.* multiple of 8"):
