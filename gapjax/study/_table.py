@@ -144,7 +144,7 @@ def interval(share: Mapping[str, float]) -> str:
         >>> interval({"mean": 0.914, "low": 0.78, "high": 1.021})
         '91 [78, 102]'
     """
-    low, mean, high = (f"{100 * share[key]:.0f}" for key in ("low", "mean", "high"))
+    low, mean, high = (round(100 * share[key]) for key in ("low", "mean", "high"))
     return f"{mean} [{low}, {high}]"
 
 
