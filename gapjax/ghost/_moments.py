@@ -12,6 +12,7 @@ from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
 from gapjax.ghost._partition import feature_axes, partition
+from gapjax.ghost._sums import rows_per_part, spread, sums
 
 
 class Moments(NamedTuple):
@@ -109,7 +110,8 @@ def ghost_moments(
             "ghost_size=None."
         )
     cut = partition(x, ghost_size, remainder)
-    if ghost_size is not None and min(cut.sizes) * math.prod(x.shape[i] for i in reduced[1:]) == 1:
+    per_example = math.prod(x.shape[i] for i in reduced[1:])
+    if ghost_size is not None and min(cut.sizes) * per_example == 1:
         raise ValueError(
             f"a ghost of 1 example on input of shape {x.shape} has one element per feature, "
             "whose variance is zero. "
@@ -123,13 +125,15 @@ def ghost_moments(
     if shift is not None:
         shift = _constant(shift, x.dtype, features)
         x = x - jnp.expand_dims(shift, reduced)
+    part = rows_per_part(cut.run * per_example)
     if mask is None:
-        mean, var = cut.map(lambda block: _moments(block, reduced, use_fast_variance), [x])
+        mean, var = cut.map(lambda block: _moments(block, reduced, part, use_fast_variance), [x])
         count = np.full(mean.shape[0], x.size / max(mean.size, 1), x.dtype)
     else:
         keep = _aligned_mask(mask, x.shape, axes)
         mean, var, count = cut.map(
-            lambda block, keep: _masked_moments(block, keep, reduced, use_fast_variance), [x, keep]
+            lambda block, keep: _masked_moments(block, keep, reduced, part, use_fast_variance),
+            [x, keep],
         )
     moments = Moments(mean, var, count)
     if not cut.regular:
@@ -141,24 +145,27 @@ def ghost_moments(
     return moments
 
 
-def _moments(x, reduced, fast):
+def _moments(x, reduced, part, fast):
     """Of one block: each feature's mean and variance."""
-    mean = x.mean(reduced)
     if fast:
+        per = 1 / math.prod(x.shape[i] for i in reduced)
+        mean, square = (total * per for total in sums(x, lax.square(x), reduced, part))
         # Rounding can bring the difference below zero.
-        return mean, jnp.maximum(0.0, lax.square(x).mean(reduced) - lax.square(mean))
+        return mean, jnp.maximum(0.0, square - lax.square(mean))
+    mean = x.mean(reduced)
     return mean, lax.square(x - jnp.expand_dims(mean, reduced)).mean(reduced)
 
 
-def _masked_moments(x, keep, reduced, fast):
+def _masked_moments(x, keep, reduced, part, fast):
     """Of one block: mean, variance and count where ``keep``; elsewhere ``x`` need not be finite."""
     count = keep.sum(reduced, dtype=x.dtype)
     per = 1 / jnp.maximum(count, 1)
     x = jnp.where(keep, x, 0)
-    mean = x.sum(reduced) * per
     if fast:
-        var = jnp.maximum(0.0, lax.square(x).sum(reduced) * per - lax.square(mean))
+        mean, square = (total * per for total in sums(x, lax.square(x), reduced, part))
+        var = jnp.maximum(0.0, square - lax.square(mean))
     else:
+        mean = x.sum(reduced) * per
         off = jnp.where(keep, x - jnp.expand_dims(mean, reduced), 0)
         var = lax.square(off).sum(reduced) * per
     return mean, var, count.reshape(()) if count.size == 1 else count
@@ -289,13 +296,13 @@ def normalize(
     if bias is not None:
         add = add + jnp.asarray(bias).astype(dtype).reshape(features)
 
+    part = rows_per_part(cut.run * math.prod(x.shape[i] for i in reduced[1:]))
+
     def of_block(off, mul, add):
-        return off * jnp.expand_dims(mul, reduced) + jnp.expand_dims(add, reduced)
+        mul, add = spread(mul, add, off.shape, reduced, part)
+        return off * mul + add
 
     off = x - jnp.expand_dims(shift, reduced)
-    # The gradient of the bias is the sum over ghosts of a sum that is taken anyway; without the
-    # barrier XLA makes it a sum over the batch of its own, one more pass over the cotangent.
-    add = lax.optimization_barrier(add)
     return cut.map(of_block, [off], [cut.spread(mul), cut.spread(add)]).reshape(x.shape)
 
 

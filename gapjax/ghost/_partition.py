@@ -44,6 +44,7 @@ class Partition(NamedTuple):
 
     sizes: tuple[int, ...]  # examples per ghost
     block: int  # examples per block; divides every size
+    run: int  # examples in a row that surely lie on one device; divides the block
     sharding: NamedSharding | None = None  # of the axis of blocks, where types show it
 
     @property
@@ -95,8 +96,15 @@ def partition(x: jax.Array, ghost_size: int | None, remainder: str = "error") ->
     """
     one_of("remainder", remainder, REMAINDERS)
     batch = x.shape[0]
+    sharding, shard = _shard(x)
+
+    def cut(sizes: Sequence[int], block: int, shown: NamedSharding | None = None) -> Partition:
+        # Where types show shardings, sums over several devices are not ours to arrange.
+        run = math.gcd(block, shard) if sharding is None else 1
+        return Partition(tuple(sizes), block, run, shown)
+
     if ghost_size is None:
-        return Partition((batch,), batch)
+        return cut([batch], batch)
     ghost_size = positive_int("ghost_size", ghost_size)
     full, left = divmod(batch, ghost_size)
     sizes = [ghost_size] * full
@@ -113,12 +121,11 @@ def partition(x: jax.Array, ghost_size: int | None, remainder: str = "error") ->
         sizes[-1] += left
     elif left:
         sizes.append(left)
-    sharding, shard = _shard(x)
     # The compiler joins the shards of a ghost by itself where types leave shardings to it.
     joins = sharding is None and ghost_size % shard == 0
     if left == 0 and (shard % ghost_size == 0 or joins or full == 1):
-        return Partition(tuple(sizes), ghost_size)
-    return Partition(tuple(sizes), math.gcd(shard, *sizes), sharding)
+        return cut(sizes, ghost_size)
+    return cut(sizes, math.gcd(shard, *sizes), sharding)
 
 
 def _shard(x: jax.Array) -> tuple[NamedSharding | None, int]:
