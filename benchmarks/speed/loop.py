@@ -18,16 +18,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.speed import torch_networks
 from benchmarks.speed.timing import interleave, keep, table
 from gapjax import diffusion, growth, models, training
 
 BATCH = 128
 EXAMPLES = 12_800
-WIDTHS = (8, 16, 32)
-# Updates of a round, the shape of an image, and the network; PyTorch's are in `_torch_network`.
+BLOCKS, WIDTHS = (1, 1, 1), (8, 16, 32)
+# Updates of a round, the shape of an image, and the network.
 NETWORKS: dict[str, tuple[int, tuple[int, ...], Any]] = {
     "F1": (200, (28, 28, 1), models.f1()),
-    "ResNet-8, thin": (50, (16, 16, 3), models.ResNet(blocks=(1, 1, 1), widths=WIDTHS)),
+    "ResNet-8, thin": (50, (16, 16, 3), models.ResNet(blocks=BLOCKS, widths=WIDTHS)),
 }
 
 
@@ -117,46 +118,6 @@ def _fit(
     return run
 
 
-def _torch_network(name: str) -> Any:
-    """The same network in PyTorch."""
-    import torch
-    from torch import nn
-
-    if name == "F1":
-        layers: list[Any] = [nn.Flatten()]
-        for width in (784, 512, 512, 512, 512):
-            layers += [nn.Linear(width, 512), nn.BatchNorm1d(512), nn.ReLU()]
-        return nn.Sequential(*layers, nn.Linear(512, 10))
-
-    def convolution(before: int, after: int, size: int, stride: int) -> Any:
-        return nn.Sequential(
-            nn.Conv2d(before, after, size, stride, size // 2, bias=False), nn.BatchNorm2d(after)
-        )
-
-    class Block(nn.Module):
-        def __init__(self, before: int, after: int, stride: int):
-            super().__init__()
-            first, second = convolution(before, after, 3, stride), convolution(after, after, 3, 1)
-            self.way = nn.Sequential(first, nn.ReLU(), second)
-            same = before == after
-            self.short = nn.Identity() if same else convolution(before, after, 1, stride)
-
-        def forward(self, x: Any) -> Any:
-            return torch.relu(self.way(x) + self.short(x))
-
-    first, second, third = WIDTHS
-    return nn.Sequential(
-        convolution(3, first, 3, 1),
-        nn.ReLU(),
-        Block(first, first, 1),
-        Block(first, second, 2),
-        Block(second, third, 2),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(third, 10),
-    )
-
-
 def _torch(
     name: str, updates: int, images: np.ndarray, labels: np.ndarray
 ) -> Callable[[], None] | None:
@@ -165,7 +126,7 @@ def _torch(
         return None
     import torch
 
-    network = _torch_network(name)
+    network = torch_networks.f1() if name == "F1" else torch_networks.resnet(BLOCKS, WIDTHS)
     if images.ndim == 4:
         # The layout of the same memory in PyTorch, and its faster one on CPU.
         images = images.transpose(0, 3, 1, 2)

@@ -32,7 +32,8 @@ class NumericalFault(FloatingPointError):
 def find_fault(loss: jax.Array, grads: Any) -> jax.Array:
     """Which leaf of the gradient is the first that is not finite, in the order of ``tree.leaves``.
 
-    Reads every gradient once more than the update does.
+    Told by the sum of its squares, so a gradient whose squared norm overflows counts as not finite
+    too. An optimizer that clips takes the same sums, and the compiler takes them once for both.
 
     Args:
         loss: the loss.
@@ -42,9 +43,14 @@ def find_fault(loss: jax.Array, grads: Any) -> jax.Array:
         int32, shape ``()``: the number of the leaf, -1 if all is finite, the number of leaves if
         only the loss is not.
     """
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in (*jax.tree.leaves(grads), loss)]
-    bad = ~jnp.stack(finite)
+    squares = [jnp.sum(jnp.square(jnp.abs(_widen(leaf)))) for leaf in jax.tree.leaves(grads)]
+    bad = ~jnp.stack([jnp.isfinite(x) for x in (*squares, loss)])
     return jnp.where(jnp.any(bad), jnp.argmax(bad), -1).astype(jnp.int32)
+
+
+def _widen(leaf: jax.Array) -> jax.Array:
+    """In float32 or better: float16 cannot hold the square of 256."""
+    return leaf.astype(jnp.float32) if leaf.dtype.itemsize < 4 else leaf
 
 
 def fault_path(params: Any, fault: Any) -> str | None:

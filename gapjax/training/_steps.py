@@ -41,16 +41,17 @@ def make_train_step(
         axis_name: the mapped axis over which a batch is split, where the step runs inside ``pmap``
             or ``shard_map``: gradients, loss, metrics and floating-point model state are averaged
             over it. Under ``jit`` leave it out. ``compile_step`` sets it where it is needed.
-        on_fault: what to do about a loss or gradient that is not finite, found at the cost of one
-            more read of the gradient. ``"ignore"``: nothing. ``"stop"``: ``metrics["fault"]`` is
-            the number of the first leaf of the gradient that is not finite (see ``fault_path``; -1:
-            none), and ``fit`` raises ``NumericalFault``; the newest checkpoint is from before it.
-            ``"skip"``: that number is ``metrics["skipped"]``, the update leaves parameters, model
-            state and optimizer as they were (``step`` counts it, so the next one draws other
-            numbers), and ``fit`` goes on and says at the end how many were skipped.
-            ``optax.apply_if_finite`` guards parameters and optimizer alone: running statistics that
-            took up a NaN stay broken. It gives up after so many faults in a row: use it, with
-            ``"ignore"``, for a network without state where that is wanted.
+        on_fault: what to do about a loss or gradient that is not finite (or whose squares sum to
+            more than the type holds), found by sums that an optimizer which clips takes anyway.
+            ``"ignore"``: nothing. ``"stop"``: ``metrics["fault"]`` is the number of the first leaf
+            of the gradient that is not finite (see ``fault_path``; -1: none), and ``fit`` raises
+            ``NumericalFault``; the newest checkpoint is from before it. ``"skip"``: that number is
+            ``metrics["skipped"]``, the update leaves parameters, model state and optimizer as they
+            were (``step`` counts it, so the next one draws other numbers), and ``fit`` goes on and
+            says at the end how many were skipped. ``optax.apply_if_finite`` guards parameters and
+            optimizer alone: running statistics that took up a NaN stay broken. It gives up after so
+            many faults in a row: use it, with ``"ignore"``, for a network without state where that
+            is wanted.
         compute_dtype: ``jnp.bfloat16`` for mixed precision: ``loss_fn`` sees parameters and
             floating-point leaves of the batch in this type; parameters, gradients, optimizer and
             model state, loss and metrics stay float32. A Flax module follows unless it was given

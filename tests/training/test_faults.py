@@ -8,6 +8,7 @@ import pytest
 
 from gapjax import training
 from gapjax.training import NumericalFault, fault_path
+from gapjax.training._faults import find_fault
 
 BATCH = {"x": np.ones((8, 3), np.float32)}
 
@@ -110,3 +111,33 @@ def test_skip_goes_on_and_counts():
 def test_unknown_policy_is_named():
     with pytest.raises(ValueError, match="on_fault must be one of 'ignore', 'stop', 'skip'"):
         training.make_train_step(_loss, TX, on_fault="skipp")
+
+
+@pytest.mark.parametrize(
+    ("leaf", "bad"),
+    [
+        (np.float32(1e18), False),
+        (np.float32(1e20), True),  # its square is not finite
+        (np.float16(300), False),  # nor is this one's in float16
+        (np.complex64(complex(1, np.nan)), True),
+        (np.zeros((0, 3), np.float32), False),
+    ],
+)
+def test_what_counts_as_not_finite(leaf, bad):
+    grads = {"a": jnp.ones(2), "b": jnp.asarray(leaf)}
+    assert int(find_fault(jnp.ones(()), grads)) == (1 if bad else -1)
+
+
+def test_looking_for_faults_reads_nothing_more_where_the_gradient_is_clipped():
+    params = {"w": jnp.ones((256, 256))}
+    tx = optax.chain(optax.clip_by_global_norm(5.0), TX)
+
+    def loss_fn(params, batch):
+        return jnp.mean((batch @ params["w"]) ** 2)
+
+    def moved(on_fault):
+        step = jax.jit(training.make_train_step(loss_fn, tx, on_fault=on_fault))
+        state = training.init_state(params, tx, key=jax.random.key(0))
+        return step.lower(state, jnp.ones((4, 256))).compile().cost_analysis()["bytes accessed"]
+
+    assert moved("stop") - moved("ignore") < params["w"].nbytes / 100
