@@ -60,14 +60,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         commands[name](arguments[1:])
     except KeyboardInterrupt:
         print("gapjax: interrupted. The same command goes on from here.", file=sys.stderr)
-        return 130
+        return _code(130, arguments)
     except (ValueError, OSError) as error:
         text = str(error)
         if isinstance(error, OSError) and error.filename:
             text = f"{error.filename}: {error.strerror}."
         print(f"gapjax: {' '.join(text.split())}", file=sys.stderr)
-        return 2
+        return _code(2, arguments)
     return 0
+
+
+def _code(code: int, arguments: list[str]) -> int:
+    """The exit code of a failure; where other processes may not have failed, leave without them."""
+    if "--distributed" in arguments:
+        from gapjax import training
+
+        training.leave(code)
+    return code
 
 
 def _study(arguments: list[str]) -> None:

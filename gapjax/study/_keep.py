@@ -84,9 +84,12 @@ class Keeper:
                 "command goes on from here."
             )
 
-    def close(self) -> None:
+    def __enter__(self) -> "Keeper":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
         """Wait until everything is written."""
-        self._checkpoints.close()
+        self._checkpoints.__exit__(*error)
 
 
 def remove(folder: pathlib.Path) -> None:

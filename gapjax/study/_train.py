@@ -1,5 +1,6 @@
 """Training one regime: a population of seeds and rates, in segments, looked at between them."""
 
+import contextlib
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -170,7 +171,10 @@ def train(
                 row |= training.to_host(noise(states, on_device))
         return row
 
-    with training.leave_on_sigterm(keeper is not None) as told_to_leave:
+    with (
+        training.leave_on_sigterm(keeper is not None) as told_to_leave,
+        keeper or contextlib.nullcontext(),
+    ):
         for mark in plan.marks[len(at.rows) :]:
             while at.update < mark:
                 size = plan.batch_sizes(at.update)
@@ -197,8 +201,6 @@ def train(
             at.rows.append(measure(at.states, at.update))
             if at.update in plan.evaluations:
                 at_evaluation(at.rows, at.states)
-    if keeper is not None:
-        keeper.close()
     history = {"update": np.array(plan.marks), **columns(at.rows, len(members))}
     # The last update's own damage shows only afterwards.
     lost = (at.diverged == 0) & ~np.isfinite(history["train_loss"][-1])

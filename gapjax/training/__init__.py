@@ -10,7 +10,7 @@ from gapjax.training._checkpoints import Checkpoint, Checkpoints, CheckpointWarn
 from gapjax.training._compile import CompiledStep, compile_step
 from gapjax.training._faults import NumericalFault, fault_path
 from gapjax.training._history import History
-from gapjax.training._hosts import check_agreement, connect, from_first, is_first, on_first
+from gapjax.training._hosts import check_agreement, connect, from_first, is_first, leave, on_first
 from gapjax.training._loop import fit
 from gapjax.training._population import (
     Segment,
@@ -52,6 +52,7 @@ __all__ = [
     "inspect_program",
     "is_first",
     "lay_out",
+    "leave",
     "leave_on_sigterm",
     "load_tree",
     "loop_for",

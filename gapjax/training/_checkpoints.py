@@ -1,6 +1,7 @@
 """The checkpoints of a run, by orbax: the last few, checked, with all that it needs to go on."""
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -9,12 +10,15 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
+
 import gapjax
 from gapjax import _checks
 from gapjax.training import _contents
 from gapjax.training._history import History
 from gapjax.training._hosts import everyone, on_first, together
-from gapjax.training._reading import ITEMS, Broken, read
+from gapjax.training._reading import Broken, read
+from gapjax.training._writing import Unwritten, open_manager, write_together
 
 
 class CheckpointWarning(UserWarning):
@@ -55,6 +59,8 @@ class Checkpoints:
         on_save_error: where a checkpoint cannot be written (a full disk, say): ``"raise"`` an
             ``OSError``, or ``"warn"`` and train on with the last good one kept. An error of the
             background is found at the next ``save`` or ``wait``.
+        timeout: of several processes, seconds after which a save that one of them has not finished
+            has failed in all.
 
     Raises:
         ValueError: a number that is not positive, a word that is unknown, or a ``config`` that is
@@ -81,11 +87,13 @@ class Checkpoints:
         overlap: bool = False,
         config: Any = None,
         on_save_error: str = "raise",
+        timeout: int = 600,
     ):
         self.folder = pathlib.Path(folder).expanduser().absolute()
         self.every = _checks.positive_int("every", every)
         self.overlap = overlap
         self._keep = _checks.positive_int("keep", keep)
+        self._timeout = _checks.positive_int("timeout", timeout)
         self._raise = _checks.one_of("on_save_error", on_save_error, ("raise", "warn")) == "raise"
         try:
             self._config = json.loads(json.dumps(config))
@@ -165,11 +173,21 @@ class Checkpoints:
             self._manager.close()
             self._manager = None
 
+    def settle(self) -> None:
+        """After an error, see that nothing is being written any more: the run may begin anew.
+
+        Of several processes none waits: the others may know of no error, and will not come.
+        """
+        if self._manager is not None and jax.process_count() == 1:
+            with contextlib.suppress(Exception):  # what went wrong first is what has to be told
+                self._manager.close()
+            self._manager = self._saving = None
+
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close() if kind is None else self.settle()
 
     def restore(self, like: Any, *, batches: Any = None) -> Checkpoint:
         """The newest checkpoint that every process can read.
@@ -202,7 +220,7 @@ class Checkpoints:
                         f"the checkpoint of update {update} in {self.folder} does not say where "
                         "the run stood in the data: it was saved without batches=."
                     )
-                batches.restore(place)
+                together(functools.partial(batches.restore, place), ValueError)
             if damaged:
                 self._put_aside(damaged, update)
             return Checkpoint(update, state, history)
@@ -217,18 +235,9 @@ class Checkpoints:
     def _open(self) -> Any:
         """Orbax's manager, made when it is first needed: its import takes a while."""
         if self._manager is None:
-            import orbax.checkpoint as ocp
-
             # Making the manager waits for all processes: none may have failed before.
             together(self._make_folder, OSError)
-            self._manager = ocp.CheckpointManager(
-                self.folder,
-                options=ocp.CheckpointManagerOptions(
-                    preservation_policy=ocp.checkpoint_managers.LatestN(self._keep),
-                    cleanup_tmp_directories=True,
-                ),
-                item_names=ITEMS,
-            )
+            self._manager = open_manager(self.folder, keep=self._keep, timeout=self._timeout)
             self._look()
         return self._manager
 
@@ -248,10 +257,10 @@ class Checkpoints:
         self._elsewhere = {update for seen in everyone(own) for update in seen} - {*own}
 
     def _try(self, write: Callable[[], Any]) -> None:
-        """Write; a failure is an error or a warning, by choice."""
+        """Write; a failure in any process is an error or a warning in all, by choice."""
         try:
-            write()
-        except Exception as error:  # storage fails with many types, orbax hands them on
+            write_together(write, timeout=self._timeout)
+        except Unwritten as error:
             failed, self._saving = self._saving, None
             with contextlib.suppress(Exception):
                 self._manager.close()
@@ -260,7 +269,7 @@ class Checkpoints:
             left = "There is none yet" if newest is None else f"The last good one: update {newest}"
             message = (
                 f"the checkpoint of update {failed} could not be written to {self.folder}: "
-                f"{_contents.reason(error)}. {left}."
+                f"{error}. {left}."
             )
             if self._raise:
                 raise OSError(

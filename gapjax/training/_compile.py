@@ -9,7 +9,17 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gapjax import _checks
-from gapjax.training._sharding import AXIS, PARAMETERS, check_mesh, gathering, state_shardings
+from gapjax.training._contents import checksum
+from gapjax.training._hosts import check_agreement
+from gapjax.training._sharding import (
+    AXIS,
+    PARAMETERS,
+    check_mesh,
+    gathering,
+    is_spread,
+    put,
+    state_shardings,
+)
 from gapjax.training._steps import TrainStep
 
 
@@ -140,9 +150,10 @@ class _Jitted:
 
     def __call__(self, state: Any, batch: Any) -> Any:
         leaves, shardings, layout, program = self._for(state)
-        # jit refuses arrays that lie elsewhere; device_put costs as much as a call, so only then.
+        # jit refuses arrays that lie elsewhere; to lay them out costs as much as a call.
         if any(getattr(x, "sharding", None) != s for x, s in zip(leaves, shardings, strict=True)):
-            state = jax.device_put(state, layout)
+            _check_alike(state)
+            state = jax.tree.map(put, state, layout)
         return program(state, batch)
 
     def lower(self, state: Any, batch: Any) -> Any:
@@ -162,6 +173,18 @@ class _Jitted:
             )
             self._known[key] = jax.tree.leaves(layout), layout, program
         return leaves, *self._known[key]
+
+
+def _check_alike(state: Any) -> None:
+    """Refuse a state of which processes hold different numbers, each by itself."""
+    if jax.process_count() == 1:
+        return
+    own = {
+        f"state{jax.tree_util.keystr(path)} (checksum)": checksum([leaf])
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+        if not is_spread(leaf)
+    }
+    check_agreement(own)
 
 
 def _spec(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gapjax.training._packing import is_packed, pack, room, unpack
+from gapjax.training._sharding import put
 
 FORMAT = 2
 
@@ -29,7 +30,7 @@ def bundle(state: Any, past: Any) -> tuple[list[Any], dict[str, Any]]:
         "leaves": describe(state),
         "checksums": _checksums(leaves),
         "packed": packed,
-        "past": {"tree": numbered, "leaves": describe(old), "checksum": _crc(old)},
+        "past": {"tree": numbered, "leaves": describe(old), "checksum": checksum(old)},
     }
     return [pack([*small, *old]), *large], about
 
@@ -55,7 +56,7 @@ def unbundle(about: dict[str, Any], found: list[Any], like: Any) -> tuple[Any, A
     for (path, *_), was, now in zip(about["leaves"], about["checksums"], sums, strict=True):
         if was != now:
             raise ValueError(f"{path or 'the state'} is not what was saved")
-    if _crc(old) != about["past"]["checksum"]:
+    if checksum(old) != about["past"]["checksum"]:
         raise ValueError("its history is not what was saved")
     past = jax.tree.map(lambda number: old[number], about["past"]["tree"])
     return jax.tree.unflatten(structure, state), past
@@ -104,13 +105,9 @@ def _placed(x: Any, like: Any) -> Any:
     (spec,) = _specs(like)
     sharding = getattr(spec, "sharding", None)  # None: bound to no device
     if isinstance(like, jax.Array | jax.ShapeDtypeStruct) and not isinstance(x, jax.Array):
-        # Unlike device_put this does not ask other processes, which may not have come so far.
-        x = jnp.asarray(x) if sharding is None else _lay_out(x, sharding)
+        # This must not ask other processes, which may not have come so far.
+        x = jnp.asarray(x) if sharding is None else put(x, sharding)
     return jax.random.wrap_key_data(x, impl=jax.random.key_impl(like)) if _is_key(like) else x
-
-
-def _lay_out(x: np.ndarray, sharding: Any) -> jax.Array:
-    return jax.make_array_from_callback(x.shape, sharding, lambda at: x[at])
 
 
 def describe(tree: Any) -> list[list[Any]]:
@@ -165,15 +162,15 @@ def _checksums(leaves: list[Any]) -> list[int]:
     return [int(value) for value in jax.device_get(_sums(halves))] if halves else []
 
 
-def _crc(leaves: list[np.ndarray]) -> int:
-    """One checksum of arrays on the host: their number changes, so nothing is compiled for them."""
+def checksum(leaves: list[Any]) -> int:
+    """One checksum of arrays that this process holds, taken on the host: nothing is compiled."""
     total = 0
-    for leaf in leaves:
+    for leaf in map(np.asarray, _raw(leaves)):
         total = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data, total)
     return total
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """The telling part of an error, in a line."""
     text = " ".join(str(error).split()).partition(" [tensorstore_spec")[0].rstrip(".")
     text = text or type(error).__name__

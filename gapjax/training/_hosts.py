@@ -2,13 +2,16 @@
 
 import json
 import os
+import sys
+import time
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import jax
 import numpy as np
 
 T = TypeVar("T")
+_GRACE = 3.0  # seconds
 _LONGEST = 80  # letters of what a process has, in a message
 
 
@@ -18,6 +21,9 @@ def connect(*, lost_after: int = 60) -> None:
     JAX finds the cluster by itself on TPU pods and under SLURM, Open MPI and Kubernetes. Elsewhere
     it is told by the environment: ``JAX_COORDINATOR_ADDRESS`` (host:port of the first process),
     ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID``.
+
+    From then on an error that nothing catches ends its process at once (``leave``), so that the
+    others hear of it no later than of a host that was lost.
 
     Args:
         lost_after: seconds after which a process that is not heard of ends all others with an
@@ -40,6 +46,40 @@ def connect(*, lost_after: int = 60) -> None:
             "JAX_COORDINATOR_ADDRESS (host:port of the first process), JAX_NUM_PROCESSES and "
             "JAX_PROCESS_ID for every process."
         ) from error
+    _leave_after_errors()
+
+
+def _leave_after_errors() -> None:
+    say = sys.excepthook
+
+    def hook(*error: Any) -> None:
+        say(*error)
+        leave(1)
+
+    sys.excepthook = hook
+
+
+def leave(code: int) -> NoReturn:
+    """End this process without meeting the others; where it is the only one, like ``sys.exit``.
+
+    An ordinary exit waits for all processes, five minutes if they do not come: those that know of
+    no error go on, and wait in turn for this one.
+
+    Args:
+        code: the exit code.
+
+    Raises:
+        SystemExit: this process is the only one.
+    """
+    if jax.process_count() == 1:
+        raise SystemExit(code)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    if is_first():
+        # With it ends what the others report to, which aborts them: whoever met the same error says
+        # so first.
+        time.sleep(_GRACE)
+    os._exit(code)
 
 
 def is_first() -> bool:

@@ -1,9 +1,10 @@
 """The loop: a compiled step over batches, with a bounded number of updates in flight."""
 
 import collections
+import contextlib
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -88,7 +89,7 @@ def fit(
             if due or _number(metrics, "skipped") >= 0:
                 recorder.add(update, metrics)
 
-    with leave_on_sigterm(checkpoints is not None) as told_to_leave:
+    with leave_on_sigterm(checkpoints is not None) as told_to_leave, _settling(checkpoints):
         for update in range(done + 1, num_updates + 1):
             try:
                 batch = next(source)
@@ -124,6 +125,17 @@ def fit(
     if skipped:
         warnings.warn(skipped, RuntimeWarning, stacklevel=2)
     return state, history
+
+
+@contextlib.contextmanager
+def _settling(checkpoints: Checkpoints | None) -> Iterator[None]:
+    """Let an error out when nothing is being written any more, so that the same call may follow."""
+    try:
+        yield
+    except BaseException:
+        if checkpoints is not None:
+            checkpoints.settle()
+        raise
 
 
 def _go_on(

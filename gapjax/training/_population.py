@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gapjax import _checks
+from gapjax.training._sharding import put
 
 MEMBERS, BATCH = "member", "data"  # the axes of a population's mesh
 
@@ -263,12 +264,7 @@ def lay_out(mesh: Mesh, tree: Any, *axes: str | None) -> Any:
         [0, 1, 2]
     """
     sharding = NamedSharding(mesh, PartitionSpec(*axes))
-
-    def place(leaf: Any) -> jax.Array:
-        leaf = np.asarray(leaf)
-        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
-
-    return jax.tree.map(place, tree)
+    return jax.tree.map(lambda leaf: put(leaf, sharding), tree)
 
 
 def to_host(tree: Any) -> Any:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -66,6 +67,26 @@ def _axis_to_split(shape: tuple[int, ...], devices: int) -> int | None:
         size *= length
     fitting = [(length, i) for i, length in enumerate(shape) if length % devices == 0]
     return max(fitting)[1] if fitting and size >= _SMALL else None
+
+
+def put(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
+    """An array laid out over devices, also over those of other processes.
+
+    What one process holds by itself every process has to hand in, with the same values; each takes
+    what its own devices need, and none waits for another.
+    """
+    if jnp.issubdtype(jax.dtypes.result_type(leaf), jax.dtypes.prng_key):
+        numbers = put(jax.random.key_data(leaf), sharding)
+        return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf))
+    if not (sharding.is_fully_addressable or is_spread(leaf)):
+        held = np.asarray(leaf)
+        return jax.make_array_from_callback(held.shape, sharding, lambda at: held[at])
+    return jax.device_put(leaf, sharding)
+
+
+def is_spread(leaf: Any) -> bool:
+    """Whether an array lies on devices of several processes."""
+    return isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
 
 
 def check_mesh(mesh: Mesh, axis: str) -> int:

@@ -127,9 +127,9 @@ def test_sigterm_saves_inside_a_regime(tmp_path, undisturbed):
 
 
 def test_another_population_does_not_go_on_from_it(tmp_path, often):
-    keeper = Keeper(tmp_path, [[0, 0.1]])
-    keeper.save(Position(3, {"w": np.ones(1)}, np.zeros(1), np.zeros(1), []), told_to_leave=False)
-    keeper.close()
+    at = Position(3, {"w": np.ones(1)}, np.zeros(1), np.zeros(1), [])
+    with Keeper(tmp_path, [[0, 0.1]]) as keeper:
+        keeper.save(at, told_to_leave=False)
     with pytest.raises(ValueError, match="belongs to another run"):
         Keeper(tmp_path, [[0, 0.2]]).restore(
             Position(0, {"w": np.ones(1)}, np.zeros(1), np.zeros(1), [])
