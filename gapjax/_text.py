@@ -13,3 +13,15 @@ def readable_bytes(count: float) -> str:
     units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
     power = min(len(units) - 1, max(0, int(math.log(max(count, 1), 1024))))
     return f"{count / 1024**power:.{1 if power else 0}f} {units[power]}"
+
+
+def readable_duration(seconds: float) -> str:
+    """A time for people, in minutes, or in hours where there are any.
+
+    Example:
+        >>> readable_duration(61.4), readable_duration(7200)
+        ('1:01', '2:00:00')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

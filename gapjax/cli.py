@@ -3,14 +3,15 @@
 import contextlib
 import dataclasses
 import io
+import os
 import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
-from gapjax import _checks
+from gapjax import _checks, _terminal
 
 _USAGE = """\
 gapjax: study and close the large-batch generalization gap
@@ -40,6 +41,17 @@ _RUN: dict[str, tuple[type, Any, str]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; what the user must change ends with exit code 2 and one line."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has had enough of it, such as head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _run(arguments: list[str]) -> int:
     commands: dict[str, Callable[[list[str]], None]] = {
         "study": _study,
         "report": _report,
@@ -55,27 +67,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(gapjax.__version__)
         return 0
+    from gapjax import training
+
     try:
         _checks.one_of("command", name, commands)
-        commands[name](arguments[1:])
+        with training.resending_signals():
+            commands[name](arguments[1:])
+        return 0
     except KeyboardInterrupt:
-        print("gapjax: interrupted. The same command goes on from here.", file=sys.stderr)
-        return _code(130, arguments)
+        code, text = 130, "interrupted. The same command goes on from here."
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
-        text = str(error)
+        code, text = 2, str(error)
         if isinstance(error, OSError) and error.filename:
             text = f"{error.filename}: {error.strerror}."
-        print(f"gapjax: {' '.join(text.split())}", file=sys.stderr)
-        return _code(2, arguments)
-    return 0
-
-
-def _code(code: int, arguments: list[str]) -> int:
-    """The exit code of a failure; where other processes may not have failed, leave without them."""
+    print(f"gapjax: {' '.join(text.split())}", file=sys.stderr)
     if "--distributed" in arguments:
-        from gapjax import training
-
-        training.leave(code)
+        training.leave(code)  # other processes may not have failed
     return code
 
 
@@ -101,7 +110,7 @@ def _study(arguments: list[str]) -> None:
     if dry:
         _dry_run(chosen, run["batch_devices"])
         return
-    with training.on_sigterm(_leave), _progress(len(chosen.regimes)) as progress:
+    with training.on_sigterm(_leave), _terminal.progress(len(chosen.regimes)) as progress:
         result = study.run_study(chosen, out, progress=progress, command=command, **run)
     if training.is_first():
         _print_table(result)
@@ -191,53 +200,6 @@ def _leave() -> None:
     raise SystemExit(128 + signal.SIGTERM)
 
 
-@contextlib.contextmanager
-def _progress(regimes: int) -> Iterator[Callable[[Any], None]]:
-    """A live line per regime on a terminal, a line at the end of each elsewhere."""
-    import rich.console
-    import rich.progress
-
-    console = rich.console.Console(stderr=True)
-    bar = rich.progress.Progress(
-        rich.progress.TextColumn("{task.description:<22}"),
-        rich.progress.BarColumn(bar_width=24),
-        rich.progress.TextColumn("{task.completed:>6.0f}/{task.total:.0f} {task.fields[unit]}"),
-        rich.progress.TextColumn("{task.fields[speed]:>16}"),
-        rich.progress.TextColumn("{task.fields[left]:>12}"),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    tasks: dict[tuple[str, str], Any] = {}
-
-    def show(at: Any) -> None:
-        key = at.regime, at.phase
-        unit, speed = "updates", "compiling"
-        if at.phase == "landscape":
-            unit, speed = "%", ""
-        elif at.examples_per_second:
-            speed = f"{at.examples_per_second:,.0f} ex/s"
-        left = "" if at.seconds_left is None else f"{_duration(at.seconds_left)} left"
-        if key not in tasks:
-            number = sum(phase == "train" for _, phase in tasks) + 1
-            label = f"{number}/{regimes}" if at.phase == "train" else at.phase
-            tasks[key] = bar.add_task(
-                f"{label} {at.regime}", total=at.updates, unit=unit, speed=speed, left=left
-            )
-        bar.update(tasks[key], completed=at.update, speed=speed, left=left)
-        if at.update == at.updates and not console.is_terminal:
-            done = f"{at.updates} {unit}, {speed}" if speed else "measured"
-            print(f"{at.phase} {at.regime}: {done}", file=sys.stderr)
-
-    with bar:
-        yield show
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
 def _dry_run(chosen: Any, batch_devices: int) -> None:
     import rich.console
 
@@ -250,7 +212,7 @@ def _dry_run(chosen: Any, batch_devices: int) -> None:
             status.update(f"compiling, {len(needs)} done")
     if not training.is_first():
         return
-    _show("What the study needs", study.NEEDS_COLUMNS, map(study.needs_row, needs))
+    _terminal.show("What the study needs", study.NEEDS_COLUMNS, map(study.needs_row, needs))
     for note in study.needs_notes(needs[0]):
         print(note)
 
@@ -258,28 +220,12 @@ def _dry_run(chosen: Any, batch_devices: int) -> None:
 def _print_table(result: Any) -> None:
     from gapjax import study
 
-    _show("At the rule's learning rate", study.COLUMNS, study.rows(result))
+    _terminal.show("At the rule's learning rate", study.COLUMNS, study.rows(result))
     if all(regime["tuned"] for regime in result.regimes.values()):
         title = "At the learning rate tuned on the validation split"
-        _show(title, study.COLUMNS, study.rows(result, "tuned"))
+        _terminal.show(title, study.COLUMNS, study.rows(result, "tuned"))
     for note in study.notes(result):
         print(note)
-
-
-def _show(title: str, columns: Iterable[Any], rows: Iterable[list[str]]) -> None:
-    """Print a table whole: a narrow terminal wraps its lines, a file gets them as they are."""
-    import rich.box
-    import rich.console
-    import rich.table
-
-    console = rich.console.Console()
-    console.width = max(console.width, 190)
-    table = rich.table.Table(title=title, box=rich.box.SIMPLE_HEAD, title_justify="left")
-    for column in columns:
-        table.add_column(column.title, justify="right" if column.numeric else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
 
 
 def _report(arguments: list[str]) -> None:

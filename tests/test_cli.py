@@ -1,10 +1,14 @@
 """The command: what it prints, where it writes, and one line with exit code 2 for what is wrong."""
 
 import re
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
-from gapjax import cli
+from gapjax import cli, training
 
 
 def run(capsys, *arguments):
@@ -107,3 +111,33 @@ def test_mistakes_are_one_line_and_exit_code_2(line, message, capsys):
     assert output == ""
     assert errors.count("\n") == 1 and errors.startswith("gapjax: ")
     assert message in errors
+
+
+@pytest.mark.parametrize("line", ["study --help", "presets"])
+def test_a_reader_that_has_had_enough_is_no_mistake(line):
+    command = [sys.executable, "-m", "gapjax.cli", *line.split()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert errors == b"" and process.returncode == 128 + signal.SIGPIPE
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_was_swallowed_comes_again(number):
+    class Collected:
+        """What it raises when it is deleted Python swallows, as in callbacks of its collector."""
+
+        def __del__(self):
+            signal.raise_signal(number)
+
+    def leave():
+        raise SystemExit
+
+    def work():
+        thing = Collected()
+        del thing
+        time.sleep(30)
+
+    raised = pytest.raises((KeyboardInterrupt, SystemExit))
+    with training.on_sigterm(leave), training.resending_signals(), raised:
+        work()

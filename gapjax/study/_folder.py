@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from gapjax._seal import is_sealed, seal
+
 
 def write_text(path: pathlib.Path, text: str) -> None:
     """Write a file whole or not at all, also through a power cut."""
@@ -37,11 +39,17 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     write_text(path, json.dumps(_plain(value), indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: pathlib.Path, *keys: str) -> Any:
-    """Read JSON, where keys are given an object that has them.
+def keep_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
+    """Write an object for ``read_json``."""
+    write_json(path, seal(_plain(value)))
+
+
+def read_json(path: pathlib.Path, *keys: str) -> dict[str, Any]:
+    """Read what ``keep_json`` wrote, an object that has these keys.
 
     Raises:
-        ValueError: the file is not there, not JSON or lacks a key, said in one line.
+        ValueError: the file is not there, not JSON, lacks a key or is not what was written, said in
+            one line.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -57,6 +65,9 @@ def read_json(path: pathlib.Path, *keys: str) -> Any:
             f"{path} is not what a study writes (it has no {missing[0]!r}); delete it to have it "
             "made again."
         )
+    if not is_sealed(value):
+        raise ValueError(f"{path} is not as it was written; delete it to have it made again.")
+    del value["seal"]
     return value
 
 
@@ -110,7 +121,7 @@ def open_folder(
         for part in ("regimes", "checkpoints"):
             (folder / part).mkdir(parents=True, exist_ok=True)
         if not config.exists():
-            write_json(config, {"study": study, "run": run})
+            keep_json(config, {"study": study, "run": run})
         elif not os.access(folder / "regimes", os.W_OK):
             raise PermissionError(13, "Permission denied")
     except OSError as error:

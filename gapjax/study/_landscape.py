@@ -101,7 +101,7 @@ def measure_landscape(
         **summarize(kept, paths, regimes, history),
         "levels": summarize_levels(levels),
     }
-    _folder.write_json(folder / "landscape.json", found)
+    _folder.keep_json(folder / "landscape.json", found)
     return _folder.read_json(folder / "landscape.json")  # as every later reader has it
 
 
@@ -156,7 +156,7 @@ def _measured(
         if name not in found:
             subject = make() if subject is None else subject
             found[name] = measure(subject, report.inside)
-            _folder.write_json(path, found)
+            _folder.keep_json(path, found)
             found = _folder.read_json(path)  # as a run that was interrupted here would have it
         report.done()
     return found

@@ -93,7 +93,7 @@ def run_study(
             reference = _reference(folder, plan)
             tuning = _tune(setup, plan, splits, reference, folder, progress) if splits else None
             record = _train_and_keep(setup, plan, tuning, reference, folder, progress)
-            training.on_first(functools.partial(_folder.write_json, kept, record))
+            training.on_first(functools.partial(_folder.keep_json, kept, record))
         _keep.remove(_unfinished(folder, plan))
     result = load_result(folder)
     if landscape:
@@ -174,7 +174,7 @@ def _tune(
             for rate, row in zip(rates, accuracy, strict=True)
         ],
     }
-    training.on_first(lambda: _folder.write_json(kept, tuning))
+    training.on_first(lambda: _folder.keep_json(kept, tuning))
     return tuning
 
 

@@ -21,7 +21,7 @@ from gapjax.training._population import (
     population_mesh,
     to_host,
 )
-from gapjax.training._preemption import Preempted, leave_on_sigterm, on_sigterm
+from gapjax.training._preemption import Preempted, leave_on_sigterm, on_sigterm, resending_signals
 from gapjax.training._program import Collective, Memory, Program, inspect_program
 from gapjax.training._sharding import state_shardings
 from gapjax.training._state import TrainState, init_state
@@ -63,6 +63,7 @@ __all__ = [
     "on_sigterm",
     "over_members",
     "population_mesh",
+    "resending_signals",
     "save_tree",
     "state_shardings",
     "to_host",

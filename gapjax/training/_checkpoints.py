@@ -14,6 +14,7 @@ import jax
 
 import gapjax
 from gapjax import _checks
+from gapjax._seal import seal
 from gapjax.training import _contents
 from gapjax.training._history import History
 from gapjax.training._hosts import everyone, on_first, together
@@ -138,7 +139,7 @@ class Checkpoints:
             )
         past = None if history is None else history._asdict()
         arrays, contents = _contents.bundle(state, past)
-        about = _contents.seal(
+        about = seal(
             {
                 "format": _contents.FORMAT,
                 "gapjax": gapjax.__version__,

@@ -5,8 +5,6 @@ checksum of their data. So every leaf is summed up where it lies, before it is w
 is read. The sums are of integers, hence the same on any number of devices and hosts.
 """
 
-import hashlib
-import json
 import zlib
 from typing import Any
 
@@ -180,22 +178,6 @@ def reason(error: BaseException) -> str:
         if known in text:
             return known
     return f"...{text[-197:]}"  # the innermost cause comes last, and with it the file
-
-
-def seal(about: dict[str, Any]) -> dict[str, Any]:
-    """A JSON object with its own hash."""
-    return {**about, "seal": _digest(about)}
-
-
-def is_sealed(about: Any) -> bool:
-    """Whether a JSON object is what ``seal`` gave."""
-    return isinstance(about, dict) and about.get("seal") == _digest(
-        {name: value for name, value in about.items() if name != "seal"}
-    )
-
-
-def _digest(about: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _is_key(x: Any) -> bool:

@@ -2,9 +2,12 @@
 
 import contextlib
 import logging
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 
@@ -59,3 +62,30 @@ def leave_on_sigterm(enabled: bool) -> Iterator[Callable[[int], bool]]:
     told = threading.Event()
     with on_sigterm(told.set):
         yield lambda update: told.is_set()
+
+
+@contextlib.contextmanager
+def resending_signals() -> Iterator[None]:
+    """While inside, Ctrl-C and SIGTERM come again where Python swallows what their handlers raise.
+
+    It does so in callbacks of the garbage collector, and JAX has one: of four Ctrl-C while programs
+    were compiled, one went lost. For a whole program: it takes over ``sys.unraisablehook``.
+    """
+    before, timers = sys.unraisablehook, list[threading.Timer]()
+    signals = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}
+
+    def hook(swallowed: Any) -> None:
+        number = signals.get(swallowed.exc_type)
+        if number is None:
+            before(swallowed)
+            return
+        timers.append(threading.Timer(0.1, os.kill, (os.getpid(), number)))
+        timers[-1].start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+        for timer in timers:
+            timer.cancel()

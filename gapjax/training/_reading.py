@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 import gapjax
+from gapjax._seal import is_sealed
 from gapjax.training import _contents
 from gapjax.training._history import History
 from gapjax.training._hosts import together
@@ -59,7 +60,7 @@ def _files(folder: pathlib.Path, like: Any, config: Any) -> tuple[dict[str, Any]
             raise Broken(reason if f"{where}" in reason else f"{where}: {reason}") from error
 
     about = item("about", ocp.args.JsonRestore())
-    if not _contents.is_sealed(about):
+    if not is_sealed(about):
         raise Broken(f"{folder / 'about'}: its description is damaged")
     wrong = _contents.mismatch(about, like, config=config, version=gapjax.__version__)
     if wrong:

@@ -11,7 +11,6 @@ from gapjax.training._contents import reason
 from gapjax.training._hosts import together
 from gapjax.training._reading import ITEMS
 
-
 _managers = itertools.count()  # processes make them together, so they count alike
 
 

@@ -10,7 +10,7 @@ from gapjax.study import _folder
 
 def test_json_round_trip_is_exact_and_knows_no_nan(tmp_path):
     value = {"a": np.float64(0.1), "b": [np.int64(3), math.nan, math.inf], "c": np.eye(2)}
-    _folder.write_json(tmp_path / "x.json", value)
+    _folder.keep_json(tmp_path / "x.json", value)
     assert _folder.read_json(tmp_path / "x.json") == {
         "a": 0.1,
         "b": [3, None, None],
@@ -61,3 +61,12 @@ def test_missing_and_broken_files_are_named(tmp_path):
         (tmp_path / "broken.json").write_text(foreign)
         with pytest.raises(ValueError, match=r"not what a study writes \(it has no 'study'\)"):
             _folder.read_json(tmp_path / "broken.json", "study")
+
+
+def test_a_number_that_changed_is_noticed(tmp_path):
+    path = tmp_path / "x.json"
+    _folder.keep_json(path, {"result": {"accuracy": [0.98, 0.97]}})
+    assert _folder.read_json(path, "result") == {"result": {"accuracy": [0.98, 0.97]}}
+    path.write_text(path.read_text().replace("0.98", "0.99"))
+    with pytest.raises(ValueError, match=r"x.json is not as it was written; delete it"):
+        _folder.read_json(path, "result")

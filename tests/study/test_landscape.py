@@ -1,6 +1,5 @@
 """The minima of a study: against the dense Hessian, resumed, on the command line, in the report."""
 
-import json
 import shutil
 
 import jax
@@ -10,7 +9,7 @@ import optax
 import pytest
 
 from gapjax import cli, data, models, study, training
-from gapjax.study import _landscape, _landscape_numbers, _landscape_report
+from gapjax.study import _folder, _landscape, _landscape_numbers, _landscape_report
 from gapjax.study._prepare import prepare_study
 
 pytestmark = pytest.mark.xdist_group("landscape")  # they share runs that take long
@@ -105,8 +104,8 @@ def test_an_interrupted_measurement_goes_on(measured, tiny, monkeypatch):
     folder, _, result, _ = measured
     kept = folder / "landscape" / "LB-1.json"
     undisturbed = kept.read_text()
-    part = {k: v for k, v in json.loads(undisturbed).items() if k not in ("sam", "line")}
-    kept.write_text(json.dumps(part))
+    part = {k: v for k, v in _folder.read_json(kept).items() if k not in ("sam", "line")}
+    _folder.keep_json(kept, part)
     calls = []
     measures = {
         name: lambda at, report, name=name, measure=measure: (

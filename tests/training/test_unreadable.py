@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gapjax import training
-from gapjax.training import _contents
+from gapjax.training import _reading
 from tests.meshes import data_mesh
 from tests.processes import finish, start
 
@@ -119,7 +119,7 @@ def main(folder):
     (folder / "file").write_text("")
     say("no folder", _restore(copy("folder") if process == 0 else folder / "file" / "folder"))
     verdicts = [process == 0, True]  # process 1 finds the newest of what both see damaged
-    with mock.patch.object(_contents, "is_sealed", side_effect=verdicts):
+    with mock.patch.object(_reading, "is_sealed", side_effect=verdicts):
         say("shared", _restore(kept))
     _save(kept, 3, 30)
     say("saved anew", _restore(kept))
