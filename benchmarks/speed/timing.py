@@ -4,6 +4,7 @@ Contestants run in turn, A B C A B C ..., each round in a new order; a contestan
 median over rounds, and its ratio to the reference is the median of the ratios round by round.
 """
 
+import functools
 import json
 import pathlib
 import platform
@@ -14,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 RESULTS = pathlib.Path(__file__).parent.parent / "results"
 
@@ -55,6 +57,19 @@ def interleave(
         )
         timings[name] = Timing(statistics.median(own), middle, low, high)
     return timings
+
+
+def stream(x: jax.Array, times: int) -> jax.Array:
+    """Read and write as many bytes as ``x`` has, so many times, in place on its device."""
+    x = jnp.copy(x)
+    for _ in range(times):
+        x = _increment(x)
+    return x
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _increment(x: jax.Array) -> jax.Array:
+    return x + 1
 
 
 def machine() -> dict[str, Any]:
