@@ -145,5 +145,6 @@ def batch_norm(
         bias=bias,
         shift=shift,
         epsilon=layer.epsilon,
+        one_pass=not evaluate,
     )
     return y, running

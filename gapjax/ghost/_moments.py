@@ -247,6 +247,7 @@ def normalize(
     bias: ArrayLike | None = None,
     shift: ArrayLike | None = None,
     epsilon: float = 1e-5,
+    one_pass: bool = True,
 ) -> jax.Array:
     r"""Normalize each ghost with its own mean and variance.
 
@@ -265,6 +266,8 @@ def normalize(
         shift: As given to ``ghost_moments``: both then read the same ``x - shift``, and the
             gradient takes two sums over ``x`` instead of three.
         epsilon: Added to the variance.
+        one_pass: Take both sums of the gradient together. In evaluation, whose gradient asks for no
+            more than they are, curvature products are a tenth faster without.
 
     Returns:
         An array like ``x``, in the widest dtype of the arguments.
@@ -296,7 +299,8 @@ def normalize(
     if bias is not None:
         add = add + jnp.asarray(bias).astype(dtype).reshape(features)
 
-    part = rows_per_part(cut.run * math.prod(x.shape[i] for i in reduced[1:]))
+    rows = cut.run * math.prod(x.shape[i] for i in reduced[1:])
+    part = rows_per_part(rows) if one_pass else 0
 
     def of_block(off, mul, add):
         mul, add = spread(mul, add, off.shape, reduced, part)
