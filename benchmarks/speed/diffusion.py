@@ -152,11 +152,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--walkers", type=int, default=500)
+    parser.add_argument("--parts", nargs="+", choices=("cost", "walk"), default=("cost", "walk"))
     options = parser.parse_args()
-    figures = {
-        "training step": _cost(options.rounds),
-        "walk": _exponents(options.walkers, repeats=8),
-    }
+    figures = {}
+    if "cost" in options.parts:
+        figures["training step"] = _cost(options.rounds)
+    if "walk" in options.parts:
+        figures["walk"] = _exponents(options.walkers, repeats=8)
     print(f"\nkept in {keep('diffusion', figures)}")
 
 
