@@ -72,8 +72,9 @@ class Reader:
 
     def _columns(self, window: _stream.Window, lead: tuple[int, ...], start: int, stop: int) -> Any:
         """Rows `start` to `stop` of every microbatch (of the batch, where there is only one)."""
+        cut = _stream.rows if self.with_index else _stream.examples
         parts = [
-            _stream.rows(
+            cut(
                 window,
                 first + start,
                 first + stop,
@@ -83,8 +84,12 @@ class Reader:
             for first in range(0, window.size, lead[-1])
         ]
         rows = _stream.joined(parts)
-        data = self.source.take(rows.example)
-        batch = Batch(data, *rows) if self.with_index else data
+        if self.with_index:
+            batch = Batch(self.source.take(rows.example), *rows)
+        else:
+            batch = self.source.take(rows)
+        if len(lead) == 1 and self.layout.mesh is None:
+            return batch
         return jax.tree.map(lambda leaf: self._leaf(leaf, (*lead[:-1], stop - start)), batch)
 
     def _leaf(self, leaf: np.ndarray, lead: tuple[int, ...]) -> np.ndarray:

@@ -45,6 +45,7 @@ class ArraySource:
 
     def __init__(self, arrays: Any):
         self._arrays = jax.tree.map(np.asarray, arrays)
+        self._leaves, self._structure = jax.tree.flatten(self._arrays)
         lengths = {
             jax.tree_util.keystr(path): (leaf.shape[0] if leaf.ndim else None)
             for path, leaf in jax.tree_util.tree_leaves_with_path(self._arrays)
@@ -56,7 +57,7 @@ class ArraySource:
         self.num_examples = _at_least_one(next(iter(lengths.values())) or 0)
 
     def take(self, index: np.ndarray) -> Any:
-        return jax.tree.map(lambda leaf: _rows(leaf, index), self._arrays)
+        return jax.tree.unflatten(self._structure, [_rows(leaf, index) for leaf in self._leaves])
 
     def fingerprint(self) -> str:
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(self._arrays))

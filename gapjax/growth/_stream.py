@@ -7,8 +7,9 @@ spread or on the sizes of the batches before it.
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 ENDS = ("carry", "pad", "drop")
@@ -66,33 +67,47 @@ class Rows(NamedTuple):
     mask: np.ndarray
 
 
-def rows(window: Window, start: int, stop: int, *, seed: int, num_examples: int) -> Rows:
-    """Rows `start` to `stop` of the batch, in global order: all that one host has to read.
+def examples(window: Window, start: int, stop: int, *, seed: int, num_examples: int) -> np.ndarray:
+    """The numbers of the examples in rows `start` to `stop` of the batch: all a host has to read.
 
     Rows past the end of the window, where an epoch is padded, repeat its first example.
     """
-    example, epoch = [], []
-    base = 0
-    for number, first, last in window.runs:
+    return _concatenated([part for _, part in _parts(window, start, stop, seed, num_examples)])
+
+
+def rows(window: Window, start: int, stop: int, *, seed: int, num_examples: int) -> Rows:
+    """Rows `start` to `stop` of the batch, in global order."""
+    parts = _parts(window, start, stop, seed, num_examples)
+    real = sum(last - first for _, first, last in window.runs)
+    return Rows(
+        _concatenated([part for _, part in parts]),
+        _concatenated([np.full(len(part), epoch, np.int32) for epoch, part in parts]),
+        np.arange(start, stop) < real,
+    )
+
+
+def _parts(
+    window: Window, start: int, stop: int, seed: int, num_examples: int
+) -> list[tuple[int, np.ndarray]]:
+    """The examples in these rows by epoch, padding last."""
+    parts, base = [], 0
+    for epoch, first, last in window.runs:
         low, high = max(start - base, 0), min(stop - base, last - first)
         if low < high:
-            order = epoch_order(seed, number, num_examples)
-            example.append(order[first + low : first + high])
-            epoch.append(np.full(high - low, number, np.int32))
+            order = epoch_order(seed, epoch, num_examples)
+            parts.append((epoch, order[first + low : first + high]))
         base += last - first
     padding = stop - max(start, min(base, stop))
     if padding:
-        number, first, _ = window.runs[0]
-        order = epoch_order(seed, number, num_examples)
-        example.append(np.full(padding, order[first], order.dtype))
-        epoch.append(np.full(padding, number, np.int32))
-    mask = np.arange(start, stop) < base
-    return Rows(_concatenated(example), _concatenated(epoch), mask)
+        epoch, first, _ = window.runs[0]
+        order = epoch_order(seed, epoch, num_examples)
+        parts.append((epoch, np.repeat(order[first], padding)))
+    return parts
 
 
-def joined(parts: list[Rows]) -> Rows:
-    """The rows of all parts, one after another."""
-    return Rows(*map(_concatenated, zip(*parts, strict=True)))
+def joined(parts: Sequence[Any]) -> Any:
+    """The examples, or the rows, of all parts, one after another."""
+    return jax.tree.map(lambda *arrays: _concatenated(arrays), *parts)
 
 
 def _concatenated(parts: Sequence[np.ndarray]) -> np.ndarray:
