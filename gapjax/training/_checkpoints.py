@@ -17,9 +17,9 @@ from gapjax import _checks
 from gapjax._seal import seal
 from gapjax.training import _contents
 from gapjax.training._history import History
-from gapjax.training._hosts import everyone, on_first, together
+from gapjax.training._hosts import everyone, is_first, on_first, together
 from gapjax.training._reading import Broken, read
-from gapjax.training._writing import Unwritten, open_manager, write_together
+from gapjax.training._writing import Unwritten, clear, open_manager, write_together
 
 
 class CheckpointWarning(UserWarning):
@@ -236,9 +236,9 @@ class Checkpoints:
     def _open(self) -> Any:
         """Orbax's manager, made when it is first needed: its import takes a while."""
         if self._manager is None:
-            # Making the manager waits for all processes: none may have failed before.
             together(self._make_folder, OSError)
-            self._manager = open_manager(self.folder, keep=self._keep, timeout=self._timeout)
+            make = functools.partial(open_manager, keep=self._keep, timeout=self._timeout)
+            self._manager = together(functools.partial(make, self.folder), OSError)
             self._look()
         return self._manager
 
@@ -246,6 +246,8 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             os.listdir(self.folder)
+            if is_first():
+                clear(self.folder)
         except OSError as error:
             raise OSError(
                 f"cannot write checkpoints to {self.folder}: {error.strerror or error}. Take "

@@ -2,6 +2,7 @@
 
 import itertools
 import pathlib
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,7 @@ class _Waited(Exception):
 
 
 def open_manager(folder: pathlib.Path, *, keep: int, timeout: int) -> Any:
-    """Orbax's manager of a folder that is there; what was left half written is cleared away.
+    """Orbax's manager of a folder that is there; waits for no other process.
 
     Args:
         folder: of the checkpoints.
@@ -47,10 +48,21 @@ def open_manager(folder: pathlib.Path, *, keep: int, timeout: int) -> Any:
             preservation_policy=ocp.checkpoint_managers.LatestN(keep),
             async_options=ocp.AsyncOptions(timeout_secs=timeout),
             multiprocessing_options=meeting,
-            cleanup_tmp_directories=True,
         ),
         item_names=ITEMS,
     )
+
+
+def clear(folder: pathlib.Path) -> None:
+    """Remove what was left half written, by runs that were killed and saves that failed.
+
+    Orbax would do it in the background of the first process and, if it failed there, end the next
+    save in that process only.
+    """
+    from orbax.checkpoint import utils
+
+    for path in folder.glob(f"*{utils.TMP_DIR_SUFFIX}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def write_together(write: Callable[[], Any], *, timeout: int) -> None:

@@ -262,7 +262,8 @@ def test_killed_study_goes_on_and_ends_with_the_same_numbers(how, tmp_path):
         assert again.returncode == 0, errors
         assert "train SB" not in errors and "train LB+LR" in errors
         assert "LB+LR" in output
-        assert undisturbed.wait(timeout=120) == 0
+        _, errors = undisturbed.communicate(timeout=120)
+        assert undisturbed.returncode == 0, errors
     finally:
         for process in (undisturbed, killed):
             process.kill()

@@ -121,6 +121,19 @@ def test_a_donated_state_is_saved_as_it_was(tmp_path):
         shutil.rmtree(tmp_path / str(update))
 
 
+def test_what_was_left_half_written_is_cleared_away(tmp_path):
+    """By a run that was killed; what is whole, and what is not a checkpoint, stays."""
+    with Checkpoints(tmp_path, every=1) as checkpoints:
+        checkpoints.save(1, {"w": jnp.ones(3)})
+    half = shutil.copytree(tmp_path / "1", tmp_path / "2.orbax-checkpoint-tmp")
+    (tmp_path / "notes").mkdir()
+    with Checkpoints(tmp_path, every=1) as checkpoints:
+        assert checkpoints.updates == (1,)
+        checkpoints.save(2, {"w": jnp.ones(3)})
+    assert not half.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"1", "2", "notes"}
+
+
 def test_the_last_few_are_kept(tmp_path):
     with Checkpoints(tmp_path, every=1, keep=2) as checkpoints:
         for update in (3, 10, 200):
