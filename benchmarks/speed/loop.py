@@ -1,8 +1,9 @@
 """The whole `fit` loop against a bare one written by hand, and PyTorch's, on the same machine.
 
 Part of `python -m benchmarks.speed.train_step`; alone: `python -m benchmarks.speed.loop`. `fit`
-reads from `GrowingBatches`, records every update and tracks the diffusion; what a save costs is
-the difference to `fit` without one. PyTorch joins where it is installed.
+reads from `GrowingBatches`, records every update and tracks the diffusion (distances and the norms
+of the updates; or distances alone, which leaves the updates fused into the parameters); what a save
+costs is the difference to `fit` without one. PyTorch joins where it is installed.
 """
 
 import importlib.util
@@ -79,10 +80,17 @@ def _bare(model: Any, updates: int, images: np.ndarray, labels: np.ndarray) -> C
 
 
 def _fit(
-    model: Any, updates: int, images: np.ndarray, labels: np.ndarray, *, saves: int
+    model: Any,
+    updates: int,
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    saves: int = 0,
+    norms: bool = True,
 ) -> Callable[[], None]:
     """The same through `fit`, with everything on, and so many saves in a round."""
-    tx = optax.chain(optax.sgd(0.05, momentum=0.9), diffusion.track_diffusion())
+    tracker = diffusion.track_diffusion(measure_updates=norms)
+    tx = optax.chain(optax.sgd(0.05, momentum=0.9), tracker)
 
     def loss_fn(params: Any, model_state: Any, batch: Any, key: jax.Array) -> Any:
         logits, updated = model.apply(
@@ -157,7 +165,8 @@ def measure(rounds: int = 9) -> dict[str, Any]:
         images = rng.normal(size=(EXAMPLES, *shape)).astype(np.float32)
         contestants = {
             "bare loop": _bare(model, updates, images, labels),
-            "fit": _fit(model, updates, images, labels, saves=0),
+            "fit": _fit(model, updates, images, labels),
+            "fit, distance only": _fit(model, updates, images, labels, norms=False),
             "fit, one save": _fit(model, updates, images, labels, saves=1),
             "fit, five saves": _fit(model, updates, images, labels, saves=5),
         }
@@ -175,11 +184,14 @@ def measure(rounds: int = 9) -> dict[str, Any]:
         once = timings["fit, one save"].ratio - timings["fit"].ratio
         once = once * timings["bare loop"].seconds - save
         share = save / (1000 * per_update)
-        whole = 1 / (timings["fit"].ratio * (1 + share))
+        whole, distance = (
+            1 / (timings[label].ratio * (1 + share)) for label in ("fit", "fit, distance only")
+        )
         print(f"\n{name}, batch {BATCH}, {updates} updates a round\n{table(timings)}")
         print(f"a save costs {1e3 * save:.0f} ms: {100 * share:.2f}% at one per 1000 updates")
         print(f"opening and closing the checkpoints costs {1e3 * once:.0f} ms, once a run")
-        print(f"fit, all on, has {whole:.3f} of the bare loop's throughput")
+        print(f"fit, all on, has {whole:.3f} of the bare loop's throughput", end=", ")
+        print(f"{distance:.3f} where only the distance is tracked")
         figures[name] = {
             "updates": updates,
             "timings": {label: timing._asdict() for label, timing in timings.items()},
@@ -187,6 +199,7 @@ def measure(rounds: int = 9) -> dict[str, Any]:
             "seconds per run with checkpoints": once,
             "share of a save per 1000 updates": share,
             "throughput of fit over bare": whole,
+            "throughput of fit over bare, distance only": distance,
         }
     return figures
 

@@ -41,7 +41,7 @@ class GrowingBatches(Iterator[Any]):
     The order of epoch ``e`` is one permutation, fixed by ``(seed, e)`` alone. A batch is the next
     ``schedule(update)`` examples of the stream, so neither growth nor the number of hosts or
     devices changes which example comes when, and within an epoch each is seen exactly once.
-    Reading goes on in the background; batches read ahead are no part of :meth:`state`.
+    Batches that are read ahead are no part of :meth:`state`.
 
     Args:
       source: a pytree of arrays with a leading axis of examples (a ``Split``, a dict), or any
@@ -61,7 +61,9 @@ class GrowingBatches(Iterator[Any]):
         with A as small as it can be (1 while they fit), rows in order, so ghosts are the same.
       independent_examples: states that the loss is a mean over examples that do not see each
         other (no batch norm). Microbatches need this or a ``ghost_size``.
-      prefetch: how many batches are read ahead; 0 reads when asked.
+      prefetch: how many batches are read ahead in the background; 0 reads when asked. By default 2,
+        but 0 for arrays in memory: gathering rows takes less than handing them from one thread to
+        another, and goes on while the device works.
       workers: how many threads read; more than 1 helps where reading decodes.
 
     Raises:
@@ -95,7 +97,7 @@ class GrowingBatches(Iterator[Any]):
         ghost_size: int | None = None,
         microbatch: int | None = None,
         independent_examples: bool = False,
-        prefetch: int = 2,
+        prefetch: int | None = None,
         workers: int = 1,
     ):
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
@@ -121,6 +123,8 @@ class GrowingBatches(Iterator[Any]):
         self._floor = 1
         self._reason = "schedule"
         self._switches: list[Switch] = []
+        if prefetch is None:
+            prefetch = 0 if self._source.at_hand else 2
         self._ahead = ReadAhead(self._plan, self._reader.read, prefetch, workers)
         self._fingerprint: str | None = None
         for size in self.sizes() or (self._size(self._cursor),):

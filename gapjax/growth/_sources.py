@@ -18,6 +18,7 @@ class Source(Protocol):
     """What the iterator needs of a source."""
 
     num_examples: int
+    at_hand: bool  # in memory: nothing is gained by reading ahead
 
     def take(self, index: np.ndarray) -> Any:
         """The examples of these numbers, as a pytree with a leading axis."""
@@ -44,6 +45,8 @@ class ArraySource:
     """A pytree of arrays in memory."""
 
     def __init__(self, arrays: Any):
+        mapped = [isinstance(leaf, np.memmap) for leaf in jax.tree.leaves(arrays)]
+        self.at_hand = not any(mapped)
         self._arrays = jax.tree.map(np.asarray, arrays)
         self._leaves, self._structure = jax.tree.flatten(self._arrays)
         lengths = {
@@ -68,6 +71,8 @@ class ArraySource:
 
 class RecordSource:
     """Random access, record by record: a TFDS data source, a Grain map data set."""
+
+    at_hand = False
 
     def __init__(self, records: Any):
         self._records = records

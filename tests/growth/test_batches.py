@@ -135,6 +135,18 @@ def test_what_is_read_ahead_is_bounded(prefetch):
     assert batches.examples == 40
 
 
+def test_what_is_in_memory_is_not_read_ahead(tmp_path):
+    rows = np.arange(40.0, dtype=np.float32)
+    np.save(tmp_path / "rows.npy", rows)
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    ahead = []
+    for source in ({"x": rows}, {"x": mapped}, Records()):
+        batches = GrowingBatches(source, constant_batch(4), seed=0)
+        next(batches)
+        ahead.append(len(batches._ahead._pending))
+    assert ahead == [0, 2, 2]
+
+
 def test_batches_lie_where_jax_need_not_copy_them():
     rows = np.arange(60, dtype=np.float32).reshape(20, 3)
     source = {"whole": rows, "strided": rows[:, ::2], "labels": np.arange(20), "none": rows[:, :0]}
