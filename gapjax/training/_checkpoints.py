@@ -61,7 +61,7 @@ class Checkpoints:
             ``OSError``, or ``"warn"`` and train on with the last good one kept. An error of the
             background is found at the next ``save`` or ``wait``.
         timeout: of several processes, seconds after which a save that one of them has not finished
-            has failed in all.
+            has failed in all (five minutes at least, where one failed before it began to write).
 
     Raises:
         ValueError: a number that is not positive, a word that is unknown, or a ``config`` that is
