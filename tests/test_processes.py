@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -21,11 +22,20 @@ def test_a_process_that_says_much_holds_no_other_up(tmp_path):
     assert (first, second) == (0, 0) and len(errors) == 10**6
 
 
-def test_processes_that_hang_are_told_with_what_they_said_and_where():
-    hangs = "import faulthandler, time; faulthandler.enable(); print('begun'); time.sleep(1000)"
-    processes = [_python("print('fine')"), _python(hangs.replace("')", "', flush=True)"))]
-    with pytest.raises(
-        AssertionError, match=r"(?s)after 2 seconds.*fine.*begun.*line 1 in <module"
-    ):
-        finish(processes, 2)
+def test_processes_that_hang_are_told_with_what_they_said_and_where(tmp_path):
+    begun = tmp_path / "begun"
+    hangs = f"""
+import faulthandler, pathlib, time
+faulthandler.enable()
+print("begun", flush=True)
+pathlib.Path({str(begun)!r}).touch()
+time.sleep(1000)
+"""
+    processes = [_python("print('fine')"), _python(hangs)]
+    processes[0].wait(60)
+    while not begun.exists() and processes[1].poll() is None:
+        time.sleep(0.01)
+    told = r"(?s)after 1 seconds.*fine.*begun.*line 6 in <module"
+    with pytest.raises(AssertionError, match=told):
+        finish(processes, 1)
     assert all(process.poll() is not None for process in processes)

@@ -3,9 +3,9 @@
 **What it does.** A batch of B examples is cut into contiguous ghosts of ``ghost_size``; in training
 each is normalized with its own mean and variance, as if it had been a small batch (Hoffer, Hubara,
 Soudry 2017). Evaluation uses running statistics and takes any batch. A layer costs no more than
-plain batch norm: ghosts are a reshape. It costs less than Flax's own, with ghosts or without
-(``benchmarks/results/ghost_norm-cpu.json``, ``ghost_norm-gpu.json``): on CPU, where the compiler
-does not do so by itself, both sums that it needs are taken in one pass.
+plain batch norm: ghosts are a reshape. On images it takes 0.88 to 0.95 of the time of Flax's own,
+with ghosts or without (``benchmarks/results/ghost_norm-cpu.json``, ``ghost_norm-gpu.json``): on
+CPU, where the compiler does not do so by itself, it takes both sums that it needs in one pass.
 
 **When it helps.** Where a network with batch norm loses accuracy as its batch grows, because the
 noise of small-batch statistics regularized it; together with a higher learning rate and enough

@@ -88,8 +88,6 @@ class Reader:
             batch = Batch(self.source.take(rows.example), *rows)
         else:
             batch = self.source.take(rows)
-        if len(lead) == 1 and self.layout.mesh is None:
-            return batch
         return jax.tree.map(lambda leaf: self._leaf(leaf, (*lead[:-1], stop - start)), batch)
 
     def _leaf(self, leaf: np.ndarray, lead: tuple[int, ...]) -> np.ndarray:

@@ -45,10 +45,8 @@ class ArraySource:
     """A pytree of arrays in memory."""
 
     def __init__(self, arrays: Any):
-        mapped = [isinstance(leaf, np.memmap) for leaf in jax.tree.leaves(arrays)]
-        self.at_hand = not any(mapped)
+        self.at_hand = not any(isinstance(leaf, np.memmap) for leaf in jax.tree.leaves(arrays))
         self._arrays = jax.tree.map(np.asarray, arrays)
-        self._leaves, self._structure = jax.tree.flatten(self._arrays)
         lengths = {
             jax.tree_util.keystr(path): (leaf.shape[0] if leaf.ndim else None)
             for path, leaf in jax.tree_util.tree_leaves_with_path(self._arrays)
@@ -60,7 +58,7 @@ class ArraySource:
         self.num_examples = _at_least_one(next(iter(lengths.values())) or 0)
 
     def take(self, index: np.ndarray) -> Any:
-        return jax.tree.unflatten(self._structure, [_rows(leaf, index) for leaf in self._leaves])
+        return jax.tree.map(lambda leaf: _rows(leaf, index), self._arrays)
 
     def fingerprint(self) -> str:
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(self._arrays))

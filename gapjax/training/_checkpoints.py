@@ -237,8 +237,10 @@ class Checkpoints:
         """Orbax's manager, made when it is first needed: its import takes a while."""
         if self._manager is None:
             together(self._make_folder, OSError)
-            make = functools.partial(open_manager, keep=self._keep, timeout=self._timeout)
-            self._manager = together(functools.partial(make, self.folder), OSError)
+            make = functools.partial(
+                open_manager, self.folder, keep=self._keep, timeout=self._timeout
+            )
+            self._manager = together(make, OSError)
             self._look()
         return self._manager
 
