@@ -58,6 +58,7 @@ and are loaded when they are first touched.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from gapjax.ghost._batch_norms import batch_norms, with_statistics
 from gapjax.ghost._moments import Moments, ghost_moments, normalize
 from gapjax.ghost._precise import precise_statistics
 from gapjax.ghost._running import Running, update_running
@@ -68,12 +69,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Moments",
     "Running",
+    "batch_norms",
     "ghost_moments",
     "linen",
     "nnx",
     "normalize",
     "precise_statistics",
     "update_running",
+    "with_statistics",
 ]
 
 
