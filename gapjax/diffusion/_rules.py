@@ -9,19 +9,11 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from gapjax._batch_rules import RULES, rule_factor
 from gapjax._checks import one_of, positive_float, positive_int
 from gapjax._whole import floor_times
 
-RULES = ("sqrt", "linear", "none")
-
 Rate = TypeVar("Rate", bound=float | jax.Array | optax.Schedule)
-
-
-def rule_factor(ratio: Any, rule: str) -> Any:
-    """What a rule multiplies the rate by when the batch grows by `ratio` (a number or an array)."""
-    if rule == "sqrt":
-        return ratio**0.5
-    return ratio if rule == "linear" else ratio**0
 
 
 def checked_ratio(batch_size: int, base_batch_size: int) -> float:
