@@ -5,7 +5,7 @@ gradient noise; :class:`GrowingBatches` cuts such batches from one exact stream 
 them over the devices; :func:`compile_ahead` sees to it that no size waits for its compilation.
 """
 
-from gapjax.growth._anneal import grow_instead_of_decay
+from gapjax.growth._anneal import grow_instead_of_decay, seesaw
 from gapjax.growth._batches import GrowingBatches, Switch
 from gapjax.growth._by_examples import by_examples, decay_of_half_life
 from gapjax.growth._compile import (
@@ -87,5 +87,6 @@ __all__ = [
     "ramp_to_levanter",
     "ramp_to_maxtext",
     "ramp_to_olmo_core",
+    "seesaw",
     "stream_rows",
 ]

@@ -160,8 +160,9 @@ def at_examples(schedule: optax.Schedule) -> Callable[[Any], ArrayLike]:
             f"schedule must be a function of the examples seen, not {schedule!r}. For a value that "
             f"stays the same use optax.constant_schedule({schedule!r})."
         )
+    ask = leniently(schedule)
     try:
-        jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
+        jax.eval_shape(ask, jax.ShapeDtypeStruct((), jnp.int32))
     except OverflowError as error:
         raise ValueError(
             "The schedule holds whole numbers beyond 2^31 - 1, which JAX does not take; write them "
@@ -172,12 +173,22 @@ def at_examples(schedule: optax.Schedule) -> Callable[[Any], ArrayLike]:
 
     def value_at(examples: Any) -> ArrayLike:
         if isinstance(examples, int):
-            return schedule(examples if examples <= _whole.LARGEST else float(examples))
+            return ask(examples if examples <= _whole.LARGEST else float(examples))
         exact, wide = _whole.as_int32(examples), _whole.as_float32(examples)
         fits = (examples.high == 0) & (examples.low <= _whole.LARGEST)
-        return jnp.where(fits, schedule(exact), schedule(wide))
+        return jnp.where(fits, ask(exact), ask(wide))
 
     return value_at
+
+
+def leniently(schedule: optax.Schedule) -> optax.Schedule:
+    """The schedule, where promotion is strict too: those of optax mix types."""
+
+    def ask(count: ArrayLike) -> ArrayLike:
+        with jax.numpy_dtype_promotion("standard"):
+            return schedule(count)
+
+    return ask
 
 
 def pick(table: Any, index: Any) -> Any:
