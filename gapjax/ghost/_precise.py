@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from gapjax._checks import one_of
+from gapjax._examples import count_examples, example_weights
 
 
 def precise_statistics(
@@ -36,7 +37,9 @@ def precise_statistics(
             statistics, given to the model inside, serve as the shift that saves the variance from
             rounding.
         params: Handed to ``apply``.
-        batches: The batches; the number of examples is the leading axis of the first leaf.
+        batches: The batches; their leaves share a leading axis of examples. Those that the mask of
+            a batch leaves out (``growth.Batch`` has one) do not count, and ``apply`` has to give
+            the mask to its batch norms.
         variance: ``"total"``, or ``"within"`` for the average variance of the batches, without
             that of their means.
 
@@ -44,7 +47,8 @@ def precise_statistics(
         A tree like the one ``apply`` returns.
 
     Raises:
-        ValueError: There are no batches, or a statistic is neither ``mean`` nor ``var``.
+        ValueError: There are no examples, the leaves of a batch differ in their number, or a
+            statistic is neither ``mean`` nor ``var``.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -63,15 +67,18 @@ def precise_statistics(
         [11.0]
     """
     one_of("variance", variance, ("total", "within"))
-    total, examples = None, 0
+    total, examples = None, 0.0
     for batch in batches:
-        size = len(jax.tree.leaves(batch)[0])
+        weights = example_weights(batch)
+        size = count_examples(batch) if weights is None else float(weights.sum())
+        if not size:
+            continue
         own = apply(params, batch)
         examples += size
         total = own if total is None else _pool(total, own, size / examples, variance == "total")
     if total is None:
         raise ValueError(
-            "batches is empty (an iterator that was used up?), so there is nothing to average."
+            "batches hold no examples (an iterator that was used up?): there is nothing to average."
         )
     return total
 
