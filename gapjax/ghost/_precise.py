@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gapjax._checks import one_of
 from gapjax._examples import count_examples, example_weights
-from gapjax.ghost._statistics import named_statistics
+from gapjax.ghost._batch_norms import named_statistics
 
 
 def precise_statistics(
@@ -35,9 +35,9 @@ def precise_statistics(
             statistics of this batch alone, a tree in which every batch norm has a ``mean`` and a
             ``var``: the running statistics inside ``gapjax.ghost.linen.batch_statistics``, or of a
             model from ``gapjax.ghost.nnx.batch_statistics``, or what
-            ``gapjax.ghost.batch_statistics`` finds in any network. Give it jitted. The current
-            running statistics, given to the model inside, serve as the shift that saves the
-            variance from rounding.
+            ``models.Network.batch_statistics`` gives. Give it jitted. The current running
+            statistics, given to the model inside, serve as the shift that saves the variance from
+            rounding.
         params: Handed to ``apply``.
         batches: The batches; their leaves share a leading axis of examples. Those that the mask of
             a batch leaves out (``growth.Batch`` has one) do not count, and ``apply`` has to give
@@ -46,7 +46,7 @@ def precise_statistics(
             that of their means.
 
     Returns:
-        A tree like the one ``apply`` returns. ``gapjax.ghost.replace_statistics`` puts it into the
+        A tree like the one ``apply`` returns. ``gapjax.ghost.with_statistics`` puts it into the
         state of the model.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Statistics of a batch and of a data set in linen, nnx and unknown networks, and put back."""
+"""Statistics of a batch and of a data set, in linen and nnx, and put back into the state."""
 
 import chex
 import jax
@@ -62,13 +62,9 @@ def _kinds(state):
 
 def test_evaluation_with_the_statistics_of_a_batch_is_training_on_it(network, x):
     network, params, state = network
-
-    def own(x):
-        return ghost.batch_statistics(lambda s: network.apply(params, s, x, train=True)[1], state)
-
-    found = jax.jit(own)(x)
+    found = jax.jit(network.batch_statistics)(params, state, x)
     assert len(found) == 2 and all(set(kinds) == {"mean", "var"} for kinds in found.values())
-    replaced = ghost.replace_statistics(state, found)
+    replaced = ghost.with_statistics(state, found)
     trained, _ = network.apply(params, state, x, train=True)
     evaluated, _ = network.apply(params, replaced, x, train=False)
     np.testing.assert_allclose(evaluated, trained, atol=2e-5)
@@ -78,67 +74,45 @@ def test_evaluation_with_the_statistics_of_a_batch_is_training_on_it(network, x)
 
 def test_pooled_statistics_go_back_into_the_state(network, x):
     network, params, state = network
-
-    @jax.jit
-    def apply(params, x):
-        return ghost.batch_statistics(lambda s: network.apply(params, s, x, train=True)[1], state)
-
+    apply = jax.jit(lambda params, x: network.batch_statistics(params, state, x))
     pooled = ghost.precise_statistics(apply, params, [x[:10], x[10:]])
     first = next(name for name in pooled if "last" not in name)
     whole = apply(params, x)[first]  # the second layer sees what the first makes of its batch
     for kind in ("mean", "var"):
         np.testing.assert_allclose(pooled[first][kind], whole[kind], rtol=1e-4, atol=1e-5)
-    replaced = ghost.replace_statistics(state, pooled)
-    found = ghost.batch_statistics(lambda s: s, replaced)  # an identity moves nothing
-    chex.assert_trees_all_equal(found, pooled)
+    replaced = ghost.with_statistics(state, pooled)
+    chex.assert_trees_all_equal(ghost.batch_norms(replaced), pooled)
 
 
 def test_contexts_of_flax_give_the_same(x):
     network = models.as_network(MODELS["linen"])
     params, state = network.init(jax.random.key(1), x)
-    found = ghost.batch_statistics(lambda s: network.apply(params, s, x, train=True)[1], state)
+    found = network.batch_statistics(params, state, x)
     with ghost_linen.batch_statistics():
         _, after = network.apply(params, state, x, train=True)
     for statistics in (after, after["batch_stats"]):  # whole, or what linen's apply updates
-        chex.assert_trees_all_close(
-            ghost.replace_statistics(state, statistics),
-            ghost.replace_statistics(state, found),
-            rtol=1e-5,
-            atol=1e-5,
+        chex.assert_trees_all_equal(
+            ghost.with_statistics(state, statistics), ghost.with_statistics(state, found)
         )
     model = Nnx(nnx.Rngs(2))
     alone = ghost_nnx.batch_statistics(model)
     alone(x)
     kept = nnx.state(model)
-    replaced = ghost.replace_statistics(kept, nnx.state(alone, nnx.BatchStat))
+    replaced = ghost.with_statistics(kept, nnx.state(alone, nnx.BatchStat))
     assert type(replaced) is type(kept)
     nnx.update(model, replaced)
     np.testing.assert_array_equal(model.last.mean[...], alone.last.mean[...])
     np.testing.assert_array_equal(model.one.kernel[...], alone.one.kernel[...])
 
 
-def test_a_network_without_batch_norm_has_none(x):
-    network = models.as_network(nn.Dense(2))
-    params, state = network.init(jax.random.key(0), x)
-    found = ghost.precise_statistics(
-        lambda params, x: ghost.batch_statistics(
-            lambda s: network.apply(params, s, x, train=True)[1], state
-        ),
-        params,
-        [x],
-    )
-    assert found == {} and ghost.replace_statistics(state, found) == state
-
-
-def test_statistics_of_another_model_are_refused(x):
+def test_statistics_of_another_model_are_refused():
     state = {"batch_stats": {"norm": {"mean": jnp.zeros(3), "var": jnp.ones(3)}}}
-    with pytest.raises(ValueError, match=r"'other/mean' has no place .* keeps norm/mean, norm/var"):
-        ghost.replace_statistics(state, {"other": {"mean": jnp.zeros(3)}})
+    with pytest.raises(ValueError, match=r"'other/mean' has no place .* batch norms are norm\."):
+        ghost.with_statistics(state, {"other": {"mean": jnp.zeros(3)}})
     with pytest.raises(ValueError, match=r"'norm/mean' has shape \(4,\).*\(3,\) there"):
-        ghost.replace_statistics(state, {"norm": {"mean": jnp.zeros(4)}})
+        ghost.with_statistics(state, {"norm": {"mean": jnp.zeros(4)}})
     with pytest.raises(ValueError, match="'norm/bias' is neither"):
-        ghost.replace_statistics(state, {"norm": {"bias": jnp.zeros(3)}})
-    half = ghost.replace_statistics(
-        jax.tree.map(lambda a: a.astype(jnp.bfloat16), state), {"norm": {"mean": jnp.ones(3)}}
-    )
+        ghost.with_statistics(state, {"norm": {"bias": jnp.zeros(3)}})
+    half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), state)
+    half = ghost.with_statistics(half, {"norm": {"mean": jnp.ones(3)}})
     assert half["batch_stats"]["norm"]["mean"].dtype == jnp.bfloat16
