@@ -459,10 +459,7 @@ def test_flipped_bits_of_a_pickle_never_crash(tmp_path):
         content = bytearray(pickle.dumps(table, protocol=protocol))
         for bit in range(8 * len(content)):
             content[bit // 8] ^= 1 << bit % 8
-            try:
-                read_table(bytes(content))
-            except ValueError as error:
-                assert str(error)
+            _said(lambda content=content: read_table(bytes(content)))
             content[bit // 8] ^= 1 << bit % 8
 
 

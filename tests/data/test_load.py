@@ -182,34 +182,6 @@ def test_a_download_of_another_content_is_refused(tmp_path, site):
     assert not (tmp_path / "out").exists()
 
 
-def _prepare(folder, name, features, supervised_keys, examples):
-    """A data set as anyone's own TFDS builder would write it."""
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.core import registered
-
-    def info(self):
-        return tfds.core.DatasetInfo(
-            builder=self,
-            features=tfds.features.FeaturesDict(features),
-            supervised_keys=supervised_keys,
-        )
-
-    namespace = {
-        "name": name,
-        "VERSION": tfds.core.Version("2.0.0"),
-        "_info": info,
-        "_split_generators": lambda self, manager: {
-            split: iter(enumerate(examples)) for split in ("train", "validation")
-        },
-        "_generate_examples": None,
-        "__module__": __name__,
-        "pkg_dir_path": None,
-    }
-    with registered.skip_registration():
-        builder = type("Own", (tfds.core.GeneratorBasedBuilder,), namespace)
-    builder(data_dir=str(folder), file_format="array_record").download_and_prepare()
-
-
 def test_a_set_of_features_and_its_validation_split(tmp_path):
     import tensorflow_datasets as tfds
 
@@ -218,7 +190,7 @@ def test_a_set_of_features_and_its_validation_split(tmp_path):
         "y": tfds.features.ClassLabel(names=["no", "yes"]),
     }
     rows = [{"x": np.full(3, i / 4), "y": i % 2} for i in range(6)]
-    _prepare(tmp_path, "own_table", features, ("x", "y"), rows)
+    files.prepare(tmp_path, "own_table", features, ("x", "y"), {"train": rows, "validation": rows})
     dataset = load("own_table", data_dir=tmp_path)
     assert dataset.train.images.dtype == np.float32
     assert dataset.train.images.shape == (6, 3)
@@ -232,6 +204,7 @@ def test_what_has_no_class_labels_is_refused(tmp_path):
     import tensorflow_datasets as tfds
 
     features = {"x": tfds.features.Tensor(shape=(3,), dtype=np.float32)}
-    _prepare(tmp_path, "unlabelled", features, None, [{"x": np.zeros(3, np.float32)}] * 3)
+    rows = [{"x": np.zeros(3, np.float32)}] * 3
+    files.prepare(tmp_path, "unlabelled", features, None, {"train": rows, "validation": rows})
     with pytest.raises(ValueError, match="does not consist of examples with class labels"):
         load("unlabelled", data_dir=tmp_path)
