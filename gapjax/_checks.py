@@ -18,6 +18,14 @@ def positive_int(name: str, value: int) -> int:
     return int(value)
 
 
+def whole_number(name: str, value: int) -> int:
+    """A whole number of at least 0 (NumPy integers pass, booleans do not)."""
+    whole = isinstance(value, int | numbers.Integral)
+    if isinstance(value, bool) or not whole or value < 0:
+        raise ValueError(f"{name} must be a whole number of at least 0, not {value!r}.")
+    return int(value)
+
+
 def positive_float(name: str, value: float) -> float:
     """A finite number above 0."""
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)

@@ -4,6 +4,7 @@
   learning rate tuned at one batch size over to another.
 * Noise: ``noise_std`` and ``example_weights`` give a large batch the gradient noise of a small one.
 * Tracking: ``track_diffusion`` goes into any optax chain; ``diffusion_record`` reads it.
+  ``distance`` and ``log_spaced`` (when to look) are for loops of your own.
 * Steering: ``scale_by_batch_size`` follows a growing batch; ``match_diffusion`` makes one run
   diffuse like another, and ``diffusion_match`` reads how well it does.
 * Fits: ``fit_diffusion`` holds the log-t law against a power law; ``updates_to_travel`` says what
@@ -11,6 +12,7 @@
 * Theory: ``random_potential_walk`` is the walk behind the law.
 """
 
+from gapjax.diffusion._distance import distance, log_spaced
 from gapjax.diffusion._fit import DiffusionFit, fit_diffusion, updates_to_travel
 from gapjax.diffusion._match import (
     DiffusionMatch,
@@ -45,8 +47,10 @@ __all__ = [
     "boost_early",
     "diffusion_match",
     "diffusion_record",
+    "distance",
     "example_weights",
     "fit_diffusion",
+    "log_spaced",
     "match_diffusion",
     "noise_std",
     "random_potential_walk",

@@ -209,7 +209,8 @@ def _points(
             f"The distance is {d[used][0]} at every step: there is no law to fit. Do the weights "
             "move at all?"
         )
-    return t[used], d[used], int(np.sum(inside & ~finite))
+    order = np.argsort(t[used], kind="stable")
+    return t[used][order], d[used][order], int(np.sum(inside & ~finite))
 
 
 def _least_squares(basis: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:

@@ -10,6 +10,7 @@ import optax
 from jax.typing import ArrayLike
 
 from gapjax._checks import one_of, positive_float, positive_int
+from gapjax._whole import floor_times
 
 RULES = ("sqrt", "linear", "none")
 
@@ -108,8 +109,9 @@ def adapt_regime(
       many updates as the base run at every rate, so it sees ``batch_size / base_batch_size`` times
       as many epochs.
     * move with ``keep="epochs"``: update t of the new run has the rate of update
-      :math:`\lfloor t B / B_\mathrm{base} \rfloor` of the base run. The run sees as many epochs as
-      the base run, so it makes ``base_batch_size / batch_size`` times as many updates.
+      :math:`\lfloor t B / B_\mathrm{base} \rfloor` of the base run, exactly for every t below
+      :math:`2^{31}`. The run sees as many epochs as the base run, so it makes
+      ``base_batch_size / batch_size`` times as many updates.
 
     Args:
         schedule: ``step -> rate``, in updates of the base run.
@@ -143,16 +145,9 @@ def adapt_regime(
     )
     if keep == "updates":
         return scaled
-    shared = math.gcd(batch_size, base_batch_size)
-    times, over = batch_size // shared, base_batch_size // shared
-
-    def same_epochs(step: ArrayLike) -> ArrayLike:
-        # In whole numbers and divided first: float32 misses boundaries, and
-        # step * batch_size overflows 32 bits.
-        whole, rest = jnp.divmod(jnp.asarray(step), over)
-        return scaled(whole * times + rest * times // over)
-
-    return same_epochs
+    times, over = int(batch_size), int(base_batch_size)
+    # float32 misses boundaries, and step * batch_size overflows 32 bits
+    return lambda step: scaled(floor_times(step, times, over))
 
 
 def boost_early(

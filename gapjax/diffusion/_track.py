@@ -10,6 +10,7 @@ import optax
 
 from gapjax._checks import positive_int
 from gapjax.diffusion._cond import cond_any
+from gapjax.diffusion._distance import distance, geometric, norm
 
 LAST_STEP = 2**31 - 2  # the counter is an int32, and must be able to pass the last recorded step
 
@@ -43,45 +44,18 @@ class DiffusionRecord(NamedTuple):
 
 
 @functools.cache
-def log_spaced_steps(capacity: int) -> np.ndarray:
-    """`capacity` whole numbers from 1 up to LAST_STEP: every one at first, then geometric.
+def steps_to_record(capacity: int) -> np.ndarray:
+    """Up to `capacity` log-spaced steps from 1 to LAST_STEP, as many as there are.
 
-    A point follows the last by the larger of one and a fixed ratio, the smallest ratio whose
-    points reach LAST_STEP. With 256 points it is about 1.08: 30 points to the decade, whatever the
-    length of the run. All runs share the grid, so their records can be compared point by point.
+    With 256 a point follows the last by a factor of 1.08: 30 points to the decade, whatever the
+    length of the run. All runs share these steps, so their records compare point by point.
     """
-
-    def grid(ratio: float) -> np.ndarray:
-        points = [1.0]
-        while len(points) < capacity:
-            points.append(min(max(points[-1] + 1, np.round(points[-1] * ratio)), LAST_STEP))
-        return np.asarray(points)
-
-    low, high = 1.0, float(LAST_STEP)
-    for _ in range(64):
-        middle = (low * high) ** 0.5
-        low, high = (low, middle) if grid(middle)[-1] >= LAST_STEP else (middle, high)
-    return np.unique(grid(high)).astype(np.int32)
-
-
-def norm(tree: Any) -> jax.Array:
-    """The Euclidean norm of a tree, summed in float32 or better, as a float32 scalar."""
-
-    def square(x: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.square(jnp.abs(widen(x)))).astype(jnp.float32)
-
-    return jnp.sqrt(sum(map(square, jax.tree.leaves(tree)), start=jnp.zeros((), jnp.float32)))
-
-
-def widen(x: jax.Array) -> jax.Array:
-    """In float32 or better."""
-    narrow = not jnp.issubdtype(x.dtype, jnp.inexact) or x.dtype.itemsize < 4
-    return x.astype(jnp.float32) if narrow else x
-
-
-def distance_between(params: Any, start: Any) -> jax.Array:
-    """The Euclidean distance of two trees, in float32 or better."""
-    return norm(jax.tree.map(lambda a, b: widen(a) - widen(b), params, start))
+    low, high = capacity, LAST_STEP  # how many points to ask for, before they are rounded
+    while low + 1 < high:
+        middle = min((low + high) // 2, 2 * low)
+        fits = len(geometric(LAST_STEP, middle)) <= capacity
+        low, high = (middle, high) if fits else (low, middle)
+    return np.asarray(geometric(LAST_STEP, low), np.int32)
 
 
 def track_diffusion(
@@ -133,7 +107,7 @@ def track_diffusion(
     """
     if positive_int("capacity", capacity) < 8:
         raise ValueError(f"capacity={capacity} is too few points to fit a law to; give 8 or more.")
-    grid = log_spaced_steps(capacity)
+    grid = steps_to_record(capacity)
 
     def init_fn(params: Any) -> TrackDiffusionState:
         return TrackDiffusionState(
@@ -158,7 +132,7 @@ def track_diffusion(
         def record(log: Any, at: Any, params: Any, start: Any, updates: Any) -> Any:
             index, count = at
             length = norm(updates) if measure_updates else jnp.full((), jnp.nan, jnp.float32)
-            now = count, distance_between(params, start), length
+            now = count, distance(params, start), length
             log = tuple(buffer.at[index].set(x) for buffer, x in zip(log, now, strict=True))
             return log, one(index)
 
@@ -173,7 +147,7 @@ def track_diffusion(
             (state.recorded, state.num_updates),
         )
         due = state.num_updates == jnp.asarray(grid)[state.recorded]
-        (step, distance, update_norm), factor = cond_any(
+        (step, travelled, update_norm), factor = cond_any(
             due,
             record,
             skip,
@@ -191,7 +165,7 @@ def track_diffusion(
             num_updates=optax.safe_increment(state.num_updates),
             recorded=state.recorded + due.astype(jnp.int32),
             step=step,
-            distance=distance,
+            distance=travelled,
             update_norm=update_norm,
         )
 

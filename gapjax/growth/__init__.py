@@ -36,7 +36,7 @@ from gapjax.growth._schedules import (
     grow_instead_of_decay,
     piecewise_batch,
 )
-from gapjax.growth._stream import epoch_order
+from gapjax.growth._stream import Rows, epoch_order, stream_rows
 
 __all__ = [
     "Batch",
@@ -48,6 +48,7 @@ __all__ = [
     "NoiseScale",
     "NoiseScaleState",
     "Proposal",
+    "Rows",
     "StepwiseBatch",
     "Switch",
     "cabs_controller",
@@ -64,4 +65,5 @@ __all__ = [
     "noise_scale_tracker",
     "norm_test_controller",
     "piecewise_batch",
+    "stream_rows",
 ]

@@ -4,16 +4,15 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from gapjax import _checks
 from gapjax.growth import _sources, _stream
 from gapjax.growth._controllers import Controller, ControllerState
-from gapjax.growth._layout import Layout
 from gapjax.growth._noise_scale import NoiseScale
-from gapjax.growth._read_ahead import ReadAhead
-from gapjax.growth._reader import Reader
+from gapjax.growth._prefetch import Prefetcher
+from gapjax.growth._reader import BatchReader
 from gapjax.growth._schedules import BatchSchedule, constant_batch
+from gapjax.growth._sharding import BatchSharding
 
 _VERSION = 1
 
@@ -27,9 +26,9 @@ class Switch(NamedTuple):
 
 
 class _Cursor(NamedTuple):
-    """Everything that moves: where the stream stands and what the last batch was."""
+    """Everything that moves: the next row of the stream, and what the last batch was."""
 
-    position: _stream.Position
+    row: int
     update: int
     examples: int
     size: int
@@ -40,48 +39,53 @@ class GrowingBatches(Iterator[Any]):
 
     The order of epoch ``e`` is one permutation, fixed by ``(seed, e)`` alone. A batch is the next
     ``schedule(update)`` examples of the stream, so neither growth nor the number of hosts or
-    devices changes which example comes when, and within an epoch each is seen exactly once.
-    Batches that are read ahead are no part of :meth:`state`.
+    devices changes which example comes when, and within an epoch each is seen exactly once
+    (``stream_rows`` gives the same rows as numbers). Batches that are read ahead are no part of
+    :meth:`state`.
 
     Args:
-      source: a pytree of arrays with a leading axis of examples (a ``Split``, a dict), or any
-        object with ``__len__`` and ``__getitem__`` (``__getitems__`` is used where there is one).
-      schedule: from the number of the update to the global batch size; a pure function, asked a
-        few updates ahead. Or a :class:`Controller`, which is shown what :meth:`observe` is told.
-      seed: fixes the order, together with the epoch.
-      mesh: the devices to lay batches over; None gives NumPy arrays on the host.
-      axis: the mesh axis that batches are split over; along others they are replicated.
-      end_of_epoch: ``"carry"``: a batch may span the border of two epochs. ``"pad"``: the last
-        batch of an epoch is filled up with rows whose ``mask`` is False. ``"drop"``: examples that
-        do not fill a batch are left out of that epoch.
-      with_index: deliver :class:`Batch` (with example numbers, epochs and mask) in place of the
-        bare examples; always so for ``"pad"``.
-      ghost_size: the ghost size of the model's batch norm; every size is checked against it.
-      microbatch: the most examples that run at once. Batches then come as ``[A, B / A, ...]``
-        with A as small as it can be (1 while they fit), rows in order, so ghosts are the same.
-      independent_examples: states that the loss is a mean over examples that do not see each
-        other (no batch norm). Microbatches need this or a ``ghost_size``.
-      prefetch: how many batches are read ahead in the background; 0 reads when asked. By default 2,
-        but 0 for arrays in memory: gathering rows takes less than handing them from one thread to
-        another, and goes on while the device works.
-      workers: how many threads read; more than 1 helps where reading decodes.
+        source: a pytree of arrays with a leading axis of examples (a ``Split``, a dict, a data
+            frame), or any object with ``__len__`` and ``__getitem__`` (``__getitems__`` is used
+            where there is one). A list stands for one array if it holds numbers, else for records;
+            Python numbers take the types that JAX gives them.
+        schedule: from the number of the update to the global batch size; a pure function, asked a
+            few updates ahead. Or a :class:`Controller`, which is shown what :meth:`observe` is
+            told.
+        seed: fixes the order, together with the epoch.
+        mesh: the devices to lay batches over; None gives NumPy arrays on the host.
+        axis: the mesh axis that batches are split over; along others they are replicated.
+        end_of_epoch: ``"carry"``: a batch may span the border of two epochs. ``"pad"``: the last
+            batch of an epoch is filled up with rows whose ``mask`` is False. ``"drop"``: examples
+            that do not fill a batch are left out of that epoch.
+        with_index: deliver :class:`Batch` (with example numbers, epochs and mask) in place of the
+            bare examples; always so for ``"pad"``.
+        ghost_size: the ghost size of the model's batch norm; every size is checked against it.
+        microbatch: the most examples that run at once. Batches then come as ``[A, B / A, ...]``
+            with A as small as it can be (1 while they fit), rows in order, so ghosts are the same.
+        independent_examples: states that the loss is a mean over examples that do not see each
+            other (no batch norm). Microbatches need this or a ``ghost_size``.
+        prefetch: how many batches are read ahead in the background; 0 reads when asked. By default
+            2, but 0 for arrays in memory: gathering rows takes less than handing them from one
+            thread to another, and goes on while the device works.
+        workers: how many threads read; more than 1 helps where reading decodes.
 
     Raises:
-      ValueError: if a size of the schedule does not fit the data, the devices, the ghosts or the
-        microbatch (sizes that would fit are named), or if the batch would shrink.
+        ValueError: if a size of the schedule does not fit the data, the devices, the ghosts or the
+            microbatch (sizes that would fit are named), if the batch would shrink, or for a field
+            of the source that holds anything but numbers.
 
     Example:
-      >>> import numpy as np
-      >>> from gapjax.growth import GrowingBatches, piecewise_batch
-      >>> source = {"x": np.arange(12)}
-      >>> batches = GrowingBatches(source, piecewise_batch(2, {2: 4}), seed=0)
-      >>> [len(next(batches)["x"]) for _ in range(4)]
-      [2, 2, 4, 4]
-      >>> saved = batches.state()
-      >>> again = GrowingBatches(source, piecewise_batch(2, {2: 4}), seed=0)
-      >>> again.restore(saved)
-      >>> bool((next(again)["x"] == next(batches)["x"]).all())
-      True
+        >>> import numpy as np
+        >>> from gapjax.growth import GrowingBatches, piecewise_batch
+        >>> source = {"x": np.arange(12)}
+        >>> batches = GrowingBatches(source, piecewise_batch(2, {2: 4}), seed=0)
+        >>> [len(next(batches)["x"]) for _ in range(4)]
+        [2, 2, 4, 4]
+        >>> saved = batches.state()
+        >>> again = GrowingBatches(source, piecewise_batch(2, {2: 4}), seed=0)
+        >>> again.restore(saved)
+        >>> bool((next(again)["x"] == next(batches)["x"]).all())
+        True
     """
 
     def __init__(
@@ -100,8 +104,8 @@ class GrowingBatches(Iterator[Any]):
         prefetch: int | None = None,
         workers: int = 1,
     ):
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-            raise ValueError(f"seed must be a whole number of at least 0, not {seed!r}.")
+        self._seed = _checks.whole_number("seed", seed)
+        self._end = _checks.one_of("end_of_epoch", end_of_epoch, _stream.ENDS)
         if microbatch is not None and ghost_size is None and not independent_examples:
             raise ValueError(
                 f"microbatch={microbatch} changes the statistics of a batch norm without ghosts: "
@@ -113,22 +117,27 @@ class GrowingBatches(Iterator[Any]):
         if isinstance(schedule, Controller):
             self._controller, self._control = schedule, schedule.init()
             schedule = constant_batch(self._control.size)
+        if not callable(schedule):
+            raise ValueError(
+                f"schedule must be a function from the update to the batch size, not {schedule!r}; "
+                "for one that stays the same use constant_batch."
+            )
         self._schedule = schedule
-        self._seed = int(seed)
-        self._end = _checks.one_of("end_of_epoch", end_of_epoch, _stream.ENDS)
-        self._layout = Layout(mesh, axis, ghost_size, microbatch, self._source.num_examples)
+        self._sharding = BatchSharding(
+            mesh, axis, ghost_size, microbatch, self._source.num_examples
+        )
         with_index = with_index or end_of_epoch == "pad"
-        self._reader = Reader(self._source, self._layout, self._seed, with_index)
-        self._cursor = _Cursor(_stream.Position(0, 0), 0, 0, 0)
+        self._reader = BatchReader(self._source, self._sharding, self._seed, with_index)
+        self._cursor = _Cursor(0, 0, 0, 0)
         self._floor = 1
         self._reason = "schedule"
         self._switches: list[Switch] = []
         if prefetch is None:
             prefetch = 0 if self._source.at_hand else 2
-        self._ahead = ReadAhead(self._plan, self._reader.read, prefetch, workers)
+        self._ahead = Prefetcher(self._plan, self._reader.read, prefetch, workers)
         self._fingerprint: str | None = None
         for size in self.sizes() or (self._size(self._cursor),):
-            self._layout.parts(size)
+            self._sharding.microbatches(size)
 
     def __next__(self) -> Any:
         batch, cursor = self._ahead.next(self._cursor)
@@ -151,8 +160,7 @@ class GrowingBatches(Iterator[Any]):
     @property
     def epoch(self) -> float:
         """How many passes over the data have been made."""
-        epoch, offset = self._cursor.position
-        return epoch + offset / self._source.num_examples
+        return self._cursor.row / self._source.num_examples
 
     @property
     def batch_size(self) -> int:
@@ -179,16 +187,16 @@ class GrowingBatches(Iterator[Any]):
         replicated, such as the metrics of a train step.
 
         Args:
-          size: the new global batch size.
-          reason: kept in :attr:`switches`.
+            size: the new global batch size.
+            reason: kept in :attr:`switches`.
 
         Raises:
-          ValueError: if the batch would shrink or the size does not fit.
+            ValueError: if the batch would shrink or the size does not fit.
         """
         current = self.batch_size
         if size < current:
             raise ValueError(f"The batch would shrink from {current} to {size}; it only grows.")
-        self._layout.parts(size)
+        self._sharding.microbatches(size)
         if size > current:
             self._floor, self._reason = int(size), reason
             self._ahead.forget()
@@ -200,15 +208,15 @@ class GrowingBatches(Iterator[Any]):
         them waits for the device, so on a fast one call it every few updates.
 
         Args:
-          noise: the gradient noise, from ``noise_scale_record``.
-          loss: the mean loss, for the controllers that need it.
-          learning_rate: likewise.
+            noise: the gradient noise, from ``noise_scale_record``.
+            loss: the mean loss, for the controllers that need it.
+            learning_rate: likewise.
 
         Returns:
-          Whether the batch has grown.
+            Whether the batch has grown.
 
         Raises:
-          ValueError: if these batches follow a schedule and no controller.
+            ValueError: if these batches follow a schedule and no controller.
         """
         if self._controller is None:
             raise ValueError(
@@ -229,14 +237,15 @@ class GrowingBatches(Iterator[Any]):
 
     def state(self) -> dict[str, Any]:
         """Where the stream stands, after the last batch delivered: JSON, the same on every host."""
+        epoch, offset = divmod(self._cursor.row, self._source.num_examples)
         return {
             "version": _VERSION,
             "fingerprint": self._source_fingerprint(),
             "num_examples": self._source.num_examples,
             "seed": self._seed,
             "end_of_epoch": self._end,
-            "epoch": self._cursor.position.epoch,
-            "offset": self._cursor.position.offset,
+            "epoch": epoch,
+            "offset": offset,
             "update": self._cursor.update,
             "examples": self._cursor.examples,
             "size": self._cursor.size,
@@ -250,11 +259,11 @@ class GrowingBatches(Iterator[Any]):
         """Go on from a state, on any number of hosts and devices.
 
         Args:
-          state: what :meth:`state` returned.
+            state: what :meth:`state` returned.
 
         Raises:
-          ValueError: if it belongs to other data, another seed, another end of epochs or another
-            version; nothing is changed then.
+            ValueError: if it belongs to other data, another seed, another end of epochs or another
+                version; nothing is changed then.
         """
         own = self.state()
         for name, remedy in (
@@ -269,8 +278,8 @@ class GrowingBatches(Iterator[Any]):
                     f"This state does not fit: its {name} is {state.get(name)!r}, here it is "
                     f"{own[name]!r}; {remedy}."
                 )
-        position = _stream.Position(int(state["epoch"]), int(state["offset"]))
-        self._cursor = _Cursor(position, state["update"], state["examples"], state["size"])
+        row = int(state["epoch"]) * self._source.num_examples + int(state["offset"])
+        self._cursor = _Cursor(row, state["update"], state["examples"], state["size"])
         self._floor, self._reason = state["grown_to"], state["grown_because"]
         if self._controller is not None and state["control"]:
             self._control = ControllerState(*state["control"])
@@ -294,7 +303,7 @@ class GrowingBatches(Iterator[Any]):
     def _plan(self, cursor: _Cursor) -> tuple[_stream.Window, _Cursor]:
         size = self._size(cursor)
         if size != cursor.size:  # the last one has been checked
-            self._layout.parts(size)
-        window = _stream.cut(cursor.position, size, self._source.num_examples, self._end)
-        real = sum(stop - start for _, start, stop in window.runs)
-        return window, _Cursor(window.after, cursor.update + 1, cursor.examples + real, size)
+            self._sharding.microbatches(size)
+        window = _stream.cut(cursor.row, size, self._source.num_examples, self._end)
+        examples = cursor.examples + window.stop - window.start
+        return window, _Cursor(window.stop, cursor.update + 1, examples, size)

@@ -13,8 +13,8 @@ class ControllerState(NamedTuple):
     """What a controller remembers: whole numbers, so it can be written as JSON.
 
     Attributes:
-      size: the batch size now.
-      favour: for how many observations in a row a larger batch has been called for.
+        size: the batch size now.
+        favour: for how many observations in a row a larger batch has been called for.
     """
 
     size: int
@@ -32,11 +32,11 @@ class Controller(NamedTuple):
     """A pair of functions on the host, and the sizes that they can propose.
 
     Attributes:
-      init: ``() -> state``.
-      update: ``(state, noise, *, loss=None, learning_rate=None) -> (proposal, state)`` where
-        ``noise`` is a :class:`NoiseScale`. Decide from numbers that are replicated, and every host
-        proposes the same.
-      sizes: ``() ->`` every size it can propose, rising.
+        init: ``() -> state``.
+        update: ``(state, noise, *, loss=None, learning_rate=None) -> (proposal, state)`` where
+            ``noise`` is a :class:`NoiseScale`. Decide from numbers that are replicated, and every
+            host proposes the same.
+        sizes: ``() ->`` every size it can propose, rising.
     """
 
     init: Callable[[], ControllerState]
@@ -61,28 +61,30 @@ def noise_scale_controller(
     noise scale counts as infinite; where it is NaN nothing grows.
 
     Args:
-      initial: the first batch size.
-      maximum: the largest.
-      factor: from one rung to the next.
-      hysteresis: how far above the batch size the noise scale must be, at least 1.
-      min_dwell: for how many observations in a row; also the least between two growths.
+        initial: the first batch size.
+        maximum: the largest.
+        factor: from one rung to the next.
+        hysteresis: how far above the batch size the noise scale must be, at least 1.
+        min_dwell: for how many observations in a row; also the least between two growths.
 
     Returns:
-      The controller.
+        The controller.
 
     Raises:
-      ValueError: if a number is out of range.
-
-    Source: McCandlish et al., "An empirical model of large-batch training", 2018, section 2.
+        ValueError: if a number is out of range.
 
     Example:
-      >>> from gapjax.growth import NoiseScale
-      >>> controller = noise_scale_controller(64, maximum=256, min_dwell=2)
-      >>> state, noise = controller.init(), NoiseScale(300.0, 1.0, 300.0, 10.0)
-      >>> for _ in range(2):
-      ...     proposal, state = controller.update(state, noise)
-      >>> proposal
-      Proposal(size=128, reason='noise scale 300 above 1.3 x 64 for 2 observations')
+        >>> from gapjax.growth import NoiseScale
+        >>> controller = noise_scale_controller(64, maximum=256, min_dwell=2)
+        >>> state, noise = controller.init(), NoiseScale(300.0, 1.0, 300.0, 10.0)
+        >>> for _ in range(2):
+        ...     proposal, state = controller.update(state, noise)
+        >>> proposal
+        Proposal(size=128, reason='noise scale 300 above 1.3 x 64 for 2 observations')
+
+    References:
+        McCandlish, Kaplan, Amodei et al, `An Empirical Model of Large-Batch Training
+        <https://arxiv.org/abs/1812.06162>`_, 2018, section 2.
     """
 
     def target(size: int, noise: NoiseScale, loss: Any, learning_rate: Any) -> float:
@@ -109,24 +111,25 @@ def norm_test_controller(
     that contains the noise itself, the test can only fail for ``theta < 1``.
 
     Args:
-      initial: the first batch size.
-      maximum: the largest.
-      theta: the noise allowed, as a fraction of the norm of the gradient, in (0, 1).
-      factor: from one rung to the next.
-      hysteresis: how far the batch that would pass must be above the batch, at least 1.
-      min_dwell: for how many observations in a row.
+        initial: the first batch size.
+        maximum: the largest.
+        theta: the noise allowed, as a fraction of the norm of the gradient, in (0, 1).
+        factor: from one rung to the next.
+        hysteresis: how far the batch that would pass must be above the batch, at least 1.
+        min_dwell: for how many observations in a row.
 
     Returns:
-      The controller; see :func:`noise_scale_controller`.
-
-    Source: Byrd, Chin, Nocedal, Wu, "Sample size selection in optimization methods for machine
-    learning", Mathematical Programming, 2012.
+        The controller; see :func:`noise_scale_controller`.
 
     Example:
-      >>> controller = norm_test_controller(64, maximum=256, min_dwell=1)
-      >>> noise = NoiseScale(trace=640.0, squared_norm=1.0, noise_scale=640.0, stderr=10.0)
-      >>> controller.update(controller.init(), noise)[0].size
-      128
+        >>> controller = norm_test_controller(64, maximum=256, min_dwell=1)
+        >>> noise = NoiseScale(trace=640.0, squared_norm=1.0, noise_scale=640.0, stderr=10.0)
+        >>> controller.update(controller.init(), noise)[0].size
+        128
+
+    References:
+        Byrd, Chin, Nocedal, Wu, Sample size selection in optimization methods for machine learning,
+        Mathematical Programming 134, 2012, section 3.
     """
     if not 0 < theta < 1:
         raise ValueError(
@@ -160,22 +163,24 @@ def cabs_controller(
     ``learning_rate``.
 
     Args:
-      initial: the first batch size.
-      maximum: the largest.
-      factor: from one rung to the next.
-      hysteresis: how far the coupled size must be above the batch, at least 1.
-      min_dwell: for how many observations in a row.
+        initial: the first batch size.
+        maximum: the largest.
+        factor: from one rung to the next.
+        hysteresis: how far the coupled size must be above the batch, at least 1.
+        min_dwell: for how many observations in a row.
 
     Returns:
-      The controller; see :func:`noise_scale_controller`.
-
-    Source: Balles, Romero, Hennig, "Coupling adaptive batch sizes with learning rates", UAI 2017.
+        The controller; see :func:`noise_scale_controller`.
 
     Example:
-      >>> controller = cabs_controller(64, maximum=256, min_dwell=1)
-      >>> noise = NoiseScale(trace=640.0, squared_norm=1.0, noise_scale=640.0, stderr=10.0)
-      >>> controller.update(controller.init(), noise, loss=0.5, learning_rate=0.1)[0]
-      Proposal(size=128, reason='coupled size 128 above 1 x 64 for 1 observations')
+        >>> controller = cabs_controller(64, maximum=256, min_dwell=1)
+        >>> noise = NoiseScale(trace=640.0, squared_norm=1.0, noise_scale=640.0, stderr=10.0)
+        >>> controller.update(controller.init(), noise, loss=0.5, learning_rate=0.1)[0]
+        Proposal(size=128, reason='coupled size 128 above 1 x 64 for 1 observations')
+
+    References:
+        Balles, Romero, Hennig, `Coupling Adaptive Batch Sizes with Learning Rates
+        <https://arxiv.org/abs/1612.05086>`_, UAI 2017.
     """
 
     def target(size: int, noise: NoiseScale, loss: Any, learning_rate: Any) -> float:

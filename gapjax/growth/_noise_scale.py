@@ -12,12 +12,12 @@ class NoiseScale(NamedTuple):
     """Estimates of gradient noise; scalars, or one entry per member of a population.
 
     Attributes:
-      trace: the trace of the covariance of the gradients of single examples, ``tr(Sigma)``.
-      squared_norm: the squared norm of the true gradient, ``|G|^2``. The estimate is unbiased, so
-        it may be negative where noise hides the gradient.
-      noise_scale: ``tr(Sigma) / |G|^2``, in examples.
-      stderr: the standard error of ``noise_scale``, taking updates as independent; NaN where one
-        estimate alone cannot tell.
+        trace: the trace of the covariance of the gradients of single examples, ``tr(Sigma)``.
+        squared_norm: the squared norm of the true gradient, ``|G|^2``. The estimate is unbiased, so
+            it may be negative where noise hides the gradient.
+        noise_scale: ``tr(Sigma) / |G|^2``, in examples.
+        stderr: the standard error of ``noise_scale``, taking updates as independent; NaN where one
+            estimate alone cannot tell.
     """
 
     trace: Any
@@ -45,24 +45,25 @@ def gradient_noise_scale(
     :func:`noise_scale_tracker` averages each before it divides.
 
     Args:
-      part_squared_norm: the mean over parts of ``|g_b|^2``.
-      squared_norm: ``|g_B|^2`` of the mean gradient.
-      part_size: b, in examples.
-      batch_size: B, in examples.
+        part_squared_norm: the mean over parts of ``|g_b|^2``.
+        squared_norm: ``|g_B|^2`` of the mean gradient.
+        part_size: b, in examples.
+        batch_size: B, in examples.
 
     Returns:
-      The estimates of this one update.
+        The estimates of this one update.
 
     Raises:
-      ValueError: if the sizes are known and the part is not smaller than the batch.
-
-    Source: McCandlish, Kaplan, Amodei et al., "An empirical model of large-batch training", 2018,
-    appendix A.1.
+        ValueError: if the sizes are known and the part is not smaller than the batch.
 
     Example:
-      >>> noise = gradient_noise_scale(4.0, 1.3, part_size=32, batch_size=512)
-      >>> [round(float(value), 2) for value in noise[:3]]
-      [92.16, 1.12, 82.29]
+        >>> noise = gradient_noise_scale(4.0, 1.3, part_size=32, batch_size=512)
+        >>> [round(float(value), 2) for value in noise[:3]]
+        [92.16, 1.12, 82.29]
+
+    References:
+        McCandlish, Kaplan, Amodei et al, `An Empirical Model of Large-Batch Training
+        <https://arxiv.org/abs/1812.06162>`_, 2018, appendix A.1.
     """
     _check_sizes(part_size, batch_size)
     b, big = jnp.asarray(part_size, jnp.float32), jnp.asarray(batch_size, jnp.float32)
@@ -77,10 +78,10 @@ class NoiseScaleState(NamedTuple):
     """State of :func:`noise_scale_tracker`; :func:`noise_scale_record` reads it.
 
     Attributes:
-      num_updates: updates seen.
-      decay: of the averages, kept here so that a record needs nothing else.
-      means: averages of the two estimates, ``[2]``.
-      products: averages of their products, ``[2, 2]``, for the standard error.
+        num_updates: updates seen.
+        decay: of the averages, kept here so that a record needs nothing else.
+        means: averages of the two estimates, ``[2]``.
+        products: averages of their products, ``[2, 2]``, for the standard error.
     """
 
     num_updates: jax.Array
@@ -103,23 +104,25 @@ def noise_scale_tracker(decay: float = 0.99) -> optax.GradientTransformationExtr
     neither depends on B, so a growth leaves them valid.
 
     Args:
-      decay: of the averages per update; they look back over about ``1 / (1 - decay)`` updates.
+        decay: of the averages per update; they look back over about ``1 / (1 - decay)`` updates.
 
     Returns:
-      The transform; ``update`` raises a ValueError if an extra argument is missing.
-
-    Source: McCandlish et al. 2018, appendix A.1.
+        The transform; ``update`` raises a ValueError if an extra argument is missing.
 
     Example:
-      >>> tx = optax.chain(noise_scale_tracker(), optax.sgd(0.1))
-      >>> params = {"w": jnp.zeros(2)}
-      >>> state = tx.init(params)
-      >>> _, state = tx.update(
-      ...     {"w": jnp.array([1.0, 0.0])}, state, params,
-      ...     batch_size=512, part_size=32, part_squared_norm=4.0,
-      ... )
-      >>> round(float(noise_scale_record(state).trace), 1)
-      102.4
+        >>> tx = optax.chain(noise_scale_tracker(), optax.sgd(0.1))
+        >>> params = {"w": jnp.zeros(2)}
+        >>> state = tx.init(params)
+        >>> _, state = tx.update(
+        ...     {"w": jnp.array([1.0, 0.0])}, state, params,
+        ...     batch_size=512, part_size=32, part_squared_norm=4.0,
+        ... )
+        >>> round(float(noise_scale_record(state).trace), 1)
+        102.4
+
+    References:
+        McCandlish, Kaplan, Amodei et al, `An Empirical Model of Large-Batch Training
+        <https://arxiv.org/abs/1812.06162>`_, 2018, appendix A.1.
     """
     if not 0 < decay < 1:
         raise ValueError(f"decay must lie between 0 and 1, not {decay!r}; 0.99 is usual.")
@@ -172,13 +175,13 @@ def noise_scale_record(opt_state: Any) -> NoiseScale:
     """Read what :func:`noise_scale_tracker` has found, on the host.
 
     Args:
-      opt_state: the state of an optax chain with a tracker in it.
+        opt_state: the state of an optax chain with a tracker in it.
 
     Returns:
-      The averaged estimates and their ratio, in float64; NaN before the first update.
+        The averaged estimates and their ratio, in float64; NaN before the first update.
 
     Raises:
-      ValueError: if there is no tracker in the state, or more than one.
+        ValueError: if there is no tracker in the state, or more than one.
     """
     found = optax.tree.get_all_with_path(opt_state, NoiseScaleState.__name__)
     if len(found) != 1:

@@ -34,8 +34,8 @@ class StepwiseBatch:
     can be compiled before it is due.
 
     Attributes:
-      boundaries: the updates from which a new size holds, rising.
-      values: the sizes, one more than there are boundaries.
+        boundaries: the updates from which a new size holds, rising.
+        values: the sizes, one more than there are boundaries.
     """
 
     boundaries: tuple[int, ...]
@@ -54,11 +54,11 @@ def constant_batch(size: int) -> StepwiseBatch:
     """One batch size for the whole run.
 
     Args:
-      size: the global batch size, in examples.
+        size: the global batch size, in examples.
 
     Example:
-      >>> constant_batch(128)(10_000)
-      128
+        >>> constant_batch(128)(10_000)
+        128
     """
     return StepwiseBatch((), (_checks.positive_int("size", size),))
 
@@ -69,19 +69,19 @@ def geometric_batch(initial: int, *, factor: float, every: int, maximum: int) ->
     ``B(u) = min(maximum, round(initial * factor ** (u // every)))``.
 
     Args:
-      initial: the first global batch size.
-      factor: the growth at each boundary, above 1.
-      every: the number of updates between two growths.
-      maximum: the largest size; the last growth stops at it.
+        initial: the first global batch size.
+        factor: the growth at each boundary, above 1.
+        every: the number of updates between two growths.
+        maximum: the largest size; the last growth stops at it.
 
     Raises:
-      ValueError: if a size or ``every`` is below 1, the factor does not grow the batch, or the
-        maximum is below the first size.
+        ValueError: if a size or ``every`` is below 1, the factor does not grow the batch, or the
+            maximum is below the first size.
 
     Example:
-      >>> sizes = geometric_batch(128, factor=2, every=5_000, maximum=1024)
-      >>> sizes(4_999), sizes(5_000), sizes(90_000), sizes.sizes()
-      (128, 256, 1024, (128, 256, 512, 1024))
+        >>> sizes = geometric_batch(128, factor=2, every=5_000, maximum=1024)
+        >>> sizes(4_999), sizes(5_000), sizes(90_000), sizes.sizes()
+        (128, 256, 1024, (128, 256, 512, 1024))
     """
     initial = _checks.positive_int("initial", initial)
     every = _checks.positive_int("every", every)
@@ -100,16 +100,16 @@ def piecewise_batch(initial: int, boundaries_and_sizes: Mapping[int, int]) -> St
     """A batch that takes the given sizes from the given updates on.
 
     Args:
-      initial: the first global batch size.
-      boundaries_and_sizes: from an update to the size that holds from it on.
+        initial: the first global batch size.
+        boundaries_and_sizes: from an update to the size that holds from it on.
 
     Raises:
-      ValueError: if a size is smaller than the one before it.
+        ValueError: if a size is smaller than the one before it.
 
     Example:
-      >>> sizes = piecewise_batch(64, {100: 128, 300: 1024})
-      >>> sizes(99), sizes(100), sizes(300)
-      (64, 128, 1024)
+        >>> sizes = piecewise_batch(64, {100: 128, 300: 1024})
+        >>> sizes(99), sizes(100), sizes(300)
+        (64, 128, 1024)
     """
     boundaries = sorted(
         _checks.positive_int("A boundary", boundary) for boundary in boundaries_and_sizes
@@ -148,36 +148,37 @@ def grow_instead_of_decay(
     splits over the devices wherever ``batch_size`` does; the learning rate makes up for it.
 
     Args:
-      lr: the learning rate at the start.
-      boundaries_and_scales: from an update to the factor, at most 1, that the learning rate takes
-        there; as in ``optax.piecewise_constant_schedule``.
-      batch_size: the global batch size at the start, for which the schedule was written.
-      maximum: the largest batch size.
-      keep: ``"updates"``: the boundaries stay where they are, counted in updates of the run that
-        grows. ``"epochs"``: a boundary falls after as many *examples* as in the run that decays,
-        that is ``boundary * batch_size``, and so after fewer updates (the experiment of the
-        paper: the same epochs, several times fewer updates).
+        lr: the learning rate at the start.
+        boundaries_and_scales: from an update to the factor, at most 1, that the learning rate takes
+            there; as in ``optax.piecewise_constant_schedule``.
+        batch_size: the global batch size at the start, for which the schedule was written.
+        maximum: the largest batch size.
+        keep: ``"updates"``: the boundaries stay where they are, counted in updates of the run that
+            grows. ``"epochs"``: a boundary falls after as many *examples* as in the run that
+            decays, that is ``boundary * batch_size``, and so after fewer updates (the experiment of
+            the paper: the same epochs, several times fewer updates).
 
     Returns:
-      The learning-rate schedule (optax) and the batch schedule, both over updates.
+        The learning-rate schedule (optax) and the batch schedule, both over updates.
 
     Raises:
-      ValueError: if a scale is not in (0, 1], or the maximum is below ``batch_size``.
-
-    Source: Smith, Kindermans, Ying, Le, "Don't decay the learning rate, increase the batch size",
-    ICLR 2018, sections 3 to 5.
+        ValueError: if a scale is not in (0, 1], or the maximum is below ``batch_size``.
 
     Example:
-      >>> lr, size = grow_instead_of_decay(0.1, {100: 0.2, 200: 0.2}, batch_size=128, maximum=640)
-      >>> size(99), size(100), size(200)
-      (128, 640, 640)
-      >>> [round(float(lr(update)), 3) for update in (99, 100, 200)]
-      [0.1, 0.1, 0.02]
-      >>> _, size = grow_instead_of_decay(
-      ...     0.1, {100: 0.2, 200: 0.2}, batch_size=128, maximum=5120, keep="epochs"
-      ... )
-      >>> size.boundaries, size.sizes()
-      ((100, 120), (128, 640, 3200))
+        >>> lr, size = grow_instead_of_decay(0.1, {100: 0.2, 200: 0.2}, batch_size=128, maximum=640)
+        >>> size(99), size(100), size(200)
+        (128, 640, 640)
+        >>> [round(float(lr(update)), 3) for update in (99, 100, 200)]
+        [0.1, 0.1, 0.02]
+        >>> _, size = grow_instead_of_decay(
+        ...     0.1, {100: 0.2, 200: 0.2}, batch_size=128, maximum=5120, keep="epochs"
+        ... )
+        >>> size.boundaries, size.sizes()
+        ((100, 120), (128, 640, 3200))
+
+    References:
+        Smith, Kindermans, Ying, Le, `Don't Decay the Learning Rate, Increase the Batch Size
+        <https://arxiv.org/abs/1711.00489>`_, ICLR 2018, sections 3 to 5.
     """
     lr = _checks.positive_float("lr", lr)
     batch_size = _checks.positive_int("batch_size", batch_size)

@@ -2,16 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
+from gapjax.growth import _arrays
+
 _WHOLE = 1 << 30  # bytes up to which the fingerprint reads every example
 _SAMPLED = 4096  # examples it reads of a larger source
-_ALIGNMENT = 64  # bytes
 _SAMPLED_RECORDS = 16  # and of one that reads record by record
+_ALIGNMENT = 64  # bytes
 
 
 class Source(Protocol):
@@ -29,46 +31,60 @@ class Source(Protocol):
 
 def as_source(source: Any) -> Source:
     """The source behind what a user passed."""
-    leaves = [] if hasattr(source, "__next__") else jax.tree.leaves(source)
-    if leaves and all(hasattr(leaf, "shape") and hasattr(leaf, "dtype") for leaf in leaves):
+    if isinstance(source, ArraySource | RecordSource):
+        return source
+    if hasattr(source, "columns") and hasattr(source, "to_numpy"):  # a data frame
+        source = {name: source[name].to_numpy() for name in source.columns}
+    if hasattr(source, "__next__"):
+        raise ValueError(
+            f"A {type(source).__name__} is an iterator, of unknown length: it cannot give an exact "
+            "order. Turn it into arrays or a list of records first."
+        )
+    if _arrays.is_list_of_records(source):
+        return RecordSource(source)
+    leaves = jax.tree.leaves(source, is_leaf=_arrays.is_one_array)
+    if leaves and (all(map(_arrays.is_column, leaves)) or isinstance(source, Mapping | tuple)):
         return ArraySource(source)
     if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
         return RecordSource(source)
     raise ValueError(
-        f"A source is a pytree of arrays with a leading axis of examples, or an object with "
-        f"__len__ and __getitem__; {type(source).__name__} is neither. An iterator of unknown "
-        "length cannot give an exact order: turn it into arrays first."
+        "A source is a pytree of arrays with a leading axis of examples, or an object with "
+        f"__len__ and __getitem__; {type(source).__name__} is neither."
     )
 
 
 class ArraySource:
-    """A pytree of arrays in memory."""
+    """A pytree of arrays in memory, or mapped into it."""
 
-    def __init__(self, arrays: Any):
-        self.at_hand = not any(isinstance(leaf, np.memmap) for leaf in jax.tree.leaves(arrays))
-        self._arrays = jax.tree.map(np.asarray, arrays)
+    def __init__(self, columns: Any):
+        is_leaf = _arrays.is_one_array
+        self._columns = jax.tree_util.tree_map_with_path(_arrays.as_array, columns, is_leaf=is_leaf)
+        leaves = jax.tree.leaves(columns, is_leaf=is_leaf)
+        self.at_hand = not any(isinstance(leaf, np.memmap) for leaf in leaves)
         lengths = {
             jax.tree_util.keystr(path): (leaf.shape[0] if leaf.ndim else None)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(self._arrays)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(self._columns)
         }
         if len(set(lengths.values())) != 1 or None in lengths.values():
+            shown = ", ".join(f"{name}: {length}" for name, length in [*lengths.items()][:8])
             raise ValueError(
-                f"Every array needs the same leading axis of examples; the lengths are {lengths}."
+                f"Every array needs the same leading axis of examples; the lengths are {shown}"
+                + (", ..." if len(lengths) > 8 else ".")
             )
         self.num_examples = _at_least_one(next(iter(lengths.values())) or 0)
 
     def take(self, index: np.ndarray) -> Any:
-        return jax.tree.map(lambda leaf: _rows(leaf, index), self._arrays)
+        return jax.tree.map(lambda leaf: _rows(leaf, index), self._columns)
 
     def fingerprint(self) -> str:
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(self._arrays))
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(self._columns))
         if size <= _WHOLE:
-            return _digest(self.num_examples, self._arrays)
+            return _digest(self.num_examples, self._columns)
         return _digest(self.num_examples, self.take(_spread(self.num_examples, _SAMPLED)))
 
 
 class RecordSource:
-    """Random access, record by record: a TFDS data source, a Grain map data set."""
+    """Random access, record by record: a TFDS data source, a Grain map data set, a list."""
 
     at_hand = False
 
@@ -82,14 +98,11 @@ class RecordSource:
         records: Sequence[Any] = (
             read_many(numbers) if read_many else [self._records[number] for number in numbers]
         )
-        leaves = [jax.tree.map(_as_array, record) for record in records]
         try:
-            return jax.tree.map(lambda *rows: np.stack(rows), *leaves)
+            return _arrays.stack(records)
         except ValueError as error:
-            raise ValueError(
-                f"Examples {numbers[0]} to {numbers[-1]} do not stack into one batch ({error}); "
-                "every record must have the same fields and shapes."
-            ) from error
+            span = f"Examples {min(numbers)} to {max(numbers)}"
+            raise ValueError(f"{span} do not stack into one batch: {error}") from error
 
     def fingerprint(self) -> str:
         return _digest(self.num_examples, self.take(_spread(self.num_examples, _SAMPLED_RECORDS)))
@@ -101,8 +114,9 @@ def _rows(array: np.ndarray, index: np.ndarray) -> np.ndarray:
     An array that does not start at a multiple of 64 bytes is copied at every call of a compiled
     function, which takes as long as gathering the rows.
     """
-    if not (array.flags.c_contiguous and array.flags.aligned):
-        return array[index]  # take would make a copy of all of it first
+    if not (array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative):
+        # take would make a copy of all of it first, and JAX knows one order of bytes
+        return array[index].astype(array.dtype.newbyteorder("="), copy=False)
     size = len(index) * (array.nbytes // len(array))
     memory = np.empty(size + _ALIGNMENT, np.uint8)
     shape = (len(index), *array.shape[1:])
@@ -116,19 +130,6 @@ def _at_least_one(num_examples: int) -> int:
     return num_examples
 
 
-def _as_array(leaf: Any) -> np.ndarray:
-    """A leaf of a record; Python numbers take the types that JAX gives them."""
-    array = np.asarray(leaf)
-    if isinstance(leaf, bool | int | float):
-        array = array.astype({"b": np.bool_, "i": np.int32, "f": np.float32}[array.dtype.kind])
-    if array.dtype.kind not in "biufV":
-        raise ValueError(
-            f"A record holds {type(leaf).__name__} ({str(leaf)[:40]!r}), which cannot go onto a "
-            "device; drop the field or turn it into numbers."
-        )
-    return array
-
-
 def _spread(num_examples: int, count: int) -> np.ndarray:
     return np.unique(np.linspace(0, num_examples - 1, count).astype(np.int64))
 
@@ -138,5 +139,6 @@ def _digest(num_examples: int, examples: Any) -> str:
     for path, leaf in jax.tree_util.tree_leaves_with_path(examples):
         kind = [jax.tree_util.keystr(path), str(leaf.dtype), *leaf.shape[1:]]
         digest.update(json.dumps([num_examples, *kind]).encode())
-        digest.update(np.ascontiguousarray(leaf).data)
+        for rows in np.array_split(leaf, max(1, leaf.nbytes >> 24)):  # views, copied one by one
+            digest.update(np.ascontiguousarray(rows).view(np.uint8).data)
     return digest.hexdigest()[:32]

@@ -1,33 +1,41 @@
 """The one global stream of examples, as arithmetic: which examples make up which batch.
 
-Nothing here knows of hosts, devices or files. The order of an epoch follows from the seed and the
-epoch alone, and a batch is the next window of the stream, so neither can depend on how a batch is
-spread or on the sizes of the batches before it.
+The stream is the shuffled epochs, one after another, without an end; a place in it is a whole
+number, the rows before it. Nothing here knows of hosts, devices or files. The order of an epoch
+follows from the seed and the epoch alone, and a batch is the next window of the stream, so neither
+can depend on how a batch is spread or on the sizes of the batches before it.
 """
 
 import functools
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import operator
+from typing import NamedTuple
 
-import jax
 import numpy as np
+
+from gapjax import _checks
 
 ENDS = ("carry", "pad", "drop")
 
 
-class Position(NamedTuple):
-    """A place in the stream: the epoch, and how many of its examples have been used."""
+class Rows(NamedTuple):
+    """Rows of the stream.
 
-    epoch: int
-    offset: int
+    Attributes:
+        example: the number of the example in each row, int32 (int64 for sources of more than
+            2^31 - 1 examples).
+        epoch: the epoch that each row belongs to, int32.
+    """
+
+    example: np.ndarray
+    epoch: np.ndarray
 
 
 class Window(NamedTuple):
-    """What a batch is made of: up to two runs, `(epoch, start, stop)` in the order of the epoch."""
+    """What a batch is made of: rows `start` to `stop` of the stream, padded to `size` rows."""
 
+    start: int
+    stop: int
     size: int
-    runs: tuple[tuple[int, int, int], ...]
-    after: Position
 
 
 @functools.lru_cache(maxsize=4)
@@ -36,6 +44,18 @@ def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
 
     The examples are sorted by random bits rather than shuffled: NumPy promises to keep the bits of
     Philox for ever, but not what its shuffle makes of them, and saved runs rely on the order.
+
+    Args:
+        seed: of the stream.
+        epoch: from 0.
+        num_examples: of one epoch.
+
+    Returns:
+        A permutation of the numbers below ``num_examples``, shape [num_examples].
+
+    Example:
+        >>> epoch_order(0, 0, 10)
+        array([0, 2, 9, 1, 8, 5, 4, 3, 6, 7], dtype=int32)
     """
     bits = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(num_examples)
     dtype = np.int32 if num_examples <= np.iinfo(np.int32).max else np.int64
@@ -44,72 +64,67 @@ def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     return order
 
 
-def cut(position: Position, size: int, num_examples: int, end_of_epoch: str) -> Window:
-    """The next batch of `size` examples; it spans at most two epochs, as size <= num_examples."""
-    epoch, offset = position
-    left = num_examples - offset
-    if end_of_epoch == "drop" and left < size:
-        epoch, offset, left = epoch + 1, 0, num_examples
-    if size < left:
-        return Window(size, ((epoch, offset, offset + size),), Position(epoch, offset + size))
-    last = (epoch, offset, num_examples)
-    over = size - left
-    if end_of_epoch != "carry" or over == 0:
-        return Window(size, (last,), Position(epoch + 1, 0))
-    return Window(size, (last, (epoch + 1, 0, over)), Position(epoch + 1, over))
+def stream_rows(seed: int, start: int, stop: int, *, num_examples: int) -> Rows:
+    """Rows ``start`` to ``stop`` of the endless stream of shuffled epochs.
 
+    These are the examples that ``GrowingBatches(..., seed=seed)`` with ``end_of_epoch="carry"``
+    delivers after its first ``start`` examples, whatever the sizes of its batches: row r is example
+    ``epoch_order(seed, r // num_examples, num_examples)[r % num_examples]``.
 
-class Rows(NamedTuple):
-    """Rows of a batch: example numbers, their epochs, and which rows are real (not padding)."""
+    Args:
+        seed: of the stream.
+        start: rows before the first one that is wanted.
+        stop: the row after the last one that is wanted, at least ``start``.
+        num_examples: of one epoch.
 
-    example: np.ndarray
-    epoch: np.ndarray
-    mask: np.ndarray
+    Returns:
+        The rows, arrays of shape [stop - start]. They may be read-only.
 
+    Raises:
+        ValueError: for a seed or a row that is no whole number of at least 0, a ``stop`` before
+            ``start``, or no examples.
 
-def examples(window: Window, start: int, stop: int, *, seed: int, num_examples: int) -> np.ndarray:
-    """The numbers of the examples in rows `start` to `stop` of the batch: all a host has to read.
-
-    Rows past the end of the window, where an epoch is padded, repeat its first example.
+    Example:
+        >>> rows = stream_rows(0, 8, 12, num_examples=10)
+        >>> rows.example.tolist(), rows.epoch.tolist()
+        ([6, 7, 5, 3], [0, 0, 1, 1])
     """
-    return _concatenated([part for _, part in _parts(window, start, stop, seed, num_examples)])
+    _checks.positive_int("num_examples", num_examples)
+    seed = _checks.whole_number("seed", seed)
+    start, stop = _checks.whole_number("start", start), _checks.whole_number("stop", stop)
+    if stop < start:
+        raise ValueError(f"stop={stop} lies before start={start}; rows are counted forwards.")
+    return rows(start, stop, seed, operator.index(num_examples))
 
 
-def rows(window: Window, start: int, stop: int, *, seed: int, num_examples: int) -> Rows:
-    """Rows `start` to `stop` of the batch, in global order."""
-    parts = _parts(window, start, stop, seed, num_examples)
-    real = sum(last - first for _, first, last in window.runs)
-    return Rows(
-        _concatenated([part for _, part in parts]),
-        _concatenated([np.full(len(part), epoch, np.int32) for epoch, part in parts]),
-        np.arange(start, stop) < real,
-    )
-
-
-def _parts(
-    window: Window, start: int, stop: int, seed: int, num_examples: int
-) -> list[tuple[int, np.ndarray]]:
-    """The examples in these rows by epoch, padding last."""
-    parts, base = [], 0
-    for epoch, first, last in window.runs:
-        low, high = max(start - base, 0), min(stop - base, last - first)
-        if low < high:
-            order = epoch_order(seed, epoch, num_examples)
-            parts.append((epoch, order[first + low : first + high]))
-        base += last - first
-    padding = stop - max(start, min(base, stop))
-    if padding:
-        epoch, first, _ = window.runs[0]
+def rows(start: int, stop: int, seed: int, num_examples: int) -> Rows:
+    """What `stream_rows` gives, of whole numbers that have been checked."""
+    first, last = start // num_examples, max(stop - 1, start) // num_examples
+    orders, lengths = [], []
+    for epoch in range(first, last + 1):
+        base = epoch * num_examples
         order = epoch_order(seed, epoch, num_examples)
-        parts.append((epoch, np.repeat(order[first], padding)))
-    return parts
+        orders.append(order[max(start - base, 0) : stop - base])
+        lengths.append(len(orders[-1]))
+    # Without a copy where there is only one: nearly always, and this runs at every update.
+    example = orders[0] if len(orders) == 1 else np.concatenate(orders)
+    return Rows(example, np.repeat(np.arange(first, last + 1, dtype=np.int32), lengths))
 
 
-def joined(parts: Sequence[Any]) -> Any:
-    """The examples, or the rows, of all parts, one after another."""
-    return jax.tree.map(lambda *arrays: _concatenated(arrays), *parts)
+def cut(start: int, size: int, num_examples: int, end_of_epoch: str) -> Window:
+    """The window of the next batch of `size` examples; the one after it starts at its `stop`."""
+    left = num_examples - start % num_examples
+    if end_of_epoch == "drop" and left < size:
+        start, left = start + left, num_examples
+    return Window(start, start + (size if end_of_epoch == "carry" else min(size, left)), size)
 
 
-def _concatenated(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Without a copy where there is only one: nearly always, and this runs at every update."""
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+def window_rows(window: Window, seed: int, num_examples: int) -> tuple[Rows, np.ndarray]:
+    """The rows of a batch, and which of them are real; padding repeats the first row."""
+    start, stop, size = window
+    real = rows(start, stop, seed, num_examples)
+    mask = np.arange(size) < stop - start
+    if stop - start == size:
+        return real, mask
+    padded = np.where(mask, np.arange(size), 0)
+    return Rows(*(column[padded] for column in real)), mask

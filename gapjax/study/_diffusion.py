@@ -15,7 +15,6 @@ import numpy as np
 
 from gapjax import diffusion
 from gapjax.study import _measure
-from gapjax.study._plan import log_spaced
 
 FIRST_UPDATE = 10
 FEWEST = 5  # points of a fit
@@ -96,7 +95,7 @@ def _curves(result: Mapping[str, Any], history: Mapping[str, Any]) -> _Curves:
     update = np.array(history["update"])
     # The learning curve's own points are evenly spaced; with them slopes would depend on how many
     # evaluations were asked for.
-    marks = np.isin(update, log_spaced(result["updates"]))
+    marks = np.isin(update, diffusion.log_spaced(result["updates"]))
     distance = np.array(history["distance"], np.float64)[marks]
     lost = {entry["seed"] for entry in result["diverged"]}
     kept = [i for i, seed in enumerate(result["seeds"]) if seed not in lost]

@@ -85,7 +85,7 @@ def make_plan(study: Study, regime: Regime, num_examples: int) -> Plan:
         _check_size(study, regime, size, num_examples)
     evenly = {round(u) for u in np.linspace(0, updates, study.evaluations + 1)} - {0}
     evaluations = evenly | set(
-        log_spaced(updates, per_decade=4)
+        diffusion.log_spaced(updates, per_decade=4)
     )  # the early ones count on log axes
     largest = max(sizes.sizes())
     return Plan(
@@ -97,7 +97,7 @@ def make_plan(study: Study, regime: Regime, num_examples: int) -> Plan:
         learning_rate=float(schedule(0)),
         schedule=schedule,
         boundaries=boundaries,
-        marks=tuple(sorted(set(log_spaced(updates)) | evaluations)),
+        marks=tuple(sorted(set(diffusion.log_spaced(updates)) | evaluations)),
         evaluations=frozenset(evaluations),
         noise_std=diffusion.noise_std(largest, study.small_batch) if regime.noise else 0.0,
         pace=largest / study.small_batch if regime.keep == "epochs" else 1.0,
@@ -152,14 +152,3 @@ def _check_size(study: Study, regime: Regime, batch: int, num_examples: int) -> 
             f"regime {regime.name}: a batch of {batch} is not a multiple of "
             f"ghost_size={study.ghost_size}: use {' or '.join(map(str, sorted(nearest)))}."
         )
-
-
-def log_spaced(last: int, per_decade: int = 20) -> list[int]:
-    """Whole numbers from 1 to ``last``, evenly spaced on a log axis where they are dense enough.
-
-    Example:
-        >>> log_spaced(10, per_decade=4)
-        [1, 2, 3, 6, 10]
-    """
-    count = max(2, math.ceil(per_decade * math.log10(max(last, 2))) + 1)
-    return sorted({round(u) for u in np.geomspace(1, last, count)})

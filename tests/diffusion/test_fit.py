@@ -121,3 +121,12 @@ def test_a_slope_that_may_be_zero_has_no_upper_end():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_order_of_the_points_does_not_matter():
+    rng = np.random.default_rng(3)
+    distance = 1 + 0.5 * np.log(STEP) + np.cumsum(rng.normal(0, 0.05, STEP.size))
+    shuffled = rng.permutation(STEP.size)
+    assert fit_diffusion(STEP[shuffled], distance[shuffled]).log_interval == pytest.approx(
+        fit_diffusion(STEP, distance).log_interval
+    )

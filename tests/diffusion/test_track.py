@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from gapjax.diffusion import diffusion_record, track_diffusion
-from gapjax.diffusion._track import log_spaced_steps
+from gapjax.diffusion._track import steps_to_record
 
 
 def trained(tx, params, grads):
@@ -21,7 +21,7 @@ def trained(tx, params, grads):
 
 @pytest.mark.parametrize("capacity", [8, 32, 256, 1000])
 def test_grid_is_dense_first_and_reaches_the_last_step(capacity):
-    grid = log_spaced_steps(capacity).astype(np.int64)
+    grid = steps_to_record(capacity).astype(np.int64)
     assert grid.size == capacity
     assert grid[0] == 1
     assert grid[-1] == 2**31 - 2
@@ -116,7 +116,7 @@ def test_records_go_on_across_calls_and_checkpoints_of_the_state(getkey):
     for count in range(300):
         _, state = update(params, state, params + count)
     record = diffusion_record((optax.EmptyState(), {"inner": state}))
-    np.testing.assert_array_equal(record.step, log_spaced_steps(8)[: record.step.size])
+    np.testing.assert_array_equal(record.step, steps_to_record(8)[: record.step.size])
     np.testing.assert_allclose(record.distance, record.step * 2**0.5, rtol=1e-6)
 
 

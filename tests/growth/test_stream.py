@@ -1,11 +1,18 @@
 import collections
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gapjax.growth import _stream
+from gapjax.growth import (
+    GrowingBatches,
+    _stream,
+    epoch_order,
+    piecewise_batch,
+    stream_rows,
+)
 
 
 @st.composite
@@ -17,50 +24,39 @@ def _runs(draw):
     return num_examples, [8 * step for step in sorted(steps)]
 
 
-def _stream_of(num_examples, sizes, end, seed, hosts):
-    """What every host reads for every batch: [batch][host] -> Rows."""
-    position, batches = _stream.Position(0, 0), []
+class _Read(NamedTuple):
+    """What one batch is made of."""
+
+    example: np.ndarray
+    epoch: np.ndarray
+    mask: np.ndarray
+
+
+def _read(num_examples, sizes, end, seed):
+    """Every batch."""
+    row, batches = 0, []
     for size in sizes:
-        window = _stream.cut(position, size, num_examples, end)
-        local = size // hosts
-        batches.append(
-            [
-                _stream.rows(
-                    window, h * local, (h + 1) * local, seed=seed, num_examples=num_examples
-                )
-                for h in range(hosts)
-            ]
-        )
-        position = window.after
+        window = _stream.cut(row, size, num_examples, end)
+        rows, mask = _stream.window_rows(window, seed, num_examples)
+        batches.append(_Read(*rows, mask))
+        row = window.stop
     return batches
 
 
 def _flat(batches):
     """The global stream: epochs and examples in order, padding left out."""
-    rows = [host for batch in batches for host in batch]
-    mask = np.concatenate([r.mask for r in rows])
+    mask = np.concatenate([batch.mask for batch in batches])
     return (
-        np.concatenate([r.epoch for r in rows])[mask],
-        np.concatenate([r.example for r in rows])[mask],
+        np.concatenate([batch.epoch for batch in batches])[mask],
+        np.concatenate([batch.example for batch in batches])[mask],
     )
-
-
-@settings(max_examples=60)
-@given(_runs(), st.sampled_from(_stream.ENDS), st.integers(0, 5), st.sampled_from([2, 4, 8]))
-def test_the_order_does_not_depend_on_the_number_of_hosts(run, end, seed, hosts):
-    num_examples, sizes = run
-    one = _stream_of(num_examples, sizes, end, seed, 1)
-    many = _stream_of(num_examples, sizes, end, seed, hosts)
-    for (whole,), parts in zip(one, many, strict=True):
-        for ours, theirs in zip(zip(*parts, strict=True), whole, strict=True):
-            np.testing.assert_array_equal(np.concatenate(ours), theirs)
 
 
 @settings(max_examples=60)
 @given(_runs(), st.sampled_from(["carry", "pad"]), st.integers(0, 5))
 def test_each_example_appears_exactly_once_in_each_epoch(run, end, seed):
     num_examples, sizes = run
-    epochs, examples = _flat(_stream_of(num_examples, sizes, end, seed, 2))
+    epochs, examples = _flat(_read(num_examples, sizes, end, seed))
     assert list(epochs) == sorted(epochs)
     last = epochs[-1]
     for epoch in range(last + 1):
@@ -74,7 +70,7 @@ def test_each_example_appears_exactly_once_in_each_epoch(run, end, seed):
 @given(_runs(), st.integers(0, 5))
 def test_carry_is_the_plain_concatenation_of_the_epochs(run, seed):
     num_examples, sizes = run
-    _, examples = _flat(_stream_of(num_examples, sizes, "carry", seed, 1))
+    _, examples = _flat(_read(num_examples, sizes, "carry", seed))
     epochs = -(-sum(sizes) // num_examples)
     stream = np.concatenate(
         [
@@ -91,7 +87,7 @@ def test_carry_is_the_plain_concatenation_of_the_epochs(run, seed):
 @given(_runs(), st.sampled_from(["pad", "drop"]))
 def test_pad_and_drop_keep_batches_within_an_epoch(run, end):
     num_examples, sizes = run
-    for (batch,), size in zip(_stream_of(num_examples, sizes, end, 0, 1), sizes, strict=True):
+    for batch, size in zip(_read(num_examples, sizes, end, 0), sizes, strict=True):
         assert len(batch.example) == size
         assert len(set(batch.epoch.tolist())) == 1
         assert batch.mask.all() or end == "pad"
@@ -105,22 +101,61 @@ def test_pad_and_drop_keep_batches_within_an_epoch(run, end):
 def test_drop_leaves_out_less_than_a_batch(run):
     num_examples, sizes = run
     size = sizes[0]
-    batches = _stream_of(num_examples, [size] * (3 * num_examples // size), "drop", 0, 1)
-    counts = collections.Counter(int(batch.epoch[0]) for (batch,) in batches)
+    batches = _read(num_examples, [size] * (3 * num_examples // size), "drop", 0)
+    counts = collections.Counter(int(batch.epoch[0]) for batch in batches)
     assert all(counts[epoch] == num_examples // size for epoch in list(counts)[:-1])
 
 
 def test_seeds_and_epochs_give_different_orders_and_stay_the_same():
-    orders = {
-        tuple(_stream.epoch_order(seed, epoch, 50)) for seed in range(4) for epoch in range(4)
-    }
+    orders = {tuple(epoch_order(seed, epoch, 50)) for seed in range(4) for epoch in range(4)}
     assert len(orders) == 16
     # the order is part of what a saved run relies on, so it may never change
-    assert _stream.epoch_order(0, 0, 10).tolist() == [0, 2, 9, 1, 8, 5, 4, 3, 6, 7]
-    assert not _stream.epoch_order(0, 0, 10).flags.writeable
+    assert epoch_order(0, 0, 10).tolist() == [0, 2, 9, 1, 8, 5, 4, 3, 6, 7]
+    assert not epoch_order(0, 0, 10).flags.writeable
 
 
 @pytest.mark.parametrize("offset", [0, 3])
 def test_a_batch_of_the_whole_data(offset):
-    window = _stream.cut(_stream.Position(2, offset), 10, 10, "carry")
-    assert window.after == (3, offset)
+    window = _stream.cut(20 + offset, 10, 10, "carry")
+    assert window.stop == 30 + offset
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 30), st.integers(0, 200), st.integers(0, 200), st.integers(0, 5))
+def test_rows_are_those_of_the_stream_anywhere(num_examples, start, length, seed):
+    rows = stream_rows(seed, start, start + length, num_examples=num_examples)
+    expected = [divmod(row, num_examples) for row in range(start, start + length)]
+    assert rows.epoch.tolist() == [epoch for epoch, _ in expected]
+    orders = {epoch: epoch_order(seed, epoch, num_examples) for epoch, _ in expected}
+    assert rows.example.tolist() == [orders[epoch][offset] for epoch, offset in expected]
+    assert rows.example.dtype == rows.epoch.dtype == np.int32
+
+
+def test_rows_are_what_growing_batches_deliver():
+    sizes = piecewise_batch(8, {2: 16, 5: 48})
+    source = {"x": np.arange(50)}
+    batches = GrowingBatches(source, sizes, seed=3, with_index=True)
+    for _ in range(9):
+        start = batches.examples
+        batch = next(batches)
+        rows = stream_rows(3, start, batches.examples, num_examples=50)
+        np.testing.assert_array_equal(batch.example, rows.example)
+        np.testing.assert_array_equal(batch.data["x"], rows.example)
+        np.testing.assert_array_equal(batch.epoch, rows.epoch)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((-1, 0, 4), "seed must be a whole number of at least 0, not -1"),
+        ((0, -1, 4), "start must be"),
+        ((0, 0, 2.0), "stop must be"),
+        ((0, 5, 4), "stop=4 lies before start=5"),
+        (("0", 0, 4), "seed must be"),
+    ],
+)
+def test_bad_input(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        stream_rows(*arguments, num_examples=10)
+    with pytest.raises(ValueError, match="num_examples must be"):
+        stream_rows(0, 0, 4, num_examples=0)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from gapjax import diffusion, study
+from gapjax.diffusion import log_spaced
 from gapjax.study import _diffusion, _diffusion_report
 from gapjax.study._measure import jackknife, ratio_of_means, with_interval
-from gapjax.study._plan import log_spaced
 
 
 def _study(laws, *, updates=400, boundary=200, seeds=6, noise=0.0, diverged=(), rng=None):

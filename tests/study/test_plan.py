@@ -4,7 +4,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gapjax.study import REGIMES, Regime, Study, make_plan
-from gapjax.study._plan import log_spaced
 
 STUDY = Study()
 
@@ -39,14 +38,6 @@ def test_what_does_not_fit_the_data():
         make_plan(STUDY, REGIMES["LB"], 600)
     with pytest.raises(ValueError, match="multiple of ghost_size=48: use 32 or 40 or 64"):
         make_plan(Study(ghost_size=48), REGIMES["LB+LR+GBN"], 1280)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.integers(1, 10**6))
-def test_log_spaced_runs_from_one_to_the_last(last):
-    marks = log_spaced(last)
-    assert marks[0] == 1 and marks[-1] == last
-    assert marks == sorted(set(marks))
 
 
 @settings(max_examples=25, deadline=None)

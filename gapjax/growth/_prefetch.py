@@ -9,14 +9,14 @@ from typing import Any
 from gapjax import _checks
 
 
-class ReadAhead:
+class Prefetcher:
     """Plans and reads the batches after a cursor, a few before they are asked for.
 
     Args:
-      plan: from a cursor to what has to be read and the cursor after it; pure.
-      read: reads what was planned; called on background threads.
-      depth: how many batches are read ahead; 0 reads when asked.
-      workers: the number of threads.
+        plan: from a cursor to what has to be read and the cursor after it; pure.
+        read: reads what was planned; called on background threads.
+        depth: how many batches are read ahead; 0 reads when asked.
+        workers: the number of threads.
     """
 
     def __init__(
@@ -27,8 +27,7 @@ class ReadAhead:
         workers: int,
     ):
         _checks.positive_int("workers", workers)
-        if depth < 0:
-            raise ValueError(f"prefetch must be at least 0, not {depth!r}.")
+        depth = _checks.whole_number("prefetch", depth)
         self._plan, self._read, self._depth = plan, read, depth
         self._threads = ThreadPoolExecutor(workers, "gapjax-reader") if depth else None
         self._pending: collections.deque[tuple[Any, Future[Any]]] = collections.deque()

@@ -1,4 +1,4 @@
-"""How a batch of a given size is laid out: in how many microbatches, over which devices."""
+"""How a batch of a given size is split: into how many microbatches, over which devices."""
 
 import dataclasses
 import math
@@ -11,15 +11,15 @@ from gapjax import _checks
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class BatchSharding:
     """The rules a batch size has to obey, and the shape and sharding it gets.
 
     Attributes:
-      mesh: the devices, or None for NumPy arrays on the host.
-      axis: the name of the mesh axis that batches are split over.
-      ghost_size: examples per ghost of the model's batch norm, or None.
-      microbatch: the most examples that run at once, or None.
-      num_examples: the size of the data.
+        mesh: the devices, or None for NumPy arrays on the host.
+        axis: the name of the mesh axis that batches are split over.
+        ghost_size: examples per ghost of the model's batch norm, or None.
+        microbatch: the most examples that run at once, or None.
+        num_examples: the size of the data.
     """
 
     mesh: jax.sharding.Mesh | None
@@ -43,11 +43,11 @@ class Layout:
         """Over how many parts a batch is split."""
         return 1 if self.mesh is None else self.mesh.shape[self.axis]
 
-    def parts(self, size: int) -> int:
+    def microbatches(self, size: int) -> int:
         """In how many microbatches a batch of this size runs: the fewest that fit.
 
         Raises:
-          ValueError: if the size fits neither the data, the mesh, the ghosts nor the microbatch.
+            ValueError: if the size fits neither the data, the mesh, the ghosts nor the microbatch.
         """
         _checks.positive_int("A batch size", size)
         if size > self.num_examples:
@@ -55,8 +55,8 @@ class Layout:
                 f"A batch of {size} is larger than the data ({self.num_examples} examples); the "
                 f"largest that fits is {self._below(self.num_examples)}."
             )
-        parts = self._fewest_parts(size)
-        if parts is None:
+        count = self._fewest(size)
+        if count is None:
             nearest = " or ".join(map(str, self._neighbours(size)))
             raise ValueError(
                 f"A batch of {size} does not split over {self._constraints()}; "
@@ -66,31 +66,31 @@ class Layout:
                     else f"with {self.num_examples} examples none does."
                 )
             )
-        return parts
+        return count
 
     def shape(self, size: int) -> tuple[int, ...]:
         """The leading axes of a batch: ``(B,)``, or ``(A, B / A)`` where microbatches are on.
 
-        For a size that ``parts`` lets pass.
+        For a size that ``microbatches`` lets pass.
         """
         if self.microbatch is None:
             return (size,)
-        parts = self.parts(size)
-        return (parts, size // parts)
+        count = self.microbatches(size)
+        return (count, size // count)
 
-    def sharding(self) -> NamedSharding | None:
+    def named(self) -> NamedSharding | None:
         """How a batch lies on the devices: split over the axis of examples."""
         if self.mesh is None:
             return None
         leading: tuple[Any, ...] = () if self.microbatch is None else (None,)
         return NamedSharding(self.mesh, PartitionSpec(*leading, self.axis))
 
-    def _fewest_parts(self, size: int) -> int | None:
+    def _fewest(self, size: int) -> int | None:
         if self.microbatch is None:
             return 1 if self._splits(size) else None
         fewest = -(-size // self.microbatch)
-        parts = (p for p in range(fewest, size + 1) if size % p == 0 and self._splits(size // p))
-        return next(parts, None)
+        counts = (n for n in range(fewest, size + 1) if size % n == 0 and self._splits(size // n))
+        return next(counts, None)
 
     def _splits(self, part: int) -> bool:
         if part % self.devices:
@@ -105,13 +105,13 @@ class Layout:
         """The largest size up to this one that fits."""
         step = math.lcm(self.devices, self.ghost_size or 1)
         down = range(size - size % step, 0, -step)
-        return next((s for s in down if self._fewest_parts(s) is not None), None)
+        return next((s for s in down if self._fewest(s) is not None), None)
 
     def _neighbours(self, size: int) -> list[int]:
         """The nearest sizes below and above that fit."""
         whole = self.devices * (self.ghost_size or 1)  # a multiple always has whole ghosts
         up = range(size + 1, size + whole + 1)
-        above = next((s for s in up if self._fewest_parts(s) is not None), None)
+        above = next((s for s in up if self._fewest(s) is not None), None)
         return [s for s in (self._below(size), above) if s is not None and s <= self.num_examples]
 
     def _constraints(self) -> str:
