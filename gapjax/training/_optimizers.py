@@ -70,7 +70,9 @@ def with_all_extras(tx: Any) -> optax.GradientTransformationExtraArgs:
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
         own = {name: value for name, value in extra.items() if name in told}
         try:
-            return tx.update(updates, state, params, **own)
+            # Some of optax's own mix types, which a session with strict promotion refuses.
+            with jax.numpy_dtype_promotion("standard"):
+                return tx.update(updates, state, params, **own)
         except ValueError as error:  # "has to be told"
             if lost:
                 raise ValueError(f"{error} {_say(lost[0])}") from error

@@ -39,24 +39,37 @@ class Segment(NamedTuple):
     fault: jax.Array
 
 
+def _gather(data: Any, rows: Any) -> Any:
+    """The examples of these rows."""
+    return jax.tree.map(lambda x: x[rows], data)
+
+
 def make_advance(
-    member_step: MemberStep, *, loop: str, mesh: Mesh | None = None
+    member_step: MemberStep,
+    *,
+    loop: str,
+    mesh: Mesh | None = None,
+    take: Callable[[Any, Any], Any] = _gather,
 ) -> Callable[..., tuple[Any, Segment]]:
-    """Compile ``advance(states, rates, data, indices, count) -> (states, Segment)``.
+    """Compile ``advance(states, members, data, rows, count) -> (states, Segment)``.
 
     Args:
-        member_step: one update of one member, ``(state, rate, batch) -> (state, metrics)``, with
+        member_step: one update of one member, ``(state, member, batch) -> (state, metrics)``, with
             ``"loss"`` among the metrics and ``step`` in the state. A step that looks for faults
             (``make_train_step`` with ``on_fault="stop"``) does not stop here: the others go on.
         loop: ``"scan"``, the whole segment as one program; or ``"host"``, a program per update,
             for networks with convolutions on CPU, which are about 12 times slower inside a
             compiled loop there (jax issue 12868).
         mesh: where the population lies, from ``population_mesh``; one device where left out.
+        take: ``(data, rows) -> batch``, of one update of one member; by default the examples of the
+            rows. One of your own may hand on more than examples: which they are, or their epochs.
 
     Returns:
-        ``advance``, whose arguments are the states (leading axis P, donated), the learning rates
-        ``[P]``, the examples (a pytree with leading axis N, shared), their rows for every update
-        and member ``[L, P, B]``, and how many of the L updates to make. It has ``lower`` with the
+        ``advance``, whose arguments are the states (leading axis P, donated), what tells members
+        apart (learning rates ``[P]``, or any pytree with leading axis P), the examples (a pytree
+        with leading axis N, shared), their rows for every update and member (an array
+        ``[L, P, B]``, or any pytree of them), and how many of the L updates to make. It has
+        ``lower`` with the
         same arguments, for ``inspect_program``: of the whole segment where it is one program, of
         one update with ``loop="host"``.
 
@@ -80,19 +93,19 @@ def make_advance(
     """
     _checks.one_of("loop", loop, ("scan", "host"))
 
-    def update(state: Any, rate: Any, data: Any, rows: Any, sums: Segment) -> tuple[Any, Segment]:
-        state, metrics = member_step(state, rate, jax.tree.map(lambda x: x[rows], data))
+    def update(state: Any, member: Any, data: Any, rows: Any, sums: Segment) -> tuple[Any, Segment]:
+        state, metrics = member_step(state, member, take(data, rows))
         loss, fault = metrics["loss"], metrics.get("fault", jnp.int32(-1))
         first_bad = (sums.diverged == 0) & (~jnp.isfinite(loss) | (fault >= 0))
         diverged = jnp.where(first_bad, state.step.astype(jnp.int32), sums.diverged)
         fault = jnp.where(first_bad, fault, sums.fault)
         return state, Segment(sums.loss + loss.astype(jnp.float32), diverged, fault)
 
-    def segment(state: Any, rate: Any, data: Any, indices: Any, count: Any) -> tuple[Any, Segment]:
+    def segment(state: Any, member: Any, data: Any, rows: Any, count: Any) -> tuple[Any, Segment]:
         def body(i: Any, carry: Any) -> Any:
-            return update(carry[0], rate, data, indices[i], carry[1])
+            return update(carry[0], member, data, _at(rows, i), carry[1])
 
-        state, sums = jax.lax.fori_loop(0, count, body, (state, _zeros(rate)))
+        state, sums = jax.lax.fori_loop(0, count, body, (state, _zeros(())))
         return state, sums._replace(loss=sums.loss / count)
 
     if loop == "scan":
@@ -156,31 +169,44 @@ class _HostLoop:
     once: Any
 
     def __call__(
-        self, states: Any, rates: Any, data: Any, indices: Any, count: int
+        self, states: Any, members: Any, data: Any, rows: Any, count: int
     ) -> tuple[Any, Segment]:
         # Where the sums of the updates to come lie, or the second one is compiled anew.
-        sums = jax.device_put(_zeros(rates), getattr(rates, "sharding", None))
+        like = jax.tree.leaves(members)[0]
+        sums = jax.device_put(_zeros(like.shape[:1]), getattr(like, "sharding", None))
         for i in range(count):
-            states, sums = self.once(states, rates, data, indices[i], sums)
+            states, sums = self.once(states, members, data, _at(rows, i), sums)
         return states, sums._replace(loss=sums.loss / count)
 
-    def lower(self, states: Any, rates: Any, data: Any, indices: Any, count: int) -> Any:
+    def lower(self, states: Any, members: Any, data: Any, rows: Any, count: int) -> Any:
         del count
-        at = getattr(indices, "sharding", None)
-        if isinstance(at, NamedSharding):
-            at = NamedSharding(at.mesh, PartitionSpec(*at.spec[1:]))
-        rows = jax.ShapeDtypeStruct(indices.shape[1:], indices.dtype, sharding=at)
-        at = getattr(rates, "sharding", None)
+        like = jax.tree.leaves(members)[0]
         sums = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at),
-            jax.eval_shape(_zeros, rates),
+            lambda x: jax.ShapeDtypeStruct(
+                x.shape, x.dtype, sharding=getattr(like, "sharding", None)
+            ),
+            jax.eval_shape(lambda: _zeros(like.shape[:1])),
         )
-        return self.once.lower(states, rates, data, rows, sums)
+        return self.once.lower(states, members, data, jax.tree.map(_of_one_update, rows), sums)
 
 
-def _zeros(rates: jax.Array) -> Segment:
-    none = jnp.zeros(rates.shape, jnp.int32)
-    return Segment(jnp.zeros(rates.shape, jnp.float32), none, none - 1)
+def _at(rows: Any, i: Any) -> Any:
+    """The rows of one update."""
+    return jax.tree.map(lambda x: x[i], rows)
+
+
+def _of_one_update(rows: Any) -> jax.ShapeDtypeStruct:
+    """What the rows of one update are like, and where they lie."""
+    at = getattr(rows, "sharding", None)
+    if isinstance(at, NamedSharding):
+        at = NamedSharding(at.mesh, PartitionSpec(*at.spec[1:]))
+    return jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype, sharding=at)
+
+
+def _zeros(shape: tuple[int, ...]) -> Segment:
+    """Sums before the first update."""
+    zeros = jnp.zeros(shape, jnp.int32)
+    return Segment(jnp.zeros(shape, jnp.float32), zeros, zeros - 1)
 
 
 def _first(tree: Any, axis: int | None) -> Any:
