@@ -2,16 +2,10 @@
 
 A batch-size schedule says how large each batch is, or a controller decides it from the measured
 gradient noise; :class:`GrowingBatches` cuts such batches from one exact stream of examples and lays
-them over the devices; :func:`compile_ahead` sees to it that no size waits for its compilation.
+them over the devices.
 """
 
 from gapjax.growth._batches import GrowingBatches, Switch
-from gapjax.growth._compile import (
-    CompiledAhead,
-    compile_ahead,
-    enable_compile_cache,
-    largest_microbatch,
-)
 from gapjax.growth._controllers import (
     Controller,
     ControllerState,
@@ -41,7 +35,6 @@ from gapjax.growth._stream import epoch_order
 __all__ = [
     "Batch",
     "BatchSchedule",
-    "CompiledAhead",
     "Controller",
     "ControllerState",
     "GrowingBatches",
@@ -51,14 +44,11 @@ __all__ = [
     "StepwiseBatch",
     "Switch",
     "cabs_controller",
-    "compile_ahead",
     "constant_batch",
-    "enable_compile_cache",
     "epoch_order",
     "geometric_batch",
     "gradient_noise_scale",
     "grow_instead_of_decay",
-    "largest_microbatch",
     "noise_scale_controller",
     "noise_scale_record",
     "noise_scale_tracker",

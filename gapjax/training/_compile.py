@@ -66,7 +66,7 @@ def compile_step(
             notebook, say, where a cell runs twice.
 
     Returns:
-        The compiled step, with ``lower`` for ``growth.compile_ahead``. Batches may be NumPy arrays
+        The compiled step, with ``lower`` for ``compile_ahead``. Batches may be NumPy arrays
         on the host or arrays already laid out, states may lie anywhere.
 
     Raises:

@@ -86,7 +86,7 @@ def test_growing_batches_meet_programs_compiled_ahead():
     compiled = training.compile_step(training.make_train_step(loss_fn, step.tx), mesh=mesh)
     source = {name: np.concatenate([b[name] for b in batches]) for name in ("x", "y")}
     grown = growth.GrowingBatches(source, growth.piecewise_batch(4, {3: 8}), seed=0, mesh=mesh)
-    ahead = growth.compile_ahead(compiled, grown)
+    ahead = training.compile_ahead(compiled, grown)
     state, history = training.fit(ahead, state, grown, num_updates=6)
     assert int(state.step) == 6 and np.isfinite(history.metrics["loss"]).all()
     assert traced == [4, 8]  # each size once, though the second was met in the background
