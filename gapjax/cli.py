@@ -80,7 +80,7 @@ def _study(arguments: list[str]) -> None:
     name = "digits"
     if arguments and not arguments[0].startswith("-"):
         name = arguments.pop(0)
-    from gapjax import growth, study, training
+    from gapjax import study, training
 
     default = study.preset(name)
     fields = _fields_of(default, out=f"runs/{name}")
@@ -95,8 +95,7 @@ def _study(arguments: list[str]) -> None:
     if distributed:
         training.connect()
     command = shlex.join(["gapjax", "study", name, *arguments])
-    with contextlib.suppress(OSError):  # a home that cannot be written costs time, nothing else
-        growth.enable_compile_cache()
+    training.enable_compile_cache()
     if dry:
         _dry_run(chosen, run["batch_devices"])
         return

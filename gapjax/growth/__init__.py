@@ -2,18 +2,12 @@
 
 A batch-size schedule says how large each batch is, or a controller decides it from the measured
 gradient noise; :class:`GrowingBatches` cuts such batches from one exact stream of examples and lays
-them over the devices; :func:`compile_ahead` sees to it that no size waits for its compilation.
+them over the devices.
 """
 
 from gapjax.growth._anneal import grow_instead_of_decay, seesaw
 from gapjax.growth._batches import GrowingBatches, Switch
 from gapjax.growth._by_examples import by_examples, decay_of_half_life
-from gapjax.growth._compile import (
-    CompiledAhead,
-    compile_ahead,
-    enable_compile_cache,
-    largest_microbatch,
-)
 from gapjax.growth._controllers import (
     Controller,
     ControllerState,
@@ -52,7 +46,6 @@ from gapjax.growth._stream import Rows, epoch_order, stream_rows
 __all__ = [
     "Batch",
     "BatchSchedule",
-    "CompiledAhead",
     "Controller",
     "ControllerState",
     "GrowingBatches",
@@ -64,16 +57,13 @@ __all__ = [
     "Switch",
     "by_examples",
     "cabs_controller",
-    "compile_ahead",
     "constant_batch",
     "decay_of_half_life",
-    "enable_compile_cache",
     "epoch_order",
     "format_batch_schedule",
     "geometric_batch",
     "gradient_noise_scale",
     "grow_instead_of_decay",
-    "largest_microbatch",
     "noise_scale_controller",
     "noise_scale_record",
     "noise_scale_tracker",

@@ -1,9 +1,7 @@
-"""Compiling every batch size before it is due, and finding out how much memory it takes."""
+"""Compiling every batch size before it is due, and finding the largest that fits."""
 
 import concurrent.futures
 import contextlib
-import os
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +9,8 @@ import jax
 import numpy as np
 
 from gapjax import _checks
-from gapjax.growth._batches import GrowingBatches
+from gapjax.growth import GrowingBatches
+from gapjax.training._program import inspect_program
 
 
 def compile_ahead(
@@ -24,30 +23,31 @@ def compile_ahead(
     still being compiled waits for it: what is computed never depends on how fast compilation was.
 
     Args:
-      step: ``(state, batch) -> (state, ...)``, from ``jax.jit``, or anything with a ``lower``.
-      batches: the iterator that the batches will come from.
-      rehearse: also run each compiled size once, on a copy of the state and a batch of zeros. It
-        takes the cost of the first run (memory set up, code paged in) out of the update after a
-        growth, for one more state in memory. By default only on a single CPU device, where that
-        cost is several updates. Never set it for several devices: two programs that communicate
-        must not run at the same time.
+        step: ``(state, batch) -> (state, ...)``, from ``jax.jit`` or ``compile_step``, or anything
+            with a ``lower``.
+        batches: the iterator that the batches will come from.
+        rehearse: also run each compiled size once, on a copy of the state and a batch of zeros. It
+            takes the cost of the first run (memory set up, code paged in) out of the update after a
+            growth, for one more state in memory. By default only on a single CPU device, where that
+            cost is several updates. Never set it for several devices: two programs that communicate
+            must not run at the same time.
 
     Returns:
-      A step with the same numbers.
+        A step with the same numbers.
 
     Raises:
-      ValueError: if the step is not a jitted one.
+        ValueError: the step cannot be lowered.
 
     Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from gapjax.growth import GrowingBatches, piecewise_batch
-      >>> batches = GrowingBatches({"x": np.ones((8, 2))}, piecewise_batch(2, {1: 4}), seed=0)
-      >>> step = jax.jit(lambda state, batch: (state + batch["x"].sum(), None))
-      >>> step, state = compile_ahead(step, batches), jnp.zeros(())
-      >>> for _ in range(2):
-      ...     state, _ = step(state, next(batches))
-      >>> float(state)
-      12.0
+        >>> import jax, jax.numpy as jnp
+        >>> from gapjax.growth import GrowingBatches, piecewise_batch
+        >>> batches = GrowingBatches({"x": np.ones((8, 2))}, piecewise_batch(2, {1: 4}), seed=0)
+        >>> step = jax.jit(lambda state, batch: (state + batch["x"].sum(), None))
+        >>> step, state = compile_ahead(step, batches), jnp.zeros(())
+        >>> for _ in range(2):
+        ...     state, _ = step(state, next(batches))
+        >>> float(state)
+        12.0
     """
     if not hasattr(step, "lower"):
         raise ValueError(
@@ -58,7 +58,7 @@ def compile_ahead(
 
 
 class CompiledAhead:
-    """What :func:`compile_ahead` returns: call it like the step it wraps."""
+    """What ``compile_ahead`` gives: call it like the step it wraps."""
 
     def __init__(self, step: Callable[..., Any], batches: GrowingBatches, rehearse: bool | None):
         self._step, self._batches, self._rehearse = step, batches, rehearse
@@ -135,25 +135,25 @@ def largest_microbatch(
     compiler reserves on each device (arguments, results and temporaries) fits.
 
     Args:
-      step: a jitted step ``(state, batch) -> ...``.
-      state: the state, or its shapes.
-      spec: from a size to what such a batch looks like; ``GrowingBatches.spec``.
-      start: the size to begin with.
-      budget: bytes per device; by default nine tenths of what the device has.
+        step: a jitted step ``(state, batch) -> ...``.
+        state: the state, or its shapes.
+        spec: from a size to what such a batch looks like; ``GrowingBatches.spec``.
+        start: the size to begin with.
+        budget: bytes per device; by default nine tenths of what the device has.
 
     Returns:
-      The size: pass it as ``microbatch`` to :class:`GrowingBatches`.
+        The size: pass it as ``microbatch`` to ``growth.GrowingBatches``.
 
     Raises:
-      ValueError: if not even a single example fits, or the device does not tell its memory (CPUs
-        do not).
+        ValueError: not even a single example fits, or the device does not tell its memory (CPUs do
+            not).
 
     Example:
-      >>> import jax, jax.numpy as jnp
-      >>> spec = lambda size: jax.ShapeDtypeStruct((size, 1024), jnp.float32)
-      >>> step = jax.jit(lambda state, batch: state + batch.sum())
-      >>> largest_microbatch(step, jnp.zeros(()), spec, start=1024, budget=1_100_000)
-      256
+        >>> import jax, jax.numpy as jnp
+        >>> spec = lambda size: jax.ShapeDtypeStruct((size, 1024), jnp.float32)
+        >>> step = jax.jit(lambda state, batch: state + batch.sum())
+        >>> largest_microbatch(step, jnp.zeros(()), spec, start=1024, budget=1_100_000)
+        256
     """
     size = _checks.positive_int("start", start)
     if budget is None:
@@ -161,6 +161,7 @@ def largest_microbatch(
         if limit is None:
             raise ValueError("This device does not tell its memory; state a budget in bytes.")
         budget = 0.9 * limit
+    smallest = 0
     while size >= 1:
         try:
             batch = spec(size)
@@ -169,35 +170,14 @@ def largest_microbatch(
                 f"No batch fits into {budget:.3g} bytes: {2 * size} examples take more, and "
                 f"{size} cannot be laid out ({error})"
             ) from error
-        needed = step.lower(state, batch).compile().memory_analysis()  # type: ignore[attr-defined]
-        total = (
-            needed.temp_size_in_bytes
-            + needed.argument_size_in_bytes
-            + needed.output_size_in_bytes
-            - needed.alias_size_in_bytes
-        )
-        if total <= budget:
+        compiled = step.lower(state, batch).compile()  # type: ignore[attr-defined]
+        memory = inspect_program(compiled).memory
+        if memory is None:
+            raise ValueError(
+                "this backend does not tell what a program needs: try microbatches of a size that "
+                "you know to fit."
+            )
+        if memory.peak <= budget:
             return size
-        size //= 2
-    raise ValueError(f"Not even one example fits into {budget:.3g} bytes; it takes {total:.3g}.")
-
-
-def enable_compile_cache(folder: str | os.PathLike[str] | None = None) -> pathlib.Path:
-    """Keep compiled programs on disk, so that a second run compiles almost nothing.
-
-    Sets JAX's persistent compilation cache for this process, for programs of any size. Whoever can
-    write to the folder can make this program run what they like: use one that only you can write.
-
-    Args:
-      folder: where to; ``gapjax/compiled`` in ``$XDG_CACHE_HOME`` or ``~/.cache`` by default.
-
-    Returns:
-      The folder.
-    """
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    path = pathlib.Path(folder or f"{home}/gapjax/compiled").expanduser()
-    path.mkdir(parents=True, exist_ok=True)
-    jax.config.update("jax_compilation_cache_dir", str(path))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    return path
+        size, smallest = size // 2, memory.peak
+    raise ValueError(f"Not even one example fits into {budget:.3g} bytes; it takes {smallest:.3g}.")

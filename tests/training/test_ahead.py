@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 import time
 
 import jax
@@ -9,14 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from gapjax.growth import (
-    GrowingBatches,
-    compile_ahead,
-    enable_compile_cache,
-    geometric_batch,
-    largest_microbatch,
-    piecewise_batch,
-)
+from gapjax.growth import GrowingBatches, geometric_batch, piecewise_batch
+from gapjax.training import compile_ahead, largest_microbatch
 from tests.meshes import data_mesh
 
 GROWTH = piecewise_batch(8, {3: 16, 6: 32})
@@ -155,14 +146,3 @@ def test_the_microbatch_is_the_largest_within_the_budget():
     split = GrowingBatches(_source(), GROWTH, seed=0, mesh=data_mesh(8))
     with pytest.raises(ValueError, match="8 examples take more, and 4 cannot be laid out"):
         largest_microbatch(step, _state(data_mesh(8)), split.spec, start=64, budget=8)
-
-
-def test_the_compile_cache_is_filled(tmp_path):
-    code = (
-        "import jax, sys; from gapjax.growth import enable_compile_cache;"
-        "enable_compile_cache(sys.argv[1]); jax.jit(lambda x: x * 3 + 1)(2.0)"
-    )
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-c", code, tmp_path / "kept"], check=True, env=environment)
-    assert any((tmp_path / "kept").iterdir())
-    assert callable(enable_compile_cache)
