@@ -22,6 +22,7 @@ from gapjax.growth._controllers import (
     noise_scale_controller,
     norm_test_controller,
 )
+from gapjax.growth._critical_batch import BatchFit, fit_critical_batch
 from gapjax.growth._noise_scale import (
     NoiseScale,
     NoiseScaleState,
@@ -51,6 +52,7 @@ from gapjax.growth._stream import Rows, epoch_order, stream_rows
 
 __all__ = [
     "Batch",
+    "BatchFit",
     "BatchSchedule",
     "CompiledAhead",
     "Controller",
@@ -69,6 +71,7 @@ __all__ = [
     "decay_of_half_life",
     "enable_compile_cache",
     "epoch_order",
+    "fit_critical_batch",
     "format_batch_schedule",
     "geometric_batch",
     "gradient_noise_scale",
