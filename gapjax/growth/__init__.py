@@ -7,6 +7,7 @@ them over the devices; :func:`compile_ahead` sees to it that no size waits for i
 
 from gapjax.growth._anneal import grow_instead_of_decay, seesaw
 from gapjax.growth._batches import GrowingBatches, Switch
+from gapjax.growth._branches import CriticalBatch, branched_critical_batch
 from gapjax.growth._by_examples import by_examples, decay_of_half_life
 from gapjax.growth._compile import (
     CompiledAhead,
@@ -18,6 +19,7 @@ from gapjax.growth._controllers import (
     Controller,
     ControllerState,
     Proposal,
+    branching_controller,
     cabs_controller,
     noise_scale_controller,
     norm_test_controller,
@@ -57,6 +59,7 @@ __all__ = [
     "CompiledAhead",
     "Controller",
     "ControllerState",
+    "CriticalBatch",
     "GrowingBatches",
     "NoiseScale",
     "NoiseScaleState",
@@ -64,6 +67,8 @@ __all__ = [
     "Rows",
     "StepwiseBatch",
     "Switch",
+    "branched_critical_batch",
+    "branching_controller",
     "by_examples",
     "cabs_controller",
     "compile_ahead",
