@@ -28,6 +28,7 @@ from gapjax.growth._critical_batch import BatchFit, fit_critical_batch
 from gapjax.growth._noise_scale import (
     NoiseScale,
     NoiseScaleState,
+    average_noise_scale,
     gradient_noise_scale,
     noise_scale_record,
     noise_scale_tracker,
@@ -67,6 +68,7 @@ __all__ = [
     "Rows",
     "StepwiseBatch",
     "Switch",
+    "average_noise_scale",
     "branched_critical_batch",
     "branching_controller",
     "by_examples",
