@@ -5,28 +5,32 @@ name is one of TFDS, read without TensorFlow; :func:`import_local` prepares it f
 :class:`Dataset` of your own arrays goes wherever a loaded one does.
 """
 
-from gapjax.data._augment import (
-    ChannelStatistics,
-    channel_statistics,
-    example_keys,
-    flip,
-    normalize,
-    pad_crop,
-)
+from gapjax.data._augment import AUGMENTATIONS, example_keys, flip, make_augment, pad_crop
 from gapjax.data._dataset import Dataset, Split, StreamedSplit
 from gapjax.data._import import import_local
 from gapjax.data._load import load
+from gapjax.data._normalize import (
+    ChannelStatistics,
+    Normalizer,
+    channel_statistics,
+    fit_normalizer,
+    normalize,
+)
 
 __all__ = [
+    "AUGMENTATIONS",
     "ChannelStatistics",
     "Dataset",
+    "Normalizer",
     "Split",
     "StreamedSplit",
     "channel_statistics",
     "example_keys",
+    "fit_normalizer",
     "flip",
     "import_local",
     "load",
+    "make_augment",
     "normalize",
     "pad_crop",
 ]

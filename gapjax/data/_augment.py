@@ -1,10 +1,11 @@
 """Augmentation on the device: pure functions of images and a key per example."""
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gapjax import _checks
 
@@ -19,18 +20,18 @@ def example_keys(
     with_index=True)`` delivers what is needed.
 
     Args:
-      seed: a whole number.
-      epoch: ``[B]``, the epoch of each example; or one for all.
-      example: ``[B]``, the number of each example in the data.
+        seed: a whole number.
+        epoch: ``[B]``, the epoch of each example; or one for all.
+        example: ``[B]``, the number of each example in the data.
 
     Returns:
-      Keys, ``[B]``.
+        Keys, ``[B]``.
 
     Example:
-      >>> keys = example_keys(0, jnp.array([0, 0]), jnp.array([7, 9]))
-      >>> images = pad_crop(keys, jnp.zeros((2, 8, 8, 1), jnp.uint8), padding=1)
-      >>> images.shape
-      (2, 8, 8, 1)
+        >>> keys = example_keys(0, jnp.array([0, 0]), jnp.array([7, 9]))
+        >>> images = pad_crop(keys, jnp.zeros((2, 8, 8, 1), jnp.uint8), padding=1)
+        >>> images.shape
+        (2, 8, 8, 1)
     """
     example = jnp.asarray(example)
     epoch = jnp.broadcast_to(jnp.asarray(epoch), example.shape)
@@ -46,12 +47,12 @@ def pad_crop(keys: jax.Array, images: jax.Array, *, padding: int = 4) -> jax.Arr
     """Pad every image with zeros and cut its own size out of it at a random place.
 
     Args:
-      keys: a key per example, ``[B]``; :func:`flip` may be given the same ones.
-      images: ``[B, H, W, C]``, of any type.
-      padding: pixels on each side; every one of the ``(2 * padding + 1)**2`` places is as likely.
+        keys: a key per example, ``[B]``; :func:`flip` may be given the same ones.
+        images: ``[B, H, W, C]``, of any type.
+        padding: pixels on each side; every one of the ``(2 * padding + 1)**2`` places is as likely.
 
     Returns:
-      Images of the same shape and type.
+        Images of the same shape and type.
     """
     _checks.positive_int("padding", padding)
     sides = ((padding, padding), (padding, padding), (0, 0))
@@ -68,70 +69,87 @@ def flip(keys: jax.Array, images: jax.Array) -> jax.Array:
     """Mirror every image left to right with probability one half.
 
     Args:
-      keys: a key per example, ``[B]``; :func:`pad_crop` may be given the same ones.
-      images: ``[B, H, W, C]``, of any type.
+        keys: a key per example, ``[B]``; :func:`pad_crop` may be given the same ones.
+        images: ``[B, H, W, C]``, of any type.
 
     Returns:
-      Images of the same shape and type.
+        Images of the same shape and type.
     """
     tossed = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, 1)))(keys)
     return jnp.where(tossed[:, None, None, None], images[:, :, ::-1], images)
 
 
-class ChannelStatistics(NamedTuple):
-    """Mean and standard deviation of each channel, of pixels between 0 and 1."""
-
-    mean: np.ndarray
-    std: np.ndarray
+# What the command line knows; a number behind the name, as in "pad-crop:2", is its first argument.
+AUGMENTATIONS: dict[str, Callable[..., jax.Array]] = {"pad-crop": pad_crop, "flip": flip}
 
 
-def channel_statistics(images: np.ndarray) -> ChannelStatistics:
-    """The statistics that :func:`normalize` takes, on the host.
+def make_augment(transforms: Sequence[str | Callable[[jax.Array, Any], Any]]) -> Callable[..., Any]:
+    """Several augmentations as one function of keys and a batch.
 
     Args:
-      images: ``uint8``, ``[N, H, W, C]``: those of the training split.
+        transforms: each the name of one (``"pad-crop"``, ``"pad-crop:2"`` for a padding of 2,
+            ``"flip"``), which acts on every array of images ``[B, H, W, C]`` of a batch; or any
+            function ``(key, batch) -> batch``. Such a function is called for each example alone, as
+            a batch of one with a key of its own, so what happens to an example does not depend on
+            those beside it.
 
     Returns:
-      Two ``float32`` arrays ``[C]``, exact up to their rounding.
+        ``(keys [B], batch) -> batch``, traceable; keys are those of :func:`example_keys`.
+
+    Raises:
+        ValueError: an unknown name, a number that does not fit, or no function.
 
     Example:
-      >>> images = np.array([0, 255], np.uint8).reshape(2, 1, 1, 1)
-      >>> mean, std = channel_statistics(images)
-      >>> mean.tolist(), std.tolist()
-      ([0.5], [0.5])
+        >>> augment = make_augment(["flip", lambda key, batch: {"x": batch["x"] + 1}])
+        >>> keys = example_keys(0, 0, jnp.arange(3))
+        >>> augment(keys, {"x": jnp.zeros((3, 4, 4, 1))})["x"].mean().item()
+        1.0
     """
-    if images.dtype != np.uint8 or images.ndim != 4:
+    each = [_named(t) if isinstance(t, str) else _own(t, i) for i, t in enumerate(transforms)]
+
+    def augment(keys: jax.Array, batch: Any) -> Any:
+        # Each draws its own numbers, whatever the others are.
+        for number, transform in enumerate(each):
+            own = jax.vmap(lambda key, n=number: jax.random.fold_in(key, n))(keys)
+            batch = transform(own, batch)
+        return batch
+
+    return augment
+
+
+def _named(text: str) -> Callable[..., Any]:
+    name, _, number = text.partition(":")
+    _checks.one_of("augment", name, AUGMENTATIONS)
+    function = AUGMENTATIONS[name]
+    if number:
+        if name != "pad-crop" or not number.isdecimal() or not int(number):
+            raise ValueError(
+                f"augment {text!r}: only pad-crop takes a number, the pixels of its padding, such "
+                "as pad-crop:2."
+            )
+        function = functools.partial(pad_crop, padding=int(number))
+
+    def transform(keys: jax.Array, batch: Any) -> Any:
+        ranks = [leaf.ndim for leaf in jax.tree.leaves(batch)]
+        if 4 not in ranks:
+            raise ValueError(
+                f"augment {text!r} takes images [B, H, W, C], and this batch has none: give a "
+                "function (key, batch) -> batch."
+            )
+        return jax.tree.map(lambda x: function(keys, x) if x.ndim == 4 else x, batch)
+
+    return transform
+
+
+def _own(function: Any, place: int) -> Callable[..., Any]:
+    if not callable(function):
         raise ValueError(
-            f"images have dtype {images.dtype} and shape {images.shape}; they must be uint8 "
-            "[N, H, W, C]."
+            f"augment[{place}] must be one of {', '.join(AUGMENTATIONS)} or a function "
+            f"(key, batch) -> batch, not {function!r}."
         )
-    values = np.arange(256) / 255.0
-    counts = np.stack(
-        [np.bincount(images[..., c].reshape(-1), minlength=256) for c in range(images.shape[-1])]
-    )
-    weights = counts / counts.sum(axis=1, keepdims=True)
-    mean = weights @ values
-    std = np.sqrt((weights * (values - mean[:, None]) ** 2).sum(axis=1))
-    return ChannelStatistics(mean.astype(np.float32), std.astype(np.float32))
 
+    def one(key: jax.Array, example: Any) -> Any:
+        alone = function(key, jax.tree.map(lambda x: x[None], example))
+        return jax.tree.map(lambda x: x[0], alone)
 
-def normalize(
-    images: jax.Array, mean: jax.typing.ArrayLike = 0.0, std: jax.typing.ArrayLike = 1.0
-) -> jax.Array:
-    """``(images / 255 - mean) / std`` as ``float32``.
-
-    Args:
-      images: ``uint8``, ``[..., C]``.
-      mean: of each channel, for pixels between 0 and 1; see :func:`channel_statistics`.
-      std: likewise; a channel that never varies (0) is divided by 1.
-
-    Returns:
-      ``float32`` images of the same shape.
-
-    Example:
-      >>> normalize(jnp.array([0, 255], jnp.uint8), mean=0.5, std=0.5).tolist()
-      [-1.0, 1.0]
-    """
-    mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
-    scaled = images.astype(jnp.float32) / 255.0
-    return (scaled - mean) / jnp.where(std == 0, 1.0, std)
+    return jax.vmap(one)

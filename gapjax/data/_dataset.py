@@ -1,12 +1,16 @@
-"""What a data set is: two splits of images and labels, class names and a name."""
+"""What a data set is: two splits of examples, and how the inputs of a network are normalized."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+
+from gapjax import _checks
+
+NORMALIZATIONS = ("channel", "feature")
 
 
 @functools.partial(
@@ -20,9 +24,10 @@ class Split:
     leaves pass through when it is used as a pytree; :class:`Dataset` checks what it is given.
 
     Attributes:
-      images: ``uint8`` of shape ``[N, H, W, C]``, or ``float32`` of shape ``[N, features]`` where
-        the data are not images.
-      labels: ``int32`` of shape ``[N]``, from 0 to the number of classes minus 1.
+        images: ``uint8`` of shape ``[N, H, W, C]``, or ``float32`` of shape ``[N, features]`` where
+            the data are not images.
+        labels: ``int32`` of shape ``[N]``, from 0 to the number of classes minus 1; or whatever
+            another task than classification predicts, with a leading axis of N.
     """
 
     images: Any
@@ -40,8 +45,8 @@ class StreamedSplit:
     give that several ``workers``, since decoding takes time.
 
     Args:
-      records: any sequence of encoded records with ``__getitems__``.
-      decode: turns a list of records into a ``Split``.
+        records: any sequence of encoded records with ``__getitems__``.
+        decode: turns a list of records into a ``Split``.
     """
 
     def __init__(self, records: Any, decode: Callable[[Sequence[Any]], Split]):
@@ -63,86 +68,223 @@ class StreamedSplit:
 class Dataset:
     """A data set: ``train`` and ``test`` splits, class names and a name.
 
-    Integer labels of any width become ``int32``, float features become ``float32``; images stay
-    ``uint8``. Everything else is refused with the remedy.
+    For classes of images or features a split is a :class:`Split`; for any other task it is any
+    pytree of arrays with one leading axis of examples, such as ``{"tokens": ...}``. Numbers get the
+    types that JAX gives them (``int32``, ``float32``; a whole number that does not fit is refused);
+    bytes of images stay ``uint8``. Everything else is refused with the remedy.
 
     Attributes:
-      train: the examples to train on.
-      test: the examples to measure generalization on.
-      class_names: one name per class; label ``i`` means ``class_names[i]``.
-      name: what reports and tables call it.
+        train: the examples to train on.
+        test: the examples to measure generalization on.
+        class_names: one name per class; label ``i`` means ``class_names[i]``. Numbered where a
+            ``Split`` has whole labels and no names are given; None for a task without classes.
+        name: what reports and tables call it.
+        normalize: how the inputs of a network are normalized, by the mean and the standard
+            deviation of the whole training split: ``"channel"`` (every array of images
+            ``[N, H, W, C]``, per channel), ``"feature"`` (every array of floats that is none of
+            images, per last axis), or None. Whole numbers that are no pixels are never touched.
+            ``"auto"``, the default, takes ``"channel"`` for a ``Split`` of images, ``"feature"``
+            for a ``Split`` of features, and None for any other pytree; the attribute then holds
+            which it was.
 
     Raises:
-      ValueError: if lengths, shapes, types or labels do not fit.
+        ValueError: lengths, shapes, types or labels that do not fit, numbers that are not finite,
+            or an unknown normalization.
 
     Example:
-      >>> import numpy as np
-      >>> from gapjax.data import Dataset, Split
-      >>> images = np.zeros((6, 8, 8, 1), np.uint8)
-      >>> labels = np.array([0, 1, 0, 1, 0, 1])
-      >>> mine = Dataset(Split(images[:4], labels[:4]), Split(images[4:], labels[4:]), ("a", "b"))
-      >>> len(mine.train), mine.train.labels.dtype, mine.num_classes
-      (4, dtype('int32'), 2)
+        >>> import numpy as np
+        >>> from gapjax.data import Dataset, Split
+        >>> images = np.zeros((6, 8, 8, 1), np.uint8)
+        >>> labels = np.array([0, 1, 0, 1, 0, 1])
+        >>> mine = Dataset(Split(images[:4], labels[:4]), Split(images[4:], labels[4:]), ("a", "b"))
+        >>> len(mine.train), mine.train.labels.dtype, mine.num_classes, mine.normalize
+        (4, dtype('int32'), 2, 'channel')
+        >>> table = {"x": np.ones((5, 3)), "y": np.ones(5)}
+        >>> Dataset(table, table, name="ones").train["x"].dtype
+        dtype('float32')
     """
 
-    train: Split | StreamedSplit
-    test: Split | StreamedSplit
-    class_names: tuple[str, ...]
+    train: Any
+    test: Any
+    class_names: tuple[str, ...] | None = None
     name: str = "custom"
+    normalize: str | None = "auto"
 
     def __post_init__(self) -> None:
-        names = tuple(map(str, self.class_names))
-        if not names:
-            raise ValueError("class_names is empty; give one name per class.")
-        object.__setattr__(self, "class_names", names)
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(f"name must be a text that is not empty, not {self.name!r}.")
+        if self.normalize is not None:
+            _checks.one_of("normalize", self.normalize, ("auto", *NORMALIZATIONS))
         for part in ("train", "test"):
-            object.__setattr__(self, part, _checked(getattr(self, part), part, len(names)))
-        shapes = [
-            split[0].images.shape if isinstance(split, StreamedSplit) else split.images.shape[1:]
-            for split in (self.train, self.test)
-        ]
-        if shapes[0] != shapes[1]:
-            raise ValueError(
-                f"An example has shape {shapes[0]} in train and {shapes[1]} in test; "
-                "both splits must hold the same kind of example."
-            )
+            object.__setattr__(self, part, _checked(getattr(self, part), part))
+        if isinstance(self.train, Split | StreamedSplit):
+            object.__setattr__(self, "class_names", _class_names(self))
+        elif self.class_names is not None:
+            object.__setattr__(self, "class_names", tuple(map(str, self.class_names)))
+        _check_same_kind(self.train, self.test)
+        if self.normalize == "auto":
+            object.__setattr__(self, "normalize", _usual(self.train))
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
-        return len(self.class_names)
+        """How many classes there are; 0 for a task without classes."""
+        return len(self.class_names or ())
+
+    @property
+    def num_examples(self) -> int:
+        """How many examples there are to train on."""
+        return count(self.train)
 
 
-def _checked(split: Split | StreamedSplit, part: str, num_classes: int) -> Split | StreamedSplit:
+def count(split: Any) -> int:
+    """How many examples a split has."""
+    return len(split) if isinstance(split, StreamedSplit) else len(jax.tree.leaves(split)[0])
+
+
+def _usual(split: Any) -> str | None:
+    """The normalization of what is plainly images or plainly features."""
+    if isinstance(split, StreamedSplit):
+        return "channel"
+    if not isinstance(split, Split):
+        return None
+    return "channel" if split.images.dtype == np.uint8 else "feature"
+
+
+def _checked(split: Any, part: str) -> Any:
     """The split as NumPy arrays of the documented types; a streamed one as it is."""
     if isinstance(split, StreamedSplit):
         return split
-    images, labels = np.asarray(split.images), np.asarray(split.labels)
-    if images.ndim == 2 and np.issubdtype(images.dtype, np.floating):
-        images = np.asarray(images, np.float32)
+    if isinstance(split, Split):
+        split = Split(_images(split.images, part), split.labels)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(
+        split, is_leaf=lambda x: isinstance(x, list)
+    )
+    if not leaves:
+        raise ValueError(
+            f"{part} holds no arrays: give a Split, or any pytree of arrays with a leading axis of "
+            "examples."
+        )
+    arrays = [_array(leaf, _place(part, path)) for path, leaf in leaves]
+    lengths = {
+        _place(part, path): len(array) for (path, _), array in zip(leaves, arrays, strict=True)
+    }
+    if len(set(lengths.values())) > 1:
+        said = ", ".join(f"{place} has {length}" for place, length in lengths.items())
+        raise ValueError(
+            f"every array needs the same leading axis of examples, and {said}: there must be as "
+            "many of one as of the other."
+        )
+    if not next(iter(lengths.values())):
+        raise ValueError(f"{part} holds no examples; there must be at least one.")
+    return jax.tree.unflatten(structure, arrays)
+
+
+def _place(part: str, path: Any) -> str:
+    """Where a leaf stands, as Python writes it."""
+    return part + jax.tree_util.keystr(path)
+
+
+def _images(images: Any, part: str) -> np.ndarray:
+    images = np.asarray(images)
     if not (
         (images.ndim == 4 and images.dtype == np.uint8)
-        or (images.ndim == 2 and images.dtype == np.float32)
+        or (images.ndim == 2 and np.issubdtype(images.dtype, np.floating))
     ):
         raise ValueError(
             f"{part}.images has dtype {images.dtype} and shape {images.shape}; it must be uint8 of "
             "shape [N, H, W, C] (grey images need a last axis of 1: images[..., None]), or floats "
-            "of shape [N, features]."
+            "of shape [N, features]. Any other inputs go into a pytree of your own, such as a "
+            "dict of arrays."
         )
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+    return images
+
+
+def _array(leaf: Any, place: str) -> np.ndarray:
+    """A leaf with the type that it has on a device, or what is wrong with it."""
+    array = np.asarray(leaf)
+    if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
         raise ValueError(
-            f"{part}.labels has dtype {labels.dtype} and shape {labels.shape}; it must hold "
-            "integers, one per example."
+            f"{place} holds {array.dtype}, which cannot go onto a device: turn it into numbers, or "
+            "leave it out."
         )
-    if len(images) != len(labels) or len(labels) == 0:
+    if not array.ndim:
+        raise ValueError(f"{place} is one number; it needs a leading axis of examples.")
+    if array.dtype.itemsize == 8:
+        narrow = jax.dtypes.canonicalize_dtype(array.dtype)
+        if array.dtype.kind in "iu" and array.size:
+            bounds, low, high = np.iinfo(narrow), int(array.min()), int(array.max())
+            if low < bounds.min or high > bounds.max:
+                raise ValueError(
+                    f"{place} runs from {low} to {high}, and {narrow} holds {bounds.min} to "
+                    f"{bounds.max}: number what it counts anew, or give it as floats."
+                )
+        with np.errstate(over="ignore"):
+            array = array.astype(narrow)
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        bad = np.argwhere(~np.isfinite(array))[0]
         raise ValueError(
-            f"{part} has {len(images)} images and {len(labels)} labels; there must be as many of "
-            "one as of the other, and at least one."
+            f"{place}[{', '.join(map(str, bad))}] is {array[tuple(bad)]}: every number must be "
+            "finite (in float32)."
         )
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= num_classes:
-        raise ValueError(
-            f"{part}.labels run from {low} to {high}, but {num_classes} class names allow "
-            f"0 to {num_classes - 1}."
+    return array
+
+
+def _check_same_kind(train: Any, test: Any) -> None:
+    """Both splits must hold the same kind of example."""
+    kinds = []
+    for split in (train, test):
+        one = split[0] if isinstance(split, StreamedSplit) else split
+        first = 0 if isinstance(split, StreamedSplit) else 1
+        kinds.append(
+            {
+                jax.tree_util.keystr(path): f"{leaf.dtype}{list(np.shape(leaf)[first:])}"
+                for path, leaf in jax.tree_util.tree_leaves_with_path(one)
+            }
         )
-    return Split(images, labels.astype(np.int32))
+    for place in {**kinds[0], **kinds[1]}:
+        here, there = (kind.get(place, "missing") for kind in kinds)
+        if here != there:
+            raise ValueError(
+                f"an example{place} is {here} in train and {there} in test; both splits must hold "
+                "the same kind of example."
+            )
+
+
+def _class_names(dataset: Dataset) -> tuple[str, ...] | None:
+    """The names of the classes of whole labels, checked against them."""
+    names = dataset.class_names
+    if isinstance(names, str):
+        raise ValueError(f"class_names must be one name per class, not one text: {names!r}.")
+    names = names if names is None else tuple(map(str, names))
+    splits = {part: getattr(dataset, part) for part in ("train", "test")}
+    whole = {part: split for part, split in splits.items() if isinstance(split, Split)}
+    for part, split in whole.items():
+        if names is not None and split.labels.ndim == 1 and split.labels.dtype.kind not in "iu":
+            raise ValueError(
+                f"{part}.labels has dtype {split.labels.dtype}; with class names it must hold "
+                "integers, one per example. Leave class_names out for targets of another task."
+            )
+    if not all(s.labels.ndim == 1 and s.labels.dtype.kind in "iu" for s in whole.values()):
+        return names  # targets of another task
+    if names is None and len(whole) == 2:
+        most = max(int(split.labels.max()) for split in whole.values())
+        names = tuple(map(str, range(most + 1)))
+    if not names:
+        raise ValueError("class_names is empty; give one name per class.")
+    for part, split in whole.items():
+        low, high = int(split.labels.min()), int(split.labels.max())
+        if low < 0 or high >= len(names):
+            hint = " (TFDS labels a split whose answers are kept back with -1)" if low < 0 else ""
+            raise ValueError(
+                f"{part}.labels run from {low} to {high}, but {len(names)} class names allow "
+                f"0 to {len(names) - 1}{hint}."
+            )
+        object.__setattr__(split, "labels", split.labels.astype(np.int32))
+    return names
+
+
+def named_leaves(tree: Any) -> Mapping[str, Any]:
+    """The leaves of a tree by their path, as Python writes it."""
+    return {
+        jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }

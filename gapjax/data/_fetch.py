@@ -8,6 +8,7 @@ import urllib.request
 from typing import Any
 
 from gapjax.data import _import
+from gapjax.data._fields import class_fields
 from gapjax.data._known import FETCHABLE
 
 _PATIENCE = 10.0  # seconds to wait for an answer, name look-up included
@@ -15,22 +16,31 @@ _PATIENCE = 10.0  # seconds to wait for an answer, name look-up included
 
 def prepare(name: str, builder: Any, folder: pathlib.Path) -> None:
     """Download and prepare a data set, or raise a ValueError with the command to use instead."""
+    if name not in FETCHABLE:
+        raise ValueError(f"{name} is not in {folder}, and {_why_not(name, builder)}")
     urls = dict(builder.url_infos)
-    first = next(iter(urls), None)
-    problem = "TFDS knows no address for it" if first is None else _unreachable(first)
+    problem = _unreachable(next(iter(urls)))
     if problem:
         raise ValueError(_remedy(name, folder, problem))
-    if name not in FETCHABLE:
-        raise ValueError(
-            f"{name} is not in {folder}, and preparing it from its original files needs "
-            "TensorFlow. Prepare it once where TensorFlow is installed, with `tfds build "
-            f"{name} --file_format=array_record`, and copy the folder here; or import it from "
-            f"local files: gapjax data import {name} --from DIR"
-        )
     with tempfile.TemporaryDirectory(prefix="gapjax-fetch-") as scratch:
         for url, info in urls.items():
             _download(name, url, info, pathlib.Path(scratch), folder)
         _import.import_local(name, scratch, data_dir=folder)
+
+
+def _why_not(name: str, builder: Any) -> str:
+    """Why a data set cannot be prepared here, and what can be done instead."""
+    try:
+        class_fields(name, builder.info)
+    except ValueError as error:
+        return f"could not be read if it were: {error}"
+    manual = getattr(builder, "MANUAL_DOWNLOAD_INSTRUCTIONS", None)
+    why = "its files must be downloaded by hand, then prepared with" if manual else "to prepare it"
+    build = f"tfds build {name} --file_format=array_record"
+    return (
+        f"{why} TensorFlow is needed, once and on any machine: `{build}`, and the folder copied "
+        f"here. Or import it from local files: gapjax data import {name} --from DIR"
+    )
 
 
 def _remedy(name: str, folder: pathlib.Path, problem: str) -> str:

@@ -1,22 +1,22 @@
 """From local files to a standard TFDS folder, without TensorFlow and without a network."""
 
-import errno
+import collections
+import functools
 import hashlib
 import io
 import os
 import pathlib
-import shutil
-import tempfile
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from gapjax import _checks
-from gapjax.data import _formats, _tfds
+from gapjax import _checks, _outside
+from gapjax.data import _images, _local, _places, _tfds
+from gapjax.data._archives import damaged
 from gapjax.data._known import CIFAR10_CLASSES
-
-_OWN_VERSION = "1.0.0"  # of a set that TFDS does not know
+from gapjax.data._write import make_builder, write_prepared
 
 
 def import_local(
@@ -32,88 +32,104 @@ def import_local(
     * the four IDX files of MNIST and its kin, gzipped or not,
     * CIFAR-10 and CIFAR-100, binary or python version,
     * a folder of images per class: ``train/CLASS/*.png`` and ``test/CLASS/*.png`` (or ``val``),
+      in PNG, JPEG, WebP, BMP, GIF, PPM or TIFF; images are turned upright as EXIF says, and of 16
+      bits the upper 8 are kept,
 
     and one archive (tar, gzipped or not, xz, zip) of any of these, given itself or lying in the
     folder. A name that TFDS knows gets the features and version TFDS gives it; any other name
     becomes a data set of its own. Where the content of a set is known, it is checked by hash.
+    Hidden files are no part of the data; other files beside the images are counted in a warning.
     Nothing is left behind unless everything went well.
 
+    Files are parsed, never executed, within bounds: one file takes at most 640 MiB of memory, one
+    image 64 million pixels, and an archive unpacks to at most 64 MiB and a hundred times its own
+    length.
+
     Args:
-      name: the name of the data set, as TFDS writes names.
-      source_dir: the folder, or the archive.
-      data_dir: where prepared data sets lie; the folder of TFDS by default
-        (``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``).
+        name: the name of the data set, as TFDS writes names (``"emnist/letters"`` for one of
+            several configurations).
+        source_dir: the folder, or the archive.
+        data_dir: where prepared data sets lie; the folder of TFDS by default
+            (``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``).
 
     Returns:
-      The folder written.
+        The folder written.
 
     Raises:
-      ValueError: if the files are not recognized, damaged, or not those of the named set; if the
-        data set is there already; if the disk is full. The file at fault is named.
+        ValueError: the files are not recognized, damaged, too large, or not those of the named set;
+            the data set is there already, or is being imported by another process; the disk is
+            full. The file at fault is named.
     """
-    source, folder = pathlib.Path(source_dir).expanduser(), _tfds.data_folder(data_dir)
-    _tfds.check_name(name)
-    if name == "digits" or not name.replace("_", "").isalnum():
-        raise ValueError(
-            f"{name!r} cannot be imported: it is "
-            + ("embedded." if name == "digits" else "a name with a configuration or version.")
-        )
+    source = _places.local_path("source_dir", source_dir)
+    folder, parsed = check_target(name, data_dir)
     if not source.exists():
         raise ValueError(f"There is nothing at {source}: give the folder or archive of the files.")
-    anchor = next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
-    try:
-        with tempfile.TemporaryDirectory(prefix=".gapjax-import-", dir=anchor) as scratch:
-            return _import(name, source, folder, pathlib.Path(scratch))
-    except OSError as error:
+    stock = None
+    if parsed.base in _tfds.known_names():
+        stock = _tfds.stock_builder(parsed, folder)
+        _check_features(parsed.base, stock.info.features)
+        if (there := pathlib.Path(stock.data_path)).exists():
+            raise ValueError(f"{name} is there already, at {there}; remove it to import it again.")
+    left_out: list[pathlib.Path] = []
+
+    def make(scratch: pathlib.Path) -> Any:
+        if stock is not None:
+            _check_archives(source, stock)
+        local = _local.read_local(parsed.base, source, scratch)
+        left_out.extend(local.left_out)
+        return _builder(parsed.base, stock, local, scratch / "prepared")
+
+    written = write_prepared(parsed.base, folder, make)
+    if left_out:
+        kinds = collections.Counter(path.suffix.lower() or path.name for path in left_out)
+        said = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(8))
+        warnings.warn(
+            f"{len(left_out)} files beside the images were left out ({said}); the first is "
+            f"{left_out[0]}."
+        )
+    return written
+
+
+def check_target(
+    name: Any, data_dir: str | os.PathLike[str] | None
+) -> tuple[pathlib.Path, _tfds.Name]:
+    """Where an import goes, and the parts of its name."""
+    folder, parsed = _places.data_folder(data_dir), _tfds.parse_name(name)
+    if parsed.base in _tfds.EMBEDDED:
+        raise ValueError(f"{name!r} cannot be imported: it is embedded.")
+    if parsed.version is not None:
+        raise ValueError(f"{name!r} cannot be imported: leave the version out.")
+    if parsed.config is not None and parsed.base not in _tfds.known_names():
         raise ValueError(
-            f"{error.strerror or error} ({error.filename or folder}); nothing was imported."
-        ) from error
-    except RuntimeError as error:  # the writer of array_record knows no OSError
-        if (full := os.strerror(errno.ENOSPC)) not in str(error):
-            raise
-        raise ValueError(f"{full} ({folder}); nothing was imported.") from error
+            f"{name!r} cannot be imported: only sets that TFDS knows have a configuration. Use a "
+            "name without one."
+        )
+    return folder, parsed
 
 
-def _import(
-    name: str, source: pathlib.Path, folder: pathlib.Path, scratch: pathlib.Path
-) -> pathlib.Path:
+def _check_features(name: str, features: Any) -> None:
+    """Images with one label each are what local files hold."""
     import tensorflow_datasets as tfds
 
-    stock = tfds.builder_cls(name) if name in _tfds.known_names() else None
-    relative = pathlib.Path(name, str(stock.VERSION if stock else _OWN_VERSION))
-    target = folder / relative
-    if target.exists():
-        raise ValueError(f"{name} is there already, at {target}; remove it to import it again.")
-    if stock is not None:
-        _check_archives(source, stock, scratch)
-    local = _formats.read_local(name, source, scratch)
-    builder = _builder(name, stock, local, scratch / "prepared")
-    config = tfds.download.DownloadConfig(try_download_gcs=False)
-    builder.download_and_prepare(download_config=config)
-    created = [p for p in (target.parent, *target.parent.parents) if not p.exists()]
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(builder.data_path, target)
-    except OSError:
-        for path in created:
-            shutil.rmtree(path, ignore_errors=True)
-        raise
-    return target
+    kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
+    fields = features if isinstance(features, tfds.features.FeaturesDict) else {}
+    if not all(isinstance(dict(fields).get(key), kind) for key, kind in kinds.items()):
+        said = ", ".join(fields) or type(features).__name__
+        raise ValueError(
+            f"TFDS keeps {name} with the fields {said}, not as images with labels; import it "
+            "under a name of your own."
+        )
 
 
-def _check_archives(source: pathlib.Path, stock: Any, scratch: pathlib.Path) -> None:
+def _check_archives(source: pathlib.Path, stock: Any) -> None:
     """Hold an archive that goes by the name of the original one against its known hash."""
-    files = {source.name: source} if source.is_file() else {p.name: p for p in source.iterdir()}
-    for info in stock(data_dir=str(scratch)).url_infos.values():
+    files = {source.name: source} if not source.is_dir() else {p.name: p for p in source.iterdir()}
+    for info in stock.url_infos.values():
         file = files.get(info.filename)
-        if (
-            file is None
-            or not file.is_file()
-            or not info.filename.endswith((".tar.gz", ".tar", ".zip"))
-        ):
+        if file is None or not info.filename.endswith((".tar.gz", ".tar", ".zip")):
             continue
-        with file.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        with _outside.open_regular(file) as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
         if found != info.checksum:
             raise ValueError(
                 f"{file} is not the archive known by that name (its sha256 is {found}, expected "
@@ -122,68 +138,38 @@ def _check_archives(source: pathlib.Path, stock: Any, scratch: pathlib.Path) -> 
             )
 
 
-def _builder(name: str, stock: Any, local: _formats.Local, folder: pathlib.Path) -> Any:
+def _builder(name: str, stock: Any, local: _local.Local, folder: pathlib.Path) -> Any:
     """A TFDS builder that makes its examples from local files."""
     import tensorflow_datasets as tfds
-    from tensorflow_datasets.core import registered
 
-    def split_generators(self: Any, dl_manager: Any) -> dict[str, Any]:
-        del dl_manager
-        return {
-            split: _records(name, split, self.info.features, read)
-            for split, read in local.splits.items()
-        }
-
-    def info(self: Any) -> Any:
-        shape = _common_shape(local)
+    features = None
+    if stock is None:
         features = {
-            "image": tfds.features.Image(shape=shape),
+            "image": tfds.features.Image(shape=_common_shape(local)),
             "label": tfds.features.ClassLabel(names=list(local.class_names)),
         }
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=f"{name}, imported from local files.",
-            features=tfds.features.FeaturesDict(features),
-            supervised_keys=("image", "label"),
-        )
-
-    namespace = {
-        "name": name,
-        "_split_generators": split_generators,
-        "_generate_examples": None,  # the generators above are ready to run
-        # TFDS would announce a download, into the scratch folder
-        "_log_download_bytes": lambda self: None,
-        "_log_download_done": lambda self: None,
+    splits = {
+        split: functools.partial(_records, name, split, read)
+        for split, read in local.splits.items()
     }
-    if stock is None:
-        bases = (tfds.core.GeneratorBasedBuilder,)
-        namespace |= {"VERSION": tfds.core.Version(_OWN_VERSION), "_info": info}
-        namespace |= {"__module__": __name__, "pkg_dir_path": None}
-        title = "".join(map(str.title, name.split("_")))
-    else:
-        bases, title = (stock,), stock.__name__
-        namespace["__module__"] = stock.__module__
-    with registered.skip_registration():
-        cls = type(title, bases, namespace)
-    builder = cls(data_dir=str(folder), file_format="array_record")
-    features = builder.info.features
-    if not {"image", "label"} <= set(features):
-        raise ValueError(
-            f"TFDS keeps {name} with the fields {', '.join(features)}, not as images with labels; "
-            "import it under a name of your own."
-        )
-    label = features["label"]
+    builder = make_builder(name, stock, features, splits, folder)
+    label = builder.info.features["label"]
     names = CIFAR10_CLASSES if name == "cifar10" else local.class_names
-    unnamed = label.names == [str(i) for i in range(label.num_classes)]
-    if unnamed and label.num_classes == len(names):
+    unnamed = label.num_classes is None or label.names == list(map(str, range(label.num_classes)))
+    if unnamed and label.num_classes in (None, len(names)):
         label.names = list(names)
     return builder
 
 
-def _records(name: str, split: str, features: Any, read: Any) -> Iterator[tuple[int, Any]]:
+def _records(name: str, split: str, read: Any, features: Any) -> Iterator[tuple[int, Any]]:
     """The examples of a split as TFDS stores them: images as the bytes of a file."""
     names = features["label"].names
-    shape = features["image"].shape
+    image = features["image"]
+    if image.np_dtype != np.uint8 or (image.shape[-1] or 3) not in (1, 3, 4):
+        raise ValueError(
+            f"TFDS keeps the images of {name} as {image.np_dtype} with {image.shape[-1]} channels; "
+            "import it under a name of your own."
+        )
     for number, example in enumerate(read()):
         label = example.label
         known = label in names if isinstance(label, str) else label < len(names)
@@ -193,14 +179,16 @@ def _records(name: str, split: str, features: Any, read: Any) -> Iterator[tuple[
                 f"{', ...' if len(names) > 12 else ''}.{_checks.near_matches(label, names)} "
                 "Rename the folders, or import under a name of your own."
             )
-        record = {"image": _encoded(example.image, shape), "label": label}
+        record = {"image": io.BytesIO(_encoded(example.image, image.shape)), "label": label}
         for field in features:
             if field in example.extra:
                 record[field] = example.extra[field]
             elif field == "id":
                 record[field] = f"{split}_{number:05d}"
-            elif field == "file_name" and isinstance(example.image, pathlib.Path):
-                record[field] = example.image.name
+            elif field in ("file_name", "filename", "image/filename") and isinstance(
+                example.image, pathlib.Path
+            ):
+                record[field] = example.image.name.encode("utf-8", "replace")
             elif field not in record:
                 raise ValueError(
                     f"{name} needs the field {field!r}, which these files do not hold; import it "
@@ -209,41 +197,36 @@ def _records(name: str, split: str, features: Any, read: Any) -> Iterator[tuple[
         yield number, record
 
 
-def _encoded(image: np.ndarray | pathlib.Path, shape: tuple[int | None, ...]) -> io.BytesIO:
+def _encoded(image: np.ndarray | pathlib.Path, shape: tuple[int | None, ...]) -> bytes:
     """The bytes of an image file: those there are where they fit as they are, else a new PNG."""
-    import PIL.Image
-
-    mode = {1: "L", 3: "RGB", 4: "RGBA"}[shape[-1] or 3]
-    where, content = "An image", b""
-    picture: PIL.Image.Image
+    channels = shape[-1] or 3
     if isinstance(image, np.ndarray):
-        picture = PIL.Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+        where, pixels, kept = "An image", image, None
     else:
-        where, content = str(image), image.read_bytes()
+        where = str(image)
+        picture, content = _images.read_image(image)
         try:
-            picture = PIL.Image.open(io.BytesIO(content))
-            picture.load()
-        except (OSError, SyntaxError) as error:
-            raise ValueError(
-                f"{image} is truncated or damaged ({error}); nothing was imported."
-            ) from error
-    if any(want not in (None, has) for want, has in zip(shape, picture.size[::-1], strict=False)):
+            pixels = _images.to_pixels(picture, channels)
+        except ValueError as error:
+            raise damaged(image, error) from error
+        # what was turned has no format any more
+        fits = picture.format in ("PNG", "JPEG") and picture.mode == _images.MODES[channels]
+        kept = content if fits else None
+    if any(want not in (None, has) for want, has in zip(shape[:2], pixels.shape, strict=False)):
         raise ValueError(
-            f"{where} has {picture.height} x {picture.width} pixels, the data set has "
+            f"{where} has {pixels.shape[0]} x {pixels.shape[1]} pixels, the data set has "
             f"{shape[0]} x {shape[1]}; nothing was imported."
         )
-    if picture.format in ("PNG", "JPEG") and picture.mode == mode:
-        return io.BytesIO(content)
-    buffer = io.BytesIO()
-    picture.convert(mode).save(buffer, format="PNG")
-    buffer.seek(0)
-    return buffer
+    if pixels.shape[-1] != channels:
+        raise ValueError(
+            f"{where} has {pixels.shape[-1]} channels, the data set has {channels}; nothing was "
+            "imported."
+        )
+    return _images.encode(pixels) if kept is None else kept
 
 
-def _common_shape(local: _formats.Local) -> tuple[int | None, int | None, int]:
+def _common_shape(local: _local.Local) -> tuple[int | None, int | None, int]:
     """The shape that all images share; an axis along which they differ is None."""
-    import PIL.Image
-
     sizes, grey = set(), True
     for read in local.splits.values():
         for example in read():
@@ -251,9 +234,9 @@ def _common_shape(local: _formats.Local) -> tuple[int | None, int | None, int]:
                 sizes.add(example.image.shape[:2])
                 grey = grey and example.image.shape[-1] == 1
                 break  # every image of an array is alike
-            with PIL.Image.open(example.image) as picture:
-                sizes.add(picture.size[::-1])
-                grey = grey and picture.mode in ("1", "L")
+            size, alike = _images.look(example.image)
+            sizes.add(size)
+            grey = grey and alike
     height, width = ({size[axis] for size in sizes} for axis in (0, 1))
     return (
         height.pop() if len(height) == 1 else None,

@@ -2,7 +2,7 @@
 
 import os
 
-from gapjax.data import _fetch, _prepared, _tfds
+from gapjax.data import _fetch, _places, _prepared, _tfds
 from gapjax.data._dataset import Dataset
 from gapjax.data._digits import load_digits
 
@@ -51,9 +51,11 @@ def load(
         if (train, test, image_size) != ("train", None, None):
             raise ValueError("The digits come as they are: train, test and image_size are fixed.")
         return load_digits()
-    folder = _tfds.data_folder(data_dir)
-    builder = _tfds.find_builder(_tfds.check_name(name), folder)
-    if not builder.data_path.exists():
-        _fetch.prepare(name, builder, folder)
-        builder = _tfds.find_builder(name, folder)
+    folder, parsed = _places.data_folder(data_dir), _tfds.parse_name(name)
+    place = _tfds.find_prepared(parsed, folder)
+    if place is None:
+        _fetch.prepare(name, _tfds.stock_builder(parsed, folder), folder)
+        place = _tfds.find_prepared(parsed, folder)
+        assert place is not None
+    builder = _tfds.open_prepared(place)
     return _prepared.read_dataset(name, builder, folder, train, test, image_size)

@@ -2,18 +2,19 @@
 
 import contextlib
 import hashlib
-import io
+import json
 import os
 import pathlib
-import shutil
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from gapjax import _checks
-from gapjax.data._dataset import Dataset, Split, StreamedSplit
+from gapjax.data._dataset import Dataset, StreamedSplit
+from gapjax.data._fields import Fields, find_fields
+from gapjax.data._kept import kept_arrays
+from gapjax.data._shards import Shards, open_shards
 
 _CHUNK = 1024  # records read at a time
 
@@ -27,160 +28,106 @@ def read_dataset(
     image_size: int | None,
 ) -> Dataset:
     """Both splits of a prepared data set."""
-    info = builder.info
     if image_size is not None:
         _checks.positive_int("image_size", image_size)
-    if info.file_format is not None and info.file_format.value != "array_record":
-        raise ValueError(
-            f"{builder.data_path} holds {info.file_format.value} files, which need TensorFlow; "
-            f"prepare {name} again as array_record: gapjax data import {name} --from DIR, into "
-            "another data_dir."
-        )
+    fields = find_fields(name, builder.info, image_size)
+    kept = folder / ".gapjax-decoded"
     if test is None:
-        test = "test" if "test" in info.splits else "validation"
-    fields = _Fields(name, builder, image_size)
-    splits = [_read_split(builder, folder, fields, split) for split in (train, test)]
-    names = info.features[fields.label].names
-    return Dataset(splits[0], splits[1], class_names=tuple(names), name=name)
+        test = _usual_test(builder, kept, fields)
+    splits = [_read_split(builder, kept, fields, split) for split in (train, test)]
+    return Dataset(splits[0], splits[1], class_names=fields.class_names, name=name)
 
 
-class _Fields:
-    """Which fields of a record are the example and its label, and how they become arrays."""
-
-    def __init__(self, name: str, builder: Any, image_size: int | None):
-        import tensorflow_datasets as tfds
-
-        features, keys = builder.info.features, builder.info.supervised_keys
-
-        def first(kind: type) -> str | None:
-            return next((key for key in features if isinstance(features[key], kind)), None)
-
-        example, label = keys if keys and len(keys) == 2 else (first(tfds.features.Image), None)
-        if label not in features or not isinstance(features[label], tfds.features.ClassLabel):
-            label = first(tfds.features.ClassLabel)
-        if example not in features or label is None:
-            raise ValueError(
-                f"{name} has the fields {', '.join(features)}; it does not consist of examples "
-                "with class labels. Read it with tfds.data_source and build a gapjax.data.Dataset."
-            )
-        feature = features[example]
-        self.example, self.label, self.size = example, label, image_size
-        self.decoders = None
-        if isinstance(feature, tfds.features.Image):
-            self.decoders = {example: tfds.decode.SkipDecoding()}
-        channels = feature.shape[-1] if feature.shape else None
-        self.mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels or 3, "RGB")
-        self.shape = feature.shape
-        if self.decoders and image_size is not None:
-            self.shape = (image_size, image_size, channels or 3)
-        self.dtype = np.dtype(np.uint8 if self.decoders else feature.np_dtype)
-        if self.dtype.kind == "f":
-            self.dtype = np.dtype(np.float32)
-        if None in self.shape:
-            raise ValueError(
-                f"The images of {name} differ in size (their shape is {feature.shape}); pass "
-                "image_size=224, say, to bring them to one."
-            )
-
-    def split(self, records: Sequence[Any]) -> Split:
-        """The records as arrays."""
-        images = np.empty((len(records), *self.shape), self.dtype)
-        labels = np.empty(len(records), np.int32)
-        for row, record in enumerate(records):
-            value = record[self.example]
-            images[row] = self._pixels(value) if self.decoders else value
-            labels[row] = record[self.label]
-        return Split(images, labels)
-
-    def _pixels(self, encoded: bytes) -> np.ndarray:
-        import PIL.Image
-        import PIL.ImageOps
-
-        picture: PIL.Image.Image = PIL.Image.open(io.BytesIO(encoded))
-        if picture.mode != self.mode:
-            picture = picture.convert(self.mode)
-        if self.size is not None and picture.size != (self.size, self.size):
-            picture = PIL.ImageOps.fit(
-                picture, (self.size, self.size), method=PIL.Image.Resampling.BILINEAR
-            )
-        pixels = np.asarray(picture)
-        return pixels[..., None] if pixels.ndim == 2 else pixels
+def _usual_test(builder: Any, kept: pathlib.Path, fields: Fields) -> str:
+    """The split to test on: ``test``, or ``validation`` where its answers are kept back."""
+    splits = builder.info.splits
+    has = [split for split in ("test", "validation") if split in splits]
+    if has[:1] == ["test"] and fields.label is not None and splits["test"].num_examples:
+        (first,) = open_shards(builder, "test", kept).__getitems__([0])
+        if fields.values(first)[fields.label] < 0:
+            has.remove("test")
+    if not has:
+        raise ValueError(
+            f"{fields.name} has no split with answers to test on; its splits are "
+            f"{', '.join(splits)}. Pass train='train[:90%]' and test='train[90%:]', say."
+        )
+    return has[0]
 
 
-def _read_split(
-    builder: Any, folder: pathlib.Path, fields: _Fields, split: str
-) -> Split | StreamedSplit:
+def _read_split(builder: Any, kept: pathlib.Path, fields: Fields, split: str) -> Any:
     """A split or slice: cut from the arrays of its whole split where that fits in memory."""
     import tensorflow_datasets as tfds
 
     splits = builder.info.splits
     try:
         parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(splits)
-    except (ValueError, KeyError, AssertionError) as error:
+        examples = splits[split].num_examples
+    except (ValueError, KeyError, AssertionError, TypeError) as error:
         raise ValueError(
             f"There is no split {split!r}; the splits are {', '.join(splits)}, and slices are "
-            f"written like 'train[:90%]'.{_checks.near_matches(split.split('[')[0], splits)}"
+            f"written like 'train[:90%]'."
+            f"{_checks.near_matches(str(split).split('[')[0], splits)}"
         ) from error
-    one = fields.dtype.itemsize * int(np.prod(fields.shape))
+    if not examples:
+        raise ValueError(f"The split {split!r} of {fields.name} holds no examples.")
+    # a quarter of the machine's memory
     budget = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 4
-
-    def source(of: str) -> Any:
-        return builder.as_data_source(split=of, decoders=fields.decoders)
-
+    one = fields.bytes_per_example
     if all(one * splits[part.splitname].num_examples <= budget for part in parts):
         pieces = []
         for part in parts:
-            whole = _cached(
-                builder, folder, fields, part.splitname, lambda of: _decoded(fields, source(of))
-            )
+            whole = _cached(builder, kept, fields, part.splitname)
             wanted = slice(part.from_, part.to)
-            pieces.append(Split(whole.images[wanted], whole.labels[wanted]))
-        if len(pieces) == 1:
-            return pieces[0]
-        return Split(*(np.concatenate(both) for both in zip(*_leaves(pieces), strict=True)))
-    if one * splits[split].num_examples <= budget:
-        return _decoded(fields, source(split))
-    return StreamedSplit(source(split), fields.split)
+            pieces.append({key: array[wanted] for key, array in whole.items()})
+        return fields.make(_joined(pieces))
+    shards = open_shards(builder, split, kept)
+    if one * examples <= budget:
+        return fields.make(_decoded(fields, shards))
+    return StreamedSplit(shards, lambda records: fields.make(fields.arrays(records)))
 
 
-def _leaves(pieces: Sequence[Split]) -> list[tuple[Any, Any]]:
-    return [(piece.images, piece.labels) for piece in pieces]
+def _joined(pieces: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    if len(pieces) == 1:
+        return pieces[0]
+    return {key: np.concatenate([piece[key] for piece in pieces]) for key in pieces[0]}
 
 
-def _decoded(fields: _Fields, source: Any) -> Split:
-    chunks = [
-        fields.split(source.__getitems__(list(range(start, min(start + _CHUNK, len(source))))))
-        for start in range(0, len(source), _CHUNK)
-    ]
-    return Split(*(np.concatenate(both) for both in zip(*_leaves(chunks), strict=True)))
+def _decoded(fields: Fields, shards: Shards) -> dict[str, np.ndarray]:
+    """All records as arrays."""
+    pieces = []
+    for start in range(0, len(shards), _CHUNK):
+        numbers = range(start, min(start + _CHUNK, len(shards)))
+        pieces.append(fields.arrays(shards.__getitems__(numbers)))
+    return _joined(pieces)
 
 
-def _cached(
-    builder: Any,
-    folder: pathlib.Path,
-    fields: _Fields,
-    split: str,
-    decode: Callable[[str], Split],
-) -> Split:
+def _cached(builder: Any, kept: pathlib.Path, fields: Fields, split: str) -> dict[str, np.ndarray]:
     """The arrays of a whole split, from the copy kept beside the prepared files if there is one."""
-    digest = hashlib.sha256(repr((split, fields.shape, fields.example, fields.label)).encode())
-    for file in ("dataset_info.json", "features.json"):
-        digest.update((pathlib.Path(builder.data_path) / file).read_bytes())
-    stem = f"{builder.info.full_name.replace('/', '-')}-{split}-{digest.hexdigest()[:16]}"
-    kept = folder / ".gapjax-decoded" / stem
-    names = ("images.npy", "labels.npy")
-    with contextlib.suppress(OSError, ValueError, EOFError):
-        return Split(*(np.load(kept / name) for name in names))
-    arrays = decode(split)
-    scratch = None
-    try:  # the copy only saves time: no room or no right to write is no error
-        kept.parent.mkdir(exist_ok=True)
-        scratch = tempfile.mkdtemp(dir=kept.parent)
-        for name, array in zip(names, (arrays.images, arrays.labels), strict=True):
-            np.save(pathlib.Path(scratch) / name, array)
-        shutil.rmtree(kept, ignore_errors=True)  # a copy that could not be read
-        os.replace(scratch, kept)
-    except OSError:
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
-    return arrays
+    about = builder.info.splits[split]
+    kinds = {
+        key: ((about.num_examples, *shape), dtype) for key, (shape, dtype) in fields.kinds.items()
+    }
+    shards = [pathlib.Path(told.filename) for told in about.file_instructions]
+    described = sorted(pathlib.Path(builder.data_path).glob("*.json"))
+    key = {
+        "files": [[path.name, *_identity(path)] for path in shards],
+        "about": [[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in described],
+        "class names": fields.class_names,
+        "arrays": {name: [*shape, dtype.str] for name, (shape, dtype) in kinds.items()},
+    }
+    sizes = "x".join(str(n) for shape, _ in fields.kinds.values() for n in shape)
+    stem = builder.info.full_name.replace("/", "-")
+    return kept_arrays(
+        kept / f"{stem}-{split}-{sizes}.npz",
+        json.dumps(key),
+        kinds,
+        lambda: _decoded(fields, open_shards(builder, split, kept)),
+    )
+
+
+def _identity(path: pathlib.Path) -> list[int]:
+    """What changes when a file is written again; nothing of one that is missing."""
+    with contextlib.suppress(OSError):
+        about = path.stat()
+        return [about.st_size, about.st_mtime_ns]
+    return []

@@ -1,18 +1,26 @@
 """What the loader and the importer need of TFDS, which is never asked for TensorFlow."""
 
+import contextlib
+import functools
+import io
 import os
 import pathlib
 import re
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
-from gapjax import _checks
+from gapjax import _checks, _outside
+
+EMBEDDED = ("digits", "pydoc")
+_NAME = re.compile(r"([a-z][a-z0-9_]*)(?:/([\w.+-]+))?(?::([\w.*]+))?")
 
 
-def data_folder(data_dir: str | os.PathLike[str] | None) -> pathlib.Path:
-    """Where prepared data sets lie: as told, or where TFDS keeps them."""
-    if data_dir is None:
-        data_dir = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
-    return pathlib.Path(data_dir).expanduser()
+class Name(NamedTuple):
+    """A name as TFDS takes them: ``name``, ``name/config``, ``name:version``."""
+
+    base: str
+    config: str | None
+    version: str | None
 
 
 def known_names() -> list[str]:
@@ -22,35 +30,168 @@ def known_names() -> list[str]:
     return tfds.list_builders(with_community_datasets=False)
 
 
-def check_name(name: str) -> str:
-    """A name as TFDS takes them: `name`, `name/config`, `name:version`."""
-    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*([/:][\w.*/:+-]+)?", name):
-        near = _checks.near_matches(str(name).lower(), known_names())
+def parse_name(name: Any) -> Name:
+    """The parts of a name; the nearest names are suggested for what is none."""
+    found = _NAME.fullmatch(name) if isinstance(name, str) else None
+    if found is None:
+        near = _checks.near_matches(str(name)[:100].lower(), [*EMBEDDED, *known_names()])
         raise ValueError(
             f"{name!r} is not the name of a data set; names are lower-case words joined by "
             f"underscores, such as 'fashion_mnist'.{near}"
         )
-    return name
+    return Name(*found.groups())
 
 
-def find_builder(name: str, folder: pathlib.Path) -> Any:
-    """The TFDS builder of a data set that is known or lies prepared in the folder.
+def prepared_names(folder: pathlib.Path) -> list[str]:
+    """The data sets that lie prepared in a folder."""
+    with contextlib.suppress(OSError):
+        return sorted(path.name for path in folder.iterdir() if _prepared_in(path))
+    return []
+
+
+def find_prepared(name: Name, folder: pathlib.Path) -> pathlib.Path | None:
+    """Where a data set lies prepared: its newest version, unless one is named.
 
     Raises:
-      ValueError: if there is neither; the nearest names are suggested.
+        ValueError: several configurations lie there, and none is named.
+    """
+    place = folder / name.base
+    if name.config is not None:
+        return _newest(place / name.config, name.version)
+    if (here := _newest(place, name.version)) is not None:
+        return here
+    inner = {path.name: found for path in _folders(place) if (found := _newest(path, name.version))}
+    if len(inner) > 1:
+        raise ValueError(
+            f"{name.base} lies in {folder} in several configurations; name one, such as "
+            f"{f'{name.base}/{min(inner)}'!r}. There are {', '.join(sorted(inner))}."
+        )
+    return next(iter(inner.values()), None)
+
+
+def _prepared_in(place: pathlib.Path) -> bool:
+    return any(_newest(path) is not None for path in (place, *_folders(place)))
+
+
+def _folders(place: pathlib.Path) -> list[pathlib.Path]:
+    with contextlib.suppress(OSError):
+        return sorted(path for path in place.iterdir() if path.is_dir())
+    return []
+
+
+def _newest(place: pathlib.Path, version: str | None = None) -> pathlib.Path | None:
+    """The folder of the newest version in a place, or of one that fits such as ``3.*.*``."""
+    pattern = re.escape(version).replace(r"\*", r"\d+") if version else r"\d+\.\d+\.\d+"
+    fits = [
+        path
+        for path in _folders(place)
+        if re.fullmatch(pattern, path.name) and (path / "dataset_info.json").exists()
+    ]
+    numbers = {path: [int(part) for part in re.findall(r"\d+", path.name)] for path in fits}
+    return max(fits, key=numbers.__getitem__, default=None)
+
+
+def open_prepared(place: pathlib.Path) -> Any:
+    """A TFDS builder that reads what lies prepared in a folder.
+
+    Raises:
+        ValueError: what describes it is damaged, or asks for a feature that TFDS has not.
     """
     import tensorflow_datasets as tfds
 
-    base = re.split("[/:]", name)[0]
-    if base not in (known := known_names()) and not (folder / base).is_dir():
+    for file in sorted(place.glob("*")):
+        if file.suffix in (".json", ".txt"):
+            _check_description(file)
+    with _in_one_line(f"{place} cannot be read"):
+        builder = tfds.builder_from_directory(str(place))
+        splits = builder.info.splits
+        if not splits:
+            raise ValueError("dataset_info.json names no splits")
+        return builder
+
+
+def _check_description(file: pathlib.Path) -> None:
+    """A file that TFDS will read: no larger than any, naming no class but TFDS's own features.
+
+    TFDS imports the module of whatever class is named.
+    """
+    if file.suffix == ".txt":
+        _outside.read_file(file, limit=_outside.JSON)
+        return
+    content = _outside.read_json(file)
+    if file.name == "features.json":
+        for name in _class_names(content):
+            if name not in _features():
+                raise ValueError(
+                    f"{file} asks for {str(name)[:100]!r}, which is no feature of TFDS; only those "
+                    "are read."
+                )
+
+
+def _class_names(content: Any) -> Iterator[Any]:
+    """The names of classes at any depth of what describes features."""
+    todo = [content]
+    while todo:
+        at = todo.pop()
+        if isinstance(at, list):
+            todo += at
+        elif isinstance(at, dict):
+            todo += at.values()
+            names = (at.get(key) for key in ("pythonClassName", "python_class_name", "type"))
+            yield from (name for name in names if isinstance(name, str))
+
+
+@functools.cache
+def _features() -> frozenset[str]:
+    """The features that TFDS has, under each name that its files know them by."""
+    import tensorflow_datasets as tfds
+
+    base = tfds.features.FeatureConnector
+    kinds = [getattr(tfds.features, name) for name in tfds.features.__all__]
+    return frozenset(
+        name
+        for kind in kinds
+        if isinstance(kind, type) and issubclass(kind, base)
+        for name in (f"{kind.__module__}.{kind.__name__}", *vars(kind).get("ALIASES", ()))
+    )
+
+
+def stock_builder(name: Name, folder: pathlib.Path) -> Any:
+    """The builder that TFDS has for a name, whether its data are there or not.
+
+    Raises:
+        ValueError: there is none (the nearest names are suggested), or it needs what is not
+            installed.
+    """
+    known = known_names()
+    if name.base not in known:
         raise ValueError(
-            f"There is no data set named {name!r}, neither in TFDS nor in {folder}; from local "
-            f"files it is made by: gapjax data import {base} --from DIR."
-            f"{_checks.near_matches(base, ['digits', *known])}"
+            f"There is no data set named {name.base!r}, neither in TFDS nor in {folder}; from "
+            f"local files it is made by: gapjax data import {name.base} --from DIR."
+            + _checks.near_matches(name.base, [*EMBEDDED, *prepared_names(folder), *known])
         )
+    import tensorflow_datasets as tfds
+
+    with _in_one_line(f"TFDS cannot open {''.join(_spelled(name))!r} without its own requirements"):
+        return tfds.builder_cls(name.base)(
+            data_dir=os.fspath(folder), config=name.config, version=name.version
+        )
+
+
+def _spelled(name: Name) -> Iterator[str]:
+    yield name.base
+    if name.config is not None:
+        yield f"/{name.config}"
+    if name.version is not None:
+        yield f":{name.version}"
+
+
+@contextlib.contextmanager
+def _in_one_line(what: str) -> Iterator[None]:
+    """Whatever TFDS raises as a ValueError of one line; what it prints about TensorFlow is not."""
     try:
-        return tfds.builder(name, data_dir=str(folder))
-    except (ValueError, AssertionError, ImportError) as error:
-        raise ValueError(
-            f"TFDS cannot open {name!r} in {folder}: {str(error).splitlines()[0]}"
-        ) from error
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            yield
+    except Exception as error:  # builders are code of many hands
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ValueError(f"{what}: {(lines or [type(error).__name__])[0]}") from error

@@ -153,10 +153,6 @@ def _apply(
 # batch_statistics. jax.jit keeps a program per value, so they work around it as well as inside.
 _asked = jax.make_user_context(())
 
-# Models and the modules in them, where a batch norm was found: traced once, they may be called
-# from a cache the next time, and their batch norms are not seen again.
-_known: set[tuple[str, str]] = set()
-
 
 def _ghosts_here(layer: nn.BatchNorm) -> Ghosts:
     """The ghosts of a layer within the contexts of the moment."""
@@ -172,33 +168,51 @@ def _ghosts_here(layer: nn.BatchNorm) -> Ghosts:
 def _ask(ghosts: Ghosts | None) -> Iterator[None]:
     """Run every batch norm that is called inside as ``_ghosts_here`` says."""
     outermost = not _asked.value
-    seen, found, model = set(), False, ""
+    seen: dict[str, str] = {}  # the kind of every module that was called, by its path
+    kept: set[str] = set()  # paths of the batch statistics that were moved, or that cannot be
+    found = False
 
     def intercept(next_fun, args, kwargs, context):
-        nonlocal found, model
+        nonlocal found
         layer = context.module
-        if layer.scope is not None:
-            model = type(layer).__qualname__ if layer.path == () else model
-            seen.add((model, type(layer).__qualname__))
         # A subclass with a __call__ of its own is not the batch norm that we know.
         calls = (nn.BatchNorm.__call__, GhostBatchNorm.__call__)
-        if context.method_name != "__call__" or type(layer).__call__ not in calls:
+        if context.method_name == "__call__" and type(layer).__call__ in calls:
+            found = True
+            return _apply(layer, _ghosts_here(layer), *args, **kwargs)
+        if layer.scope is None:
             return next_fun(*args, **kwargs)
-        found = True
-        return _apply(layer, _ghosts_here(layer), *args, **kwargs)
+        seen["/".join(layer.path)] = type(layer).__qualname__
+        before = _statistics(layer) if layer.is_mutable_collection("batch_stats") else {}
+        result = next_fun(*args, **kwargs)
+        kept.update(
+            path for path, leaf in _statistics(layer).items() if leaf is not before.get(path)
+        )
+        return result
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(_asked((*_asked.value, ghosts)))
         if outermost:
             stack.enter_context(nn.intercept_methods(intercept))
         yield
-    if found:
-        _known.update(seen)
-    elif not seen <= _known:
+    # Statistics that no module called here keeps belong to one that jax.jit inside of it had traced
+    # before, under the same settings.
+    if seen and not found and kept <= set(seen):
         raise ValueError(
             "no flax.linen.BatchNorm was called inside, so nothing was turned into ghost batch "
-            f"norm. The modules called were {', '.join(sorted({kind for _, kind in seen}))}."
+            f"norm. The modules called were {', '.join(sorted(set(seen.values())))}."
         )
+
+
+def _statistics(layer: nn.Module) -> dict[str, Any]:
+    """A leaf of the statistics of every batch norm of a whole model, by its path."""
+    if layer.path != ():
+        return {}
+    statistics = layer.variables.get("batch_stats", {})
+    return {
+        jax.tree_util.keystr(path[:-1], simple=True, separator="/"): leaf
+        for path, leaf in jax.tree.leaves_with_path(statistics)
+    }
 
 
 @contextlib.contextmanager
@@ -215,6 +229,10 @@ def ghostify(
     The model is not edited; parameters, statistics and their paths stay as they are. A
     ``GhostBatchNorm`` with a ghost size of its own keeps it, and a subclass of ``BatchNorm``
     with a ``__call__`` of its own is left alone. Inside or around ``jax.jit`` is the same.
+
+    A context in which linen modules run and no batch norm does is a mistake, and refused. What
+    ``jax.jit`` takes from its cache does not run again and cannot be seen: around jitted functions,
+    leave models without batch norm outside, or jit them together with those that have one.
 
     Args:
         ghost_size: Examples per ghost, counted over all devices.

@@ -1,20 +1,12 @@
 """Fully connected networks: F1 of Keskar et al. (2017), and its small sibling for the digits."""
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 
-from gapjax.ghost.linen import GhostBatchNorm
-
-Norm = Callable[..., nn.Module]
-
-# One ghost unless told otherwise: Flax's batch norm at less cost. The momentum is the fraction kept
-# per update. Flax's default of 0.99 needs some 400 updates to forget the start, more than a
-# large-batch run may ever make: its evaluation would suffer from that alone.
-BatchNorm: Norm = functools.partial(GhostBatchNorm, momentum=0.9)
+from gapjax.models._norm import BatchNorm, Norm
 
 
 class MLP(nn.Module):

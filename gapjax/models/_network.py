@@ -10,6 +10,7 @@ from flax import nnx
 
 # Imported here, not where they are used: inside a traced function that would change what jax keys
 # its programs by, and compile each of them once more.
+from gapjax import ghost
 from gapjax.ghost import linen as ghost_linen
 from gapjax.ghost import nnx as ghost_nnx
 
@@ -24,23 +25,27 @@ _TRAIN_FLAGS: Mapping[str, Callable[[bool], bool]] = {
 
 
 class Network(NamedTuple):
-    """A network as two pure functions.
+    """A network as pure functions of its inputs, an array or any pytree of arrays ``[B, ...]``.
 
     Attributes:
-        init: ``init(key, images) -> (params, model_state)``; ``model_state`` holds what is not
+        init: ``init(key, inputs) -> (params, model_state)``; ``model_state`` holds what is not
             trained (running statistics), an empty dict where there is nothing.
-        apply: ``apply(params, model_state, images, *, train, key=None, ghost_size=None) ->
-            (logits, model_state)``. With ``ghost_size``, every batch norm in it normalizes
+        apply: ``apply(params, model_state, inputs, *, train, key=None, ghost_size=None) ->
+            (outputs, model_state)``. With ``ghost_size``, every batch norm in it normalizes
             ghosts of that many examples in training.
+        batch_statistics: ``batch_statistics(params, model_state, inputs) -> statistics``: the mean
+            and variance that every batch norm sees of these inputs alone, by the path to it, for
+            ``gapjax.ghost.precise_statistics``; an empty dict for a network without batch norm.
         fresh_start: whether ``init`` draws new weights from its key. False for an nnx module that
             was built already: its own weights are the start of every seed.
         describe: a line for people: the class, and its settings.
     """
 
     init: Callable[..., tuple[Any, Any]]
-    apply: Callable[..., tuple[jax.Array, Any]]
-    fresh_start: bool
-    describe: str
+    apply: Callable[..., tuple[Any, Any]]
+    batch_statistics: Callable[..., dict[str, dict[str, jax.Array]]]
+    fresh_start: bool = True
+    describe: str = "a network"
 
 
 def as_network(model: Any) -> Network:
@@ -60,10 +65,10 @@ def as_network(model: Any) -> Network:
         >>> import jax
         >>> from gapjax import models
         >>> network = models.as_network(models.digits_mlp())
-        >>> images = jax.numpy.zeros((4, 8, 8, 1))
-        >>> params, model_state = network.init(jax.random.key(0), images)
-        >>> logits, model_state = network.apply(params, model_state, images, train=True)
-        >>> logits.shape
+        >>> inputs = jax.numpy.zeros((4, 8, 8, 1))
+        >>> params, model_state = network.init(jax.random.key(0), inputs)
+        >>> outputs, model_state = network.apply(params, model_state, inputs, train=True)
+        >>> outputs.shape
         (4, 10)
     """
     if isinstance(model, Network):
@@ -90,24 +95,24 @@ def _train_flag(call: Callable[..., Any], train: bool) -> dict[str, Any]:
 
 
 def _from_linen(model: nn.Module) -> Network:
-    def init(key: jax.Array, images: jax.Array) -> tuple[Any, Any]:
+    def init(key: jax.Array, inputs: Any) -> tuple[Any, Any]:
         params_key, dropout_key = jax.random.split(key)
         rngs = {"params": params_key, "dropout": dropout_key}
-        variables = dict(model.init(rngs, images, **_train_flag(model.__call__, False)))
+        variables = dict(model.init(rngs, inputs, **_train_flag(model.__call__, False)))
         return variables.pop("params"), variables
 
     def apply(
         params: Any,
         model_state: Any,
-        images: jax.Array,
+        inputs: Any,
         *,
         train: bool,
         key: jax.Array | None = None,
         ghost_size: int | None = None,
-    ) -> tuple[jax.Array, Any]:
+    ) -> tuple[Any, Any]:
         def call(**kwargs: Any) -> Any:
             flag = _train_flag(model.__call__, train)
-            return model.apply({"params": params, **model_state}, images, **flag, **kwargs)
+            return model.apply({"params": params, **model_state}, inputs, **flag, **kwargs)
 
         if not train:
             return call(), model_state
@@ -118,15 +123,29 @@ def _from_linen(model: nn.Module) -> Network:
         with ghost_linen.ghostify(ghost_size, rescale_momentum=True):
             return call(rngs=rngs, mutable=list(model_state))
 
-    return Network(init, apply, True, _line(repr(model)))
+    def batch_statistics(params: Any, model_state: Any, inputs: Any) -> Any:
+        if not ghost.batch_norms(model_state):
+            return {}
+        flag = _train_flag(model.__call__, True)
+        with ghost_linen.batch_statistics():
+            _, after = model.apply(
+                {"params": params, **model_state},
+                inputs,
+                **flag,
+                rngs={"dropout": jax.random.key(0)},
+                mutable=list(model_state),
+            )
+        return ghost.batch_norms(after)
+
+    return Network(init, apply, batch_statistics, True, _line(repr(model)))
 
 
 def _from_nnx(build: Callable[[nnx.Rngs], nnx.Module], name: str, *, fresh: bool) -> Network:
     def split(model: nnx.Module) -> tuple[Any, Any, Any]:
         return nnx.split(model, nnx.Param, ...)  # type: ignore[return-value]
 
-    def init(key: jax.Array, images: jax.Array) -> tuple[Any, Any]:
-        del images  # nnx modules know their shapes
+    def init(key: jax.Array, inputs: Any) -> tuple[Any, Any]:
+        del inputs  # nnx modules know their shapes
         model = build(nnx.Rngs(key))
         if not isinstance(model, nnx.Module):
             raise ValueError(
@@ -136,32 +155,45 @@ def _from_nnx(build: Callable[[nnx.Rngs], nnx.Module], name: str, *, fresh: bool
         _, params, rest = split(model)
         return nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
 
-    def apply(
-        params: Any,
-        model_state: Any,
-        images: jax.Array,
-        *,
-        train: bool,
-        key: jax.Array | None = None,
-        ghost_size: int | None = None,
-    ) -> tuple[jax.Array, Any]:
+    def merged(params: Any, model_state: Any) -> Any:
         # The structure alone: no array of this model is computed.
         template = nnx.eval_shape(lambda: build(nnx.Rngs(0)))
         graph, abstract_params, abstract_rest = split(template)
         nnx.replace_by_pure_dict(abstract_params, params)
         nnx.replace_by_pure_dict(abstract_rest, model_state)
-        model = nnx.merge(graph, abstract_params, abstract_rest)
+        return nnx.merge(graph, abstract_params, abstract_rest)
+
+    def apply(
+        params: Any,
+        model_state: Any,
+        inputs: Any,
+        *,
+        train: bool,
+        key: jax.Array | None = None,
+        ghost_size: int | None = None,
+    ) -> tuple[Any, Any]:
+        model = merged(params, model_state)
         flag = _train_flag(model.__call__, train)
         if not train:
             model.eval()
-            return model(images, **flag), model_state
+            return model(inputs, **flag), model_state
         model.train()
         if key is not None:
             nnx.reseed(model, default=key)
         if ghost_size is not None:
             model = ghost_nnx.ghostify(model, ghost_size, rescale_momentum=True)
-        logits = model(images, **flag)
+        outputs = model(inputs, **flag)
         _, _, rest = split(model)
-        return logits, nnx.to_pure_dict(rest)
+        return outputs, nnx.to_pure_dict(rest)
 
-    return Network(init, apply, fresh, name)
+    def batch_statistics(params: Any, model_state: Any, inputs: Any) -> Any:
+        if not ghost.batch_norms(model_state):
+            return {}
+        model = merged(params, model_state)
+        model.train()
+        model = ghost_nnx.batch_statistics(model)
+        model(inputs, **_train_flag(model.__call__, True))
+        _, _, rest = split(model)
+        return ghost.batch_norms(nnx.to_pure_dict(rest))
+
+    return Network(init, apply, batch_statistics, fresh, name)

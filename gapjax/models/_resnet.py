@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gapjax import _checks
-from gapjax.models._mlp import BatchNorm, Norm
+from gapjax.models._norm import BatchNorm, Norm
 
 SHORTCUTS = ("projection", "padding")
 # N(0, 2 / (k^2 out)), as He et al. (2015) and the code of Hoffer et al. (2017) draw kernels.

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gapjax import training
-from gapjax.data import channel_statistics, example_keys, flip, load, normalize, pad_crop
+from gapjax.data import Split, example_keys, flip, make_augment, normalize, pad_crop
 from gapjax.growth import GrowingBatches, piecewise_batch
 
 
@@ -75,25 +76,6 @@ def test_a_growth_changes_nothing_about_augmentation():
     assert not (constant[:40] == constant[40:80]).all()
 
 
-def test_statistics_are_those_of_numpy_and_normalize_uses_them():
-    images = _images(channels=3)
-    mean, std = channel_statistics(images)
-    scaled = images / 255.0
-    np.testing.assert_allclose(mean, scaled.mean((0, 1, 2)), rtol=1e-6)
-    np.testing.assert_allclose(std, scaled.std((0, 1, 2)), rtol=1e-6)
-    normal = np.asarray(normalize(jnp.asarray(images), mean, std))
-    assert normal.dtype == np.float32
-    np.testing.assert_allclose(normal, (scaled - mean) / std, atol=1e-5)
-    flat = np.full((4, 2, 2, 1), 7, np.uint8)
-    assert np.isfinite(np.asarray(normalize(jnp.asarray(flat), *channel_statistics(flat)))).all()
-
-
-def test_digits_normalize_to_mean_0_and_standard_deviation_1():
-    images = load("digits").train.images
-    normal = np.asarray(normalize(jnp.asarray(images), *channel_statistics(images)))
-    np.testing.assert_allclose([normal.mean(), normal.std()], [0, 1], atol=1e-5)
-
-
 def test_split_batches_are_augmented_where_they_lie():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = NamedSharding(mesh, PartitionSpec("data"))
@@ -108,11 +90,30 @@ def test_split_batches_are_augmented_where_they_lie():
     assert not training.inspect_program(compiled).collectives
 
 
+def test_several_augmentations_are_those_of_an_example_whatever_the_batch():
+    def shift(key, batch):
+        chex.assert_rank(batch.images, 4)
+        return batch.__class__(batch.images + jax.random.randint(key, (), 0, 9), batch.labels)
+
+    augment = make_augment(["pad-crop:1", "flip", shift])
+    batch = Split(jnp.asarray(_images(12), jnp.int32), jnp.arange(12))
+    whole = augment(_keys(12), batch)
+    part = augment(_keys(12)[3:8], jax.tree.map(lambda x: x[3:8], batch))
+    chex.assert_trees_all_equal(part, jax.tree.map(lambda x: x[3:8], whole))
+    assert (whole.labels == batch.labels).all()
+    moved = [bool((a != b).any()) for a, b in zip(whole.images, batch.images, strict=True)]
+    assert sum(moved) >= 11
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: pad_crop(_keys(2), jnp.zeros((2, 3, 3, 1)), padding=0), "padding must be"),
-        (lambda: channel_statistics(np.zeros((2, 3, 3, 1))), "must be uint8"),
+        (lambda: make_augment(["crop"]), "must be one of 'pad-crop', 'flip'"),
+        (lambda: make_augment(["flip:2"]), "only pad-crop takes a number"),
+        (lambda: make_augment(["pad-crop:0"]), "only pad-crop takes a number"),
+        (lambda: make_augment([3]), r"augment\[0\] must be one of"),
+        (lambda: make_augment(["flip"])(_keys(2), jnp.zeros((2, 3))), "this batch has none"),
     ],
 )
 def test_bad_input(call, message):

@@ -41,7 +41,11 @@ def test_types_are_brought_to_the_documented_ones():
     [
         (Split(np.zeros((4, 3, 3), np.uint8), np.zeros(4, int)), "ab", r"images\[..., None\]"),
         (Split(np.zeros((4, 3, 3, 1)), np.zeros(4, int)), "ab", "must be uint8"),
-        (Split(np.zeros((4, 3, 3, 1), np.uint8), np.zeros(3, int)), "ab", "4 images and 3 labels"),
+        (
+            Split(np.zeros((4, 3, 3, 1), np.uint8), np.zeros(3, int)),
+            "ab",
+            r"train.images has 4, train.labels has 3",
+        ),
         (Split(np.zeros((0, 3, 3, 1), np.uint8), np.zeros(0, int)), "ab", "at least one"),
         (Split(np.zeros((4, 3, 3, 1), np.uint8), np.zeros(4)), "ab", "must hold integers"),
         (Split(np.zeros((2, 3, 3, 1), np.uint8), np.array([0, 2])), "ab", "0 to 1"),
@@ -52,6 +56,51 @@ def test_types_are_brought_to_the_documented_ones():
 def test_what_does_not_fit_is_refused(train, names, message):
     with pytest.raises(ValueError, match=message):
         Dataset(train, _split(), tuple(names))
+
+
+def test_classes_are_numbered_where_they_have_no_names():
+    data = Dataset(_split(classes=2), _split(classes=3))
+    assert data.class_names == ("0", "1", "2")
+
+
+def test_a_split_of_another_task_is_any_pytree_of_arrays():
+    train = {"x": np.zeros((5, 3)), "y": [0.5] * 5, "nested": (np.arange(5), np.ones((5, 2), bool))}
+    data = Dataset(train, train)
+    kinds = [(leaf.dtype.name, leaf.shape) for leaf in jax.tree.leaves(data.train)]
+    assert kinds == [("int32", (5,)), ("bool", (5, 2)), ("float32", (5, 3)), ("float32", (5,))]
+    assert (data.class_names, data.num_classes, data.num_examples) == (None, 0, 5)
+    floats = Dataset(Split(np.zeros((4, 2)), np.ones(4)), Split(np.zeros((4, 2)), np.ones(4)))
+    assert floats.train.labels.dtype == np.float32
+    assert floats.class_names is None
+
+
+def test_what_is_no_pytree_of_examples_is_refused():
+    good = {"x": np.zeros((5, 3)), "y": np.zeros(5)}
+    for bad, message in (
+        ({"x": np.zeros((5, 3)), "y": np.zeros(4)}, r"train\['x'\] has 5, train\['y'\] has 4"),
+        ({"x": np.array(["a"] * 5), "y": np.zeros(5)}, r"train\['x'\] holds <U1"),
+        ({"x": np.array([1, "a"], object), "y": np.zeros(2)}, r"train\['x'\] holds object"),
+        ({"x": np.zeros((5, 3)), "y": 3.0}, r"train\['y'\] is one number"),
+        ({"x": np.full((5, 3), np.nan), "y": np.zeros(5)}, r"train\['x'\]\[0, 0\] is nan"),
+        ({"x": np.full((5, 3), 1e39), "y": np.zeros(5)}, "finite"),
+        ({"x": np.full((5, 3), 3_000_000_000), "y": np.zeros(5)}, "int32 holds"),
+        ({}, "no arrays"),
+        ({"x": np.zeros((0, 3))}, "no examples"),
+        ({"x": np.zeros((5, 4)), "y": np.zeros(5)}, "same kind of example"),
+        ({"z": np.zeros((5, 3)), "y": np.zeros(5)}, "missing in"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Dataset(bad, good)
+    with pytest.raises(ValueError, match="normalize must be one of"):
+        Dataset(good, good, normalize="image")
+
+
+def test_normalization_is_told_by_what_a_split_holds():
+    features = Split(np.zeros((4, 2), np.float32), np.zeros(4, int))
+    assert Dataset(_split(), _split()).normalize == "channel"
+    assert Dataset(features, features).normalize == "feature"
+    assert Dataset({"x": np.zeros((4, 2))}, {"x": np.zeros((4, 2))}).normalize is None
+    assert Dataset(_split(), _split(), normalize=None).normalize is None
 
 
 def test_digits():

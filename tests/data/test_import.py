@@ -223,7 +223,8 @@ def test_what_cannot_be_imported_says_what_would_fit(tmp_path):
         ("mnist", tmp_path / "empty", "train/CLASS"),
         ("digits", tmp_path / "empty", "embedded"),
         ("MNIST", tmp_path / "empty", "Did you mean 'mnist'"),
-        ("emnist/letters", tmp_path / "empty", "configuration"),
+        ("mine/letters", tmp_path / "empty", "configuration"),
+        ("mnist:3.0.1", tmp_path / "empty", "leave the version out"),
     ):
         with pytest.raises(ValueError, match=message):
             import_local(name, source, data_dir=out)

@@ -114,15 +114,40 @@ def test_around_a_jitted_function(small):
         chex.assert_trees_all_equal(apply(x)[0], plain)
 
 
+class Block(nn.Module):
+    """A batch norm one level down."""
+
+    use_running_average: bool
+    momentum: float
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.BatchNorm(self.use_running_average, momentum=self.momentum)(x)
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm, Block])
 @pytest.mark.parametrize("wrap", [nn.remat, nn.jit])
-def test_inside_lifted_modules(small, wrap):
+def test_inside_lifted_modules(small, wrap, kind):
     x, _ = small
-    model = Small(wrap(nn.BatchNorm, static_argnums=()))
+    model = Small(wrap(kind, static_argnums=()))
     variables = model.init(jax.random.key(2), x, True)
-    for _ in range(2):
+    for _ in range(2):  # the second time from the cache of nn.jit
         with ghostify(4):
             y, _ = model.apply(variables, x, True, mutable=["batch_stats"])
         np.testing.assert_allclose(y.reshape(2, 4, 3).mean(1), 0, atol=1e-6)
+
+
+def test_what_was_called_before_changes_nothing(small):
+    x, variables = small
+    with ghostify(4):  # a model without batch norm beside one with it
+        nn.Dense(3).init(jax.random.key(0), x)
+        Small().apply(variables, x, True, mutable=["batch_stats"])
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"were Dense\."), ghostify(4):
+            nn.Dense(3).init(jax.random.key(0), x)
+        plain = Small(lambda **settings: lambda x: x)  # its statistics are left, and not used
+        with pytest.raises(ValueError, match=r"were Dense, Small"), ghostify(4):
+            plain.apply({"params": variables["params"]}, x, True)
 
 
 def test_layers_with_ghosts_of_their_own_keep_them(small):
@@ -219,7 +244,7 @@ def test_precise_statistics_are_those_of_the_data_set(small, ghost_size):
     parts = [hidden[:4], hidden[4:6], hidden[6:]]
     expected = sum(len(p) * p.var(0) for p in parts) / len(x)
     np.testing.assert_allclose(within["var"], expected, rtol=1e-5)
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(ValueError, match="no examples"):
         precise_statistics(apply, params, [])
     with pytest.raises(ValueError, match="'BatchNorm_0/bias' is neither"):
         precise_statistics(lambda params, x: params, params, batches)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from gapjax import models
+from gapjax import ghost, models
 
 
 class Linen(nn.Module):
@@ -102,3 +102,83 @@ def test_networks_without_state_or_flags():
 def test_what_is_no_model_is_refused(model):
     with pytest.raises(ValueError, match="model must be a linen module"):
         models.as_network(model)
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
+def test_statistics_of_a_batch_are_those_that_its_norm_sees(model):
+    network = models.as_network(model)
+    params, state = network.init(jax.random.key(0), X)
+    (found,) = jax.jit(network.batch_statistics)(params, state, X).values()
+    kernel, bias = jax.tree.leaves(params)[-1], None
+    first = next(p for p in params.values() if "kernel" in p and p["kernel"].shape == (5, 8))
+    kernel, bias = first["kernel"], first["bias"]
+    hidden = np.asarray(X, np.float64) @ np.asarray(kernel) + np.asarray(bias)
+    np.testing.assert_allclose(found["mean"], hidden.mean(0), atol=1e-5)
+    np.testing.assert_allclose(found["var"], hidden.var(0), rtol=1e-4)
+    pooled = ghost.precise_statistics(
+        lambda p, x: network.batch_statistics(p, state, x), params, [X[:3], X[3:]]
+    )
+    (replaced,) = ghost.batch_norms(ghost.with_statistics(state, pooled)).values()
+    np.testing.assert_allclose(replaced["mean"], hidden.mean(0), atol=1e-5)
+    np.testing.assert_allclose(replaced["var"], hidden.var(0), rtol=1e-4)
+
+
+def test_a_network_without_batch_norm_has_no_statistics():
+    network = models.as_network(Bare())
+    params, state = network.init(jax.random.key(0), X)
+    assert network.batch_statistics(params, state, X) == {}
+
+
+class Masked(nn.Module):
+    @nn.compact
+    def __call__(self, inputs):
+        hidden = nn.Dense(4)(inputs["x"]) * inputs["mask"][..., None]
+        return nn.Dense(2)(hidden.sum(1))
+
+
+def test_inputs_may_be_any_tree_of_arrays():
+    network = models.as_network(Masked())
+    inputs = {"x": jnp.ones((3, 6, 2)), "mask": jnp.ones((3, 6))}
+    params, state = network.init(jax.random.key(0), inputs)
+    outputs, _ = network.apply(params, state, inputs, train=True, key=jax.random.key(0))
+    assert outputs.shape == (3, 2)
+
+
+def needs_no_width(rngs):
+    return Nnx(rngs)
+
+
+def with_a_width(num_outputs, width=4):
+    return models.MLP((width,), num_outputs)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("digits-mlp", (7,)),
+        ("gapjax.models:f1", (7,)),
+        (f"{__name__}:Nnx", (3,)),
+        (f"{__name__}:needs_no_width", (3,)),
+        (f"{__name__}:with_a_width", (7,)),
+        (f"{__name__}:Bare", (3,)),
+    ],
+)
+def test_networks_are_found_by_name(name, shape):
+    found = models.find_network(name, 7) if name[-4:] != "Bare" else Bare()
+    network = models.as_network(found)
+    params, state = network.init(jax.random.key(0), X)
+    outputs, _ = network.apply(params, state, X, train=False)
+    assert outputs.shape == (8, *shape)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("digit-mlp", "Did you mean 'digits-mlp'.*package.module:name"),
+        ("no.such:thing", "'no.such' cannot be imported"),
+        ("gapjax.models:f2", "has no 'f2'. Did you mean 'f1'"),
+    ],
+)
+def test_networks_that_are_not_there(name, message):
+    with pytest.raises(ValueError, match=message):
+        models.find_network(name, 7)

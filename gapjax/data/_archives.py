@@ -1,0 +1,175 @@
+"""Unpacking archives: plain files only, inside the folder, no more than there is room for."""
+
+import os
+import pathlib
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from typing import IO, Any, BinaryIO
+
+from gapjax import _outside
+from gapjax._text import readable_bytes
+
+SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".zip")
+
+_ROOM = 64 * 2**20  # bytes that any archive may unpack to,
+_RATIO = 100  # and this many times its own length beyond them
+_FILES = 2_000_000
+MOST = 8  # archives in one place
+_HEADER = 1 << 20  # bytes of one header of a tar file
+_DIRECTORY = 64 << 20  # and of the directory of a zip file
+_PART = 1 << 18
+
+
+def is_archive(path: pathlib.Path) -> bool:
+    """Whether a file goes by the name of an archive."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file is none of the data: what notebooks, Macs and Windows leave in folders."""
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+class Room:
+    """How many bytes an import may still unpack; archives within an archive share its room."""
+
+    def __init__(self, archive: pathlib.Path):
+        self.size = self.left = _ROOM + _RATIO * archive.stat().st_size
+
+    def take(self, count: int) -> None:
+        """Count bytes that are unpacked, or say that they are too many."""
+        self.left -= count
+        if self.left < 0:
+            raise ValueError(
+                f"it unpacks to more than {readable_bytes(self.size)}, as no data set does; if it "
+                "is meant, unpack it and give the folder"
+            )
+
+
+def unpack(archive: pathlib.Path, folder: pathlib.Path, room: Room) -> None:
+    """Write the files of an archive into a folder; hidden ones, links and devices are left out.
+
+    Raises:
+        ValueError: it is damaged, no archive, or more than there is room for.
+        OSError: the disk's, with its number.
+    """
+    try:
+        with _outside.open_regular(archive) as raw:
+            zipped = raw.read(2) == b"PK"
+        with _outside.open_unpacked(archive) as stream:
+            files = nested = 0
+            for name, member in _zip_members(stream) if zipped else _tar_members(stream, room):
+                files, nested = files + 1, nested + name.lower().endswith(SUFFIXES)
+                if files > _FILES or nested > MOST:
+                    raise ValueError(
+                        f"it holds more than {_FILES} files"
+                        if files > _FILES
+                        else f"it holds more than {MOST} archives"
+                    )
+                _write(folder, name, member, room if zipped else None)
+    except OSError as error:
+        if error.errno is not None:  # the disk, not the archive
+            raise
+        raise damaged(archive, error) from error
+    except (
+        ValueError,
+        EOFError,
+        RuntimeError,  # an archive with a password
+        NotImplementedError,
+        KeyError,
+        OverflowError,
+        tarfile.TarError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise damaged(archive, error) from error
+
+
+def damaged(file: pathlib.Path, why: object) -> ValueError:
+    """What is said of a file that cannot be read as what it should be."""
+    lines = str(why).splitlines() or [type(why).__name__]
+    return ValueError(f"{file} is truncated or damaged ({lines[0][:200]}); nothing was imported.")
+
+
+def _write(folder: pathlib.Path, name: str, member: IO[bytes], room: Room | None) -> None:
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise ValueError(f"it holds the name {name!r}, which leads out of the folder")
+    if not parts or any(map(is_hidden, parts)):
+        return
+    path = folder.joinpath(*parts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as out:
+        while part := member.read(_PART):
+            if room is not None:
+                room.take(len(part))
+            out.write(part)
+
+
+def _tar_members(stream: BinaryIO, room: Room) -> Iterator[tuple[str, IO[bytes]]]:
+    forward: Any = _Forward(stream, room)
+    tar: Any
+    with tarfile.open(fileobj=forward, mode="r:") as tar:
+        while (member := tar.next()) is not None:
+            tar.members.clear()  # it would keep them all
+            if member.issparse():
+                raise ValueError(f"{member.name} is a sparse file")
+            if member.isreg() and (content := tar.extractfile(member)) is not None:
+                yield member.name, content
+        # the check of the compressed stream comes at its end, behind that of the archive
+        while forward.read(_PART):
+            pass
+
+
+def _zip_members(stream: BinaryIO) -> Iterator[tuple[str, IO[bytes]]]:
+    with zipfile.ZipFile(_Capped(stream)) as zipped:
+        for member in zipped.infolist():
+            kind = member.external_attr >> 28  # of a file written on Unix; 0 elsewhere
+            if not member.is_dir() and kind in (0, 8):
+                with zipped.open(member) as content:
+                    yield member.filename, content
+
+
+class _Forward:
+    """A stream that is read forwards, in small parts, within the room."""
+
+    def __init__(self, stream: BinaryIO, room: Room):
+        self._stream, self._room, self._at = stream, room, 0
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, count: int) -> bytes:
+        if count > _HEADER:
+            raise ValueError(f"it holds a header of {count} bytes")
+        content = bytes(_outside.read_at_most(self._stream, count))
+        self._at += len(content)
+        self._room.take(len(content))
+        return content
+
+    def seek(self, place: int) -> int:
+        while self._at < place and self.read(min(_PART, place - self._at)):
+            pass
+        if self._at != place:
+            raise EOFError("it ends early")
+        return place
+
+
+class _Capped:
+    """A file whose directory of members is not read where it is larger than any."""
+
+    def __init__(self, stream: BinaryIO):
+        self._stream = stream
+        self.seek, self.tell = stream.seek, stream.tell
+        self.length = os.fstat(stream.fileno()).st_size
+
+    def read(self, count: int = -1) -> bytes:
+        if (self.length - self.tell() if count < 0 else min(count, self.length)) > _DIRECTORY:
+            raise ValueError("its directory is larger than 64 MiB")
+        return self._stream.read(count)
+
+    def seekable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        """Nothing: the file is its opener's."""

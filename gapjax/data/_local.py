@@ -1,0 +1,130 @@
+"""What a file or a folder of this machine holds: which of the formats that people have on disk."""
+
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gapjax.data import _archives
+
+
+class Example(NamedTuple):
+    """One example: pixels or the file that holds them, its class, and where it came from."""
+
+    image: np.ndarray | pathlib.Path
+    label: int | str
+    extra: Mapping[str, Any] = {}
+
+
+class Local(NamedTuple):
+    """Examples found in local files, by split; each call of a split reads it from its start.
+
+    Attributes:
+        class_names: one name per class.
+        splits: what reads each split.
+        left_out: files beside the examples that are none.
+    """
+
+    class_names: tuple[str, ...]
+    splits: Mapping[str, Callable[[], Iterator[Example]]]
+    left_out: tuple[pathlib.Path, ...] = ()
+
+
+def from_arrays(
+    images: np.ndarray, labels: np.ndarray, **extra: np.ndarray
+) -> Callable[[], Iterator[Example]]:
+    """What reads a split that lies in arrays."""
+
+    def read() -> Iterator[Example]:
+        for row, (image, label) in enumerate(zip(images, labels, strict=True)):
+            yield Example(image, int(label), {key: int(v[row]) for key, v in extra.items()})
+
+    return read
+
+
+def read_local(name: str, source: pathlib.Path, scratch: pathlib.Path) -> Local:
+    """What a file or folder holds for a data set of this name.
+
+    Raises:
+        ValueError: nothing that is known, several sets, or a file that is damaged.
+        OSError: the disk's.
+    """
+    if not source.exists():
+        raise ValueError(f"There is nothing at {source}: give the folder or archive of the files.")
+    if source.is_dir():
+        found = _search(name, source, scratch, ())
+    else:
+        found = _opened(name, source, scratch, ())
+    if not found:
+        raise ValueError(
+            f"{source} holds no data set that can be imported: it needs the four IDX files of "
+            "MNIST (train-images-idx3-ubyte, ..., gzipped or not), the binary or python files of "
+            "CIFAR, a folder of images per class (train/CLASS/*.png and test/CLASS/*.png), or one "
+            "archive of these."
+        )
+    if len(found) > 1:
+        raise ValueError(
+            f"{source} holds several data sets, and no name tells which is {name}: "
+            f"{', '.join(map(str, found))}. Give the folder or archive of one."
+        )
+    return next(iter(found.values()))
+
+
+def visible(folder: pathlib.Path) -> list[pathlib.Path]:
+    """What lies in a folder, in order, without what notebooks, Macs and Windows leave there."""
+    return [path for path in sorted(folder.iterdir()) if not _archives.is_hidden(path.name)]
+
+
+def _search(
+    name: str, folder: pathlib.Path, scratch: pathlib.Path, within: tuple[_archives.Room, ...]
+) -> dict[pathlib.Path, Local]:
+    """The data set that a folder is, or those in it up to two levels down, by where they lie.
+
+    `within` has the room of the archive that the folder was unpacked from, once for each archive
+    around it.
+    """
+    here = _recognized(name, folder)
+    if here is not None:
+        return {folder: here}
+    children = [path for path in visible(folder) if path.is_dir()]
+    children += [path for child in children for path in visible(child) if path.is_dir()]
+    archives = [path for path in visible(folder) if _archives.is_archive(path)]
+    if len(within) > 1:
+        archives = []  # an archive in an archive in an archive is nobody's data set
+    places = [path for path in children + archives if _plain(name) in _plain(path.name)]
+    places = places or children + archives
+    if sum(map(_archives.is_archive, places)) > _archives.MOST:
+        raise ValueError(f"{folder} holds {len(archives)} archives; give the one that is meant.")
+    found: dict[pathlib.Path, Local] = {}
+    for path in places:
+        if path.is_dir():
+            local = _recognized(name, path)
+            found |= {} if local is None else {path: local}
+        else:
+            found |= _opened(name, path, scratch, within)
+        if len(found) > 1:  # enough to say that there are several
+            break
+    return found
+
+
+def _opened(
+    name: str, archive: pathlib.Path, scratch: pathlib.Path, within: tuple[_archives.Room, ...]
+) -> dict[pathlib.Path, Local]:
+    folder = pathlib.Path(tempfile.mkdtemp(dir=scratch))
+    room = within[0] if within else _archives.Room(archive)
+    _archives.unpack(archive, folder, room)
+    found = _search(name, folder, scratch, (*within, room))
+    return {archive / path.relative_to(folder): local for path, local in found.items()}
+
+
+def _recognized(name: str, folder: pathlib.Path) -> Local | None:
+    from gapjax.data import _cifar, _folders, _idx  # each makes a Local
+
+    readers = (_idx.read, _cifar.read_binary, _cifar.read_python, _folders.read)
+    return next((local for read in readers if (local := read(name, folder)) is not None), None)
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())

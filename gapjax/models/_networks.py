@@ -1,0 +1,89 @@
+"""From a name to a network: those of this folder, or any object that Python can import."""
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from gapjax import _checks
+from gapjax.models._mlp import digits_mlp, f1
+from gapjax.models._resnet import resnet44
+
+# Each takes the width of its last layer first (the number of classes, say).
+NETWORKS: dict[str, Callable[..., Any]] = {
+    "digits-mlp": digits_mlp,
+    "f1": f1,
+    "resnet44": resnet44,
+}
+
+
+def find_network(name: str, num_outputs: int | None = None) -> Any:
+    """The network of a name, as ``as_network`` takes it.
+
+    Args:
+        name: one of ``NETWORKS``; or ``"package.module:name"``, an object that is imported: a
+            module, a function from ``rngs`` to an nnx module, or a function (or a linen class) that
+            makes a network when it is called with the width of its last layer as the only argument
+            it needs.
+        num_outputs: that width; where it is not known, the constructor's own default.
+
+    Returns:
+        A linen or nnx module, or a function from rngs to one.
+
+    Raises:
+        ValueError: an unknown name (the nearest are suggested), or an object that is not there.
+
+    Example:
+        >>> find_network("f1", 10).features
+        (512, 512, 512, 512, 512)
+        >>> find_network("gapjax.models:digits_mlp", 3).num_classes
+        3
+    """
+    wide = () if num_outputs is None else (num_outputs,)
+    if name in NETWORKS:
+        return NETWORKS[name](*wide)
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        try:
+            _checks.one_of("model", name, NETWORKS)
+        except ValueError as error:
+            raise ValueError(
+                f"{error} A network of your own goes by package.module:name."
+            ) from None
+    found = _imported(name, module, attribute)
+    return found(*wide) if _takes_a_width(found) else found
+
+
+def _imported(name: str, module: str, attribute: str) -> Any:
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:  # whatever a module of the user's may raise
+        raise ValueError(
+            f"model {name}: {module!r} cannot be imported ({type(error).__name__}: {error}). Give "
+            "package.module:name of a module that Python finds (see PYTHONPATH)."
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            public = [n for n in vars(found) if not n.startswith("_")]
+            raise ValueError(
+                f"model {name}: {module} has no {attribute!r}."
+                f"{_checks.near_matches(attribute, public)}"
+            )
+        found = getattr(found, part)
+    return found
+
+
+def _takes_a_width(found: Any) -> bool:
+    """Whether a constructor takes a width: of those that need an argument, not one for rngs."""
+    import flax.linen as nn
+    from flax import nnx
+
+    if isinstance(found, nn.Module | nnx.Module) or not callable(found):
+        return False
+    if inspect.isclass(found) and issubclass(found, nnx.Module):
+        return False
+    if inspect.isclass(found) and issubclass(found, nn.Module):
+        return True
+    parameters = list(inspect.signature(found).parameters.values())
+    needed = [p for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    return not any(p.name == "rngs" for p in needed)
