@@ -25,6 +25,7 @@ from gapjax.growth._controllers import (
     norm_test_controller,
 )
 from gapjax.growth._critical_batch import BatchFit, fit_critical_batch
+from gapjax.growth._device_noise import mean_over_devices, value_grad_and_device_noise
 from gapjax.growth._noise_scale import (
     NoiseScale,
     NoiseScaleState,
@@ -84,6 +85,7 @@ __all__ = [
     "gradient_noise_scale",
     "grow_instead_of_decay",
     "largest_microbatch",
+    "mean_over_devices",
     "noise_scale_controller",
     "noise_scale_record",
     "noise_scale_tracker",
@@ -99,4 +101,5 @@ __all__ = [
     "ramp_to_olmo_core",
     "seesaw",
     "stream_rows",
+    "value_grad_and_device_noise",
 ]
