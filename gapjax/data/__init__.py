@@ -5,8 +5,10 @@ name is one of TFDS, read without TensorFlow; :func:`import_local` prepares it f
 :class:`Dataset` of your own arrays goes wherever a loaded one does.
 """
 
+from gapjax._doors import as_arrays
 from gapjax.data._augment import AUGMENTATIONS, example_keys, flip, make_augment, pad_crop
 from gapjax.data._dataset import Dataset, Split, StreamedSplit
+from gapjax.data._from_folder import from_folder
 from gapjax.data._import import import_local
 from gapjax.data._load import load
 from gapjax.data._normalize import (
@@ -24,10 +26,12 @@ __all__ = [
     "Normalizer",
     "Split",
     "StreamedSplit",
+    "as_arrays",
     "channel_statistics",
     "example_keys",
     "fit_normalizer",
     "flip",
+    "from_folder",
     "import_local",
     "load",
     "make_augment",

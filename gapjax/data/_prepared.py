@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from gapjax import _checks
 from gapjax.data._dataset import Dataset, StreamedSplit
 from gapjax.data._fields import Fields, find_fields
 from gapjax.data._kept import kept_arrays
+from gapjax.data._local import memory
 from gapjax.data._shards import Shards, open_shards
 
 _CHUNK = 1024  # records read at a time
@@ -70,8 +70,7 @@ def _read_split(builder: Any, kept: pathlib.Path, fields: Fields, split: str) ->
         ) from error
     if not examples:
         raise ValueError(f"The split {split!r} of {fields.name} holds no examples.")
-    # a quarter of the machine's memory
-    budget = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 4
+    budget = memory() / 4
     one = fields.bytes_per_example
     if all(one * splits[part.splitname].num_examples <= budget for part in parts):
         pieces = []

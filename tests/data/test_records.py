@@ -45,7 +45,7 @@ def test_every_record_is_the_same_in_both_formats(prepared):
 
 def test_what_does_not_fit_in_memory_is_read_by_number(prepared, monkeypatch):
     written, whole = prepared
-    monkeypatch.setattr(_prepared.os, "sysconf", lambda name: 1)
+    monkeypatch.setattr(_prepared, "memory", lambda: 1)
     streamed = _load(written).train
     assert isinstance(streamed, StreamedSplit)
     for split in (streamed, pickle.loads(pickle.dumps(streamed._records))):
@@ -189,7 +189,7 @@ def test_the_streamed_way_never_gives_a_label_that_is_none(tmp_path, monkeypatch
     files.prepare(
         tmp_path, "some_kept_back", features, ("x", "y"), {"train": rows, "test": rows[:2]}
     )
-    monkeypatch.setattr(_prepared.os, "sysconf", lambda name: 1)
+    monkeypatch.setattr(_prepared, "memory", lambda: 1)
     streamed = load("some_kept_back", data_dir=tmp_path).train
     labels = []
     for number in range(3):
