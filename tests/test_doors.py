@@ -188,7 +188,7 @@ def test_a_data_set_takes_what_is_of_another_library(tmp_path):
         _same(Dataset(given, WANTED).train, WANTED)
 
 
-DIRECT = ["arrays", "jax arrays", "lists", "records", "memory maps", "pandas", "polars"]
+DIRECT = ["arrays", "jax arrays", "lists", "records", "memory maps"]
 DIRECT += ["torch data set", "grain map", *(name for name in SOURCES if "hugging" in name)]
 
 

@@ -18,6 +18,7 @@ from gapjax.data._normalize import (
     fit_normalizer,
     normalize,
 )
+from gapjax.data._text import import_text
 
 __all__ = [
     "AUGMENTATIONS",
@@ -33,6 +34,7 @@ __all__ = [
     "flip",
     "from_folder",
     "import_local",
+    "import_text",
     "load",
     "make_augment",
     "normalize",

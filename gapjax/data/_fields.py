@@ -12,6 +12,7 @@ from gapjax.data._dataset import Split
 from gapjax.data._shards import Record
 
 TOKENS = "tokens"  # the field of a set of texts
+VOCABULARY = "vocabulary_size"  # what its metadata.json tells
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,10 +130,10 @@ def find_fields(name: str, info: Any, image_size: int | None = None) -> Fields:
     import tensorflow_datasets as tfds
 
     features = info.features
-    if _has_tokens(features):
+    if (vocabulary := _vocabulary(info)) is not None:
         if image_size is not None:
             raise ValueError(f"{name} holds no images: leave image_size out.")
-        return _tokens(name, features)
+        return _tokens(name, info, vocabulary)
     example, label = class_fields(name, info)
     feature, labels = features[example], features[label]
     decode: Callable[[Any], Any] = np.asarray
@@ -205,32 +206,30 @@ def _checked_label(classes: int, value: Any) -> np.ndarray:
     return labels
 
 
-def _has_tokens(features: Any) -> bool:
-    """Whether a set holds windows of tokens, as an import of text writes them."""
+def _vocabulary(info: Any) -> int | None:
+    """How many tokens a set of texts knows, as an import of text keeps it; None of another set."""
     import tensorflow_datasets as tfds
 
-    if not isinstance(features, tfds.features.FeaturesDict) or TOKENS not in features:
-        return False
+    features = info.features
+    if not isinstance(features, tfds.features.FeaturesDict) or [*features] != [TOKENS]:
+        return None
     feature = features[TOKENS]
-    return (
-        isinstance(feature, tfds.features.Sequence)
-        and isinstance(feature.feature, tfds.features.ClassLabel)
-        and len(feature.shape) == 1
-        and feature.shape[0] is not None
-    )
+    if not isinstance(feature, tfds.features.Tensor) or len(feature.shape) != 1:
+        return None
+    size = (info.metadata or {}).get(VOCABULARY)
+    whole = isinstance(size, int) and not isinstance(size, bool) and 0 < size < 2**31
+    return size if whole and feature.shape[0] else None
 
 
-def _tokens(name: str, features: Any) -> Fields:
-    import tensorflow_datasets as tfds
-
-    feature = features[TOKENS]
+def _tokens(name: str, info: Any, vocabulary: int) -> Fields:
+    feature = info.features[TOKENS]
     return Fields(
         name,
-        tfds.features.FeaturesDict({TOKENS: feature}),
+        info.features,
         {TOKENS: (feature.shape, np.dtype(np.int32))},
         None,
-        tuple(feature.feature.names),
-        {TOKENS: functools.partial(_checked_label, feature.feature.num_classes)},
+        tuple(map(str, range(vocabulary))),
+        {TOKENS: functools.partial(_checked_label, vocabulary)},
         dict,
     )
 
