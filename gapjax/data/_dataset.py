@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -41,27 +42,28 @@ class StreamedSplit:
     """Examples too many for memory: read and decoded as they are asked for.
 
     ``split[i]`` is one example and ``split.__getitems__(numbers)`` several, each a :class:`Split`
-    without the leading axis. It goes into ``gapjax.growth.GrowingBatches`` like a ``Split`` does;
-    give that several ``workers``, since decoding takes time.
+    (or whatever the data set holds) without the leading axis. It goes into
+    ``gapjax.growth.GrowingBatches`` like a ``Split`` does; give that several ``workers``, since
+    decoding takes time.
 
     Args:
         records: any sequence of encoded records with ``__getitems__``.
-        decode: turns a list of records into a ``Split``.
+        decode: turns a list of records into a ``Split``, or another pytree of arrays.
     """
 
-    def __init__(self, records: Any, decode: Callable[[Sequence[Any]], Split]):
+    def __init__(self, records: Any, decode: Callable[[Sequence[Any]], Any]):
         self._records, self._decode = records, decode
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, number: int) -> Split:
+    def __getitem__(self, number: int) -> Any:
         return self.__getitems__([number])[0]
 
-    def __getitems__(self, numbers: Sequence[int]) -> list[Split]:
+    def __getitems__(self, numbers: Sequence[int]) -> list[Any]:
         """The examples of these numbers."""
         split = self._decode(self._records.__getitems__(list(numbers)))
-        return [Split(*pair) for pair in zip(split.images, split.labels, strict=True)]
+        return [jax.tree.map(operator.itemgetter(row), split) for row in range(len(numbers))]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

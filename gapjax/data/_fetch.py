@@ -7,7 +7,7 @@ import threading
 import urllib.request
 from typing import Any
 
-from gapjax.data import _import
+from gapjax.data import _import, _tfds
 from gapjax.data._fields import class_fields
 from gapjax.data._known import FETCHABLE
 
@@ -31,7 +31,7 @@ def prepare(name: str, builder: Any, folder: pathlib.Path) -> None:
 def _why_not(name: str, builder: Any) -> str:
     """Why a data set cannot be prepared here, and what can be done instead."""
     try:
-        class_fields(name, builder.info)
+        class_fields(name, _tfds.info_of(builder))
     except ValueError as error:
         return f"could not be read if it were: {error}"
     manual = getattr(builder, "MANUAL_DOWNLOAD_INSTRUCTIONS", None)

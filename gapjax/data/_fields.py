@@ -151,6 +151,8 @@ def find_fields(name: str, info: Any, image_size: int | None = None) -> Fields:
                 f"The examples of {name} differ in size (their shape is {shape}); read it with "
                 "tfds.data_source and build a gapjax.data.Dataset."
             )
+    # what a Split holds; anything else is a dict of the two fields
+    is_example = isinstance(feature, tfds.features.Image) or (len(shape) == 1 and dtype.kind == "f")
     return Fields(
         name,
         tfds.features.FeaturesDict({example: feature, label: labels}),
@@ -158,7 +160,7 @@ def find_fields(name: str, info: Any, image_size: int | None = None) -> Fields:
         label,
         tuple(labels.names),
         {example: decode, label: functools.partial(_checked_label, labels.num_classes)},
-        lambda arrays: Split(arrays[example], arrays[label]),
+        (lambda arrays: Split(arrays[example], arrays[label])) if is_example else dict,
     )
 
 
@@ -235,7 +237,9 @@ def _tokens(name: str, info: Any, vocabulary: int) -> Fields:
 
 
 def _unfit(name: str, features: Any) -> str:
+    fields = [*features]
+    said = ", ".join(fields[:12]) + (", ..." if len(fields) > 12 else "")
     return (
-        f"{name} has the fields {', '.join(features)}; it does not consist of examples with class "
-        "labels. Read it with tfds.data_source and build a gapjax.data.Dataset."
+        f"{name} has the fields {said}; it does not consist of examples with class labels that are "
+        "images or numbers. Read it with tfds.data_source and build a gapjax.data.Dataset."
     )

@@ -65,7 +65,7 @@ def import_local(
     stock = None
     if parsed.base in _tfds.known_names():
         stock = _tfds.stock_builder(parsed, folder)
-        _check_features(parsed.base, stock.info.features)
+        _check_features(parsed.base, _tfds.info_of(stock).features)
         if (there := pathlib.Path(stock.data_path)).exists():
             raise ValueError(f"{name} is there already, at {there}; remove it to import it again.")
     found: list[_local.Local] = []
@@ -106,7 +106,7 @@ def _check_features(name: str, features: Any) -> None:
     kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
     fields = features if isinstance(features, tfds.features.FeaturesDict) else {}
     if not all(isinstance(dict(fields).get(key), kind) for key, kind in kinds.items()):
-        said = ", ".join(fields) or type(features).__name__
+        said = ", ".join([*fields][:12]) or type(features).__name__
         raise ValueError(
             f"TFDS keeps {name} with the fields {said}, not as images with labels; import it "
             "under a name of your own."
@@ -116,7 +116,7 @@ def _check_features(name: str, features: Any) -> None:
 def _check_archives(source: pathlib.Path, stock: Any) -> None:
     """Hold an archive that goes by the name of the original one against its known hash."""
     files = {source.name: source} if not source.is_dir() else {p.name: p for p in source.iterdir()}
-    for info in stock.url_infos.values():
+    for info in (stock.url_infos or {}).values():
         file = files.get(info.filename)
         if file is None or not info.filename.endswith((".tar.gz", ".tar", ".zip")):
             continue

@@ -107,10 +107,15 @@ def write_prepared(
         raise ValueError(
             f"{error.strerror or error} ({error.filename or folder}); nothing was imported."
         ) from error
-    except RuntimeError as error:  # the writer of array_record knows no OSError
-        if (full := os.strerror(errno.ENOSPC)) not in str(error):
+    except Exception as error:  # builders are code of many hands
+        full = os.strerror(errno.ENOSPC)
+        if full in str(error):  # the writer of array_record knows no OSError
+            raise ValueError(f"{full} ({folder}); nothing was imported.") from error
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        if isinstance(error, ValueError) and len(lines) == 1:
             raise
-        raise ValueError(f"{full} ({folder}); nothing was imported.") from error
+        said = (lines or [type(error).__name__])[0][:300]
+        raise ValueError(f"TFDS cannot write {name} ({said}); nothing was imported.") from error
 
 
 def _place(made: pathlib.Path, target: pathlib.Path) -> None:
