@@ -61,7 +61,7 @@ def test_every_name_works_or_says_why_not(tmp_path, monkeypatch):
 def test_the_names_of_what_lies_there_are_near_matches(tmp_path):
     files.write_idx(tmp_path / "in", side=4)
     import_local("my_shapes", tmp_path / "in", data_dir=tmp_path / "out")
-    with pytest.raises(ValueError, match="no data set named.* Did you mean 'my_shapes'"):
+    with pytest.raises(ValueError, match=r"no data set named.* Did you mean 'my_shapes'"):
         load("my_shape", data_dir=tmp_path / "out")
     with pytest.raises(ValueError, match="Did you mean 'pydoc'"):
         load("pydocs", data_dir=tmp_path / "out")
