@@ -34,6 +34,14 @@ def positive_float(name: str, value: float) -> float:
     return float(value)
 
 
+def nonnegative_float(name: str, value: float) -> float:
+    """A finite number of at least 0."""
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < 0:
+        raise ValueError(f"{name} must be a finite number of at least 0, not {value!r}.")
+    return float(value)
+
+
 def one_of(name: str, value: str, choices: Iterable[str]) -> str:
     """One of a few words; a near miss is suggested."""
     choices = list(choices)

@@ -51,9 +51,20 @@ def test_imports_go_one_way(path):
             assert str(relative) in FLAX, f"{relative} imports {name}"
 
 
+def _lines_of_code(text):
+    """Lines that hold code: neither blank, nor a comment, nor part of a docstring."""
+    told = set()
+    for node in ast.walk(ast.parse(text)):
+        documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        if isinstance(node, documented) and ast.get_docstring(node) is not None:
+            told |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    lines = enumerate(text.splitlines(), start=1)
+    return sum(bool(x.strip()) and x.strip()[0] != "#" and i not in told for i, x in lines)
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_stay_small(path):
-    assert len(path.read_text().splitlines()) <= 330
+    assert _lines_of_code(path.read_text()) <= 250
 
 
 def test_import_is_light():

@@ -1,7 +1,7 @@
 """Diffusion: how far and how fast the weights travel, and what the learning rate has to do with it.
 
-* Rules: ``scale_learning_rate``, ``adapt_regime``, ``boost_early`` and ``scale_adam`` carry a
-  learning rate tuned at one batch size over to another.
+* Rules: ``scale_learning_rate``, ``adapt_regime``, ``boost_early``, ``scale_adam`` and
+  ``scale_adamw`` carry what was tuned at one batch size over to another.
 * Noise: ``noise_std`` and ``example_weights`` give a large batch the gradient noise of a small one.
 * Tracking: ``track_diffusion`` goes into any optax chain; ``diffusion_record`` reads it.
   ``distance`` and ``log_spaced`` (when to look) are for loops of your own.
@@ -12,6 +12,7 @@
 * Theory: ``random_potential_walk`` is the walk behind the law.
 """
 
+from gapjax.diffusion._adam import scale_adam, scale_adamw
 from gapjax.diffusion._distance import distance, log_spaced
 from gapjax.diffusion._fit import DiffusionFit, fit_diffusion, updates_to_travel
 from gapjax.diffusion._match import (
@@ -25,7 +26,6 @@ from gapjax.diffusion._noise import example_weights, noise_std
 from gapjax.diffusion._rules import (
     adapt_regime,
     boost_early,
-    scale_adam,
     scale_learning_rate,
 )
 from gapjax.diffusion._track import (
@@ -55,6 +55,7 @@ __all__ = [
     "noise_std",
     "random_potential_walk",
     "scale_adam",
+    "scale_adamw",
     "scale_by_batch_size",
     "scale_learning_rate",
     "track_diffusion",

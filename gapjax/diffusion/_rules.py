@@ -9,19 +9,11 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from gapjax._batch_rules import RULES, rule_factor
 from gapjax._checks import one_of, positive_float, positive_int
 from gapjax._whole import floor_times
 
-RULES = ("sqrt", "linear", "none")
-
 Rate = TypeVar("Rate", bound=float | jax.Array | optax.Schedule)
-
-
-def rule_factor(ratio: Any, rule: str) -> Any:
-    """What a rule multiplies the rate by when the batch grows by `ratio` (a number or an array)."""
-    if rule == "sqrt":
-        return ratio**0.5
-    return ratio if rule == "linear" else ratio**0
 
 
 def checked_ratio(batch_size: int, base_batch_size: int) -> float:
@@ -202,68 +194,3 @@ def boost_early(
         return schedule(step) * factor ** (1 - done)
 
     return boosted
-
-
-def scale_adam(
-    learning_rate: Rate,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
-    *,
-    batch_size: int,
-    base_batch_size: int,
-) -> dict[str, Any]:
-    r"""Adam's square-root rule: rate, both betas and epsilon carried over together.
-
-    With :math:`\kappa` = ``batch_size / base_batch_size``
-
-    .. math:: \eta \to \sqrt\kappa\,\eta, \quad 1 - \beta_i \to \kappa (1 - \beta_i), \quad
-        \epsilon \to \epsilon / \sqrt\kappa
-
-    and a run makes :math:`1/\kappa` times as many updates. The stochastic differential equation
-    that Adam approximates is then the same. It holds where gradient noise dominates the gradient.
-
-    Args:
-        learning_rate: a number or a schedule. A schedule keeps its boundaries, in updates; give it
-            through ``adapt_regime(..., rule="none", keep="epochs")`` first to move them.
-        b1: decay of the mean of the gradient.
-        b2: decay of the mean of its square.
-        eps: added to the denominator.
-        batch_size: examples per update of the run to come.
-        base_batch_size: examples per update of the run the values were tuned for.
-
-    Returns:
-        Keyword arguments of ``optax.adam`` and its kin.
-
-    Raises:
-        ValueError: when a beta would leave [0, 1), with the largest batch that would fit.
-
-    Example:
-        >>> scaled = scale_adam(1e-3, batch_size=1024, base_batch_size=256)
-        >>> {name: round(value, 9) for name, value in scaled.items()}
-        {'learning_rate': 0.002, 'b1': 0.6, 'b2': 0.996, 'eps': 5e-09}
-        >>> optimizer = optax.adam(**scaled)
-
-    References:
-        Malladi, Lyu, Panigrahi, Arora, `On the SDEs and Scaling Rules for Adaptive Gradient
-        Algorithms <https://arxiv.org/abs/2205.10287>`_, 2022, square root scaling rule.
-    """
-    ratio = checked_ratio(batch_size, base_batch_size)
-    betas = {}
-    for name, beta in (("b1", b1), ("b2", b2)):
-        if not 0 <= beta < 1:
-            raise ValueError(f"{name} must be in [0, 1), not {beta!r}.")
-        # The tolerance forgives 1 - 0.9 = 0.09999999999999998 and its like.
-        scaled = 1 - ratio * (1 - beta)
-        if scaled < -1e-12:
-            raise ValueError(
-                f"{name}={beta} at batch {base_batch_size} would become {scaled:.3g} at batch "
-                f"{batch_size}, outside [0, 1). From this {name} the rule reaches batch "
-                f"{math.floor(base_batch_size / (1 - beta) + 1e-9)}; start from a larger {name}, "
-                "or from values tuned at a larger batch."
-            )
-        betas[name] = max(scaled, 0.0)
-    rate = scale_learning_rate(
-        learning_rate, batch_size=batch_size, base_batch_size=base_batch_size
-    )
-    return {"learning_rate": rate, **betas, "eps": eps / ratio**0.5}

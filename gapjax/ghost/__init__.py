@@ -35,7 +35,8 @@ one per ghost: with G ghosts a call keeps ``m ** G``. ``rescale_momentum=True`` 
 **Which variance.** Ghosts leave out the variance of their means. ``"within"`` keeps what training
 normalized with, ``"unbiased"`` is PyTorch's n / (n - 1), which presumes independent elements, and
 ``"total"`` adds the variance of the ghost means of each call: the one for evaluation on whole
-distributions. For weights that were averaged or interpolated: ``precise_statistics``.
+distributions. For weights that were averaged or interpolated: ``precise_statistics``, put into the
+state of the model by ``with_statistics``.
 
 **What differs elsewhere.** The authors' code runs the whole network per ghost. Keras 2
 (``virtual_batch_size``) makes strided ghosts and one update with the mean ghost; Keras 3 has none.

@@ -96,6 +96,8 @@ def batch_norm(
         dtype: The least precise dtype of the moments.
         axis_name: The device axes, where they exist.
     """
+    if not x.size:
+        return x, running
     shift = running.mean
     if evaluate:
         place = Layout(None)

@@ -79,7 +79,8 @@ def ghost_moments(
 
     Returns:
         ``Moments``: ``mean`` and ``var`` of ``[G, *features]``, ``count`` of ``[G]``. A ghost
-        without any unmasked element has count 0, variance 0 and the shift for a mean.
+        without any (unmasked) element has count 0, variance 0 and the shift for a mean; a batch
+        of no examples has no ghosts, or one such if ``ghost_size`` is None.
 
     Raises:
         ValueError: B is no multiple of ``ghost_size``, a ghost has one element per feature, the
@@ -111,6 +112,10 @@ def ghost_moments(
         )
     cut = partition(x, ghost_size, remainder)
     per_example = math.prod(x.shape[i] for i in reduced[1:])
+    if not x.shape[0] * per_example:
+        zeros = jnp.zeros((len(cut.sizes), *features), x.dtype)
+        mean = zeros if shift is None else zeros + _constant(shift, x.dtype, features)
+        return Moments(mean, zeros, np.zeros(len(cut.sizes), x.dtype))
     if ghost_size is not None and min(cut.sizes) * per_example == 1:
         raise ValueError(
             f"a ghost of 1 example on input of shape {x.shape} has one element per feature, "
@@ -289,6 +294,8 @@ def normalize(
     axes = feature_axes(x.ndim, axis)
     reduced = tuple(i for i in range(x.ndim) if i not in axes)
     features = tuple(x.shape[i] for i in axes)
+    if not x.size:
+        return x
     cut = partition(x, ghost_size, remainder)
     mul: Any = lax.rsqrt(var + epsilon)
     if scale is not None:

@@ -122,7 +122,7 @@ def partition(x: jax.Array, ghost_size: int | None, remainder: str = "error") ->
     elif left:
         sizes.append(left)
     # The compiler joins the shards of a ghost by itself where types leave shardings to it.
-    joins = sharding is None and ghost_size % shard == 0
+    joins = sharding is None and ghost_size % max(shard, 1) == 0
     if left == 0 and (shard % ghost_size == 0 or joins or full == 1):
         return cut(sizes, ghost_size)
     return cut(sizes, math.gcd(shard, *sizes), sharding)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from gapjax._checks import one_of
+from gapjax._examples import count_examples, example_weights
+from gapjax.ghost._batch_norms import named_statistics
 
 
 def precise_statistics(
@@ -32,19 +34,24 @@ def precise_statistics(
         apply: ``(params, batch) -> statistics``: a pass in training mode that returns the
             statistics of this batch alone, a tree in which every batch norm has a ``mean`` and a
             ``var``: the running statistics inside ``gapjax.ghost.linen.batch_statistics``, or of a
-            model from ``gapjax.ghost.nnx.batch_statistics``. Give it jitted. The current running
+            model from ``gapjax.ghost.nnx.batch_statistics``, or what
+            ``models.Network.batch_statistics`` gives. Give it jitted. The current running
             statistics, given to the model inside, serve as the shift that saves the variance from
             rounding.
         params: Handed to ``apply``.
-        batches: The batches; the number of examples is the leading axis of the first leaf.
+        batches: The batches; their leaves share a leading axis of examples. Those that the mask of
+            a batch leaves out (``growth.Batch`` has one) do not count, and ``apply`` has to give
+            the mask to its batch norms.
         variance: ``"total"``, or ``"within"`` for the average variance of the batches, without
             that of their means.
 
     Returns:
-        A tree like the one ``apply`` returns.
+        A tree like the one ``apply`` returns. ``gapjax.ghost.with_statistics`` puts it into the
+        state of the model.
 
     Raises:
-        ValueError: There are no batches, or a statistic is neither ``mean`` nor ``var``.
+        ValueError: There are no examples, the leaves of a batch differ in their number, or a
+            statistic is neither ``mean`` nor ``var``.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -63,43 +70,33 @@ def precise_statistics(
         [11.0]
     """
     one_of("variance", variance, ("total", "within"))
-    total, examples = None, 0
+    total, examples = None, 0.0
     for batch in batches:
-        size = len(jax.tree.leaves(batch)[0])
+        size: float = count_examples(batch)
+        weights = example_weights(batch)
+        size = size if weights is None else float(weights.sum())
+        if not size:
+            continue
         own = apply(params, batch)
         examples += size
         total = own if total is None else _pool(total, own, size / examples, variance == "total")
     if total is None:
         raise ValueError(
-            "batches is empty (an iterator that was used up?), so there is nothing to average."
+            "batches hold no examples (an iterator that was used up?): there is nothing to average."
         )
     return total
 
 
 def _pool(total: Any, own: Any, share: float, with_means: bool) -> Any:
     """Statistics of all batches up to one that makes up ``share`` of their examples."""
-    old, new = _by_name(total), _by_name(own)
-    away = {name[:-1]: new[name] - old[name] for name in old if name[-1] == "mean"}
+    old, new = named_statistics(total), named_statistics(own)
+    away = {
+        name.removesuffix("mean"): new[name] - old[name] for name in old if name.endswith("mean")
+    }
     leaves = []
     for name in old:
         leaf = old[name] + share * (new[name] - old[name])
-        if name[-1] == "var" and with_means:
-            leaf = leaf + share * (1 - share) * jnp.square(away[name[:-1]])
+        if name.endswith("var") and with_means:
+            leaf = leaf + share * (1 - share) * jnp.square(away[name.removesuffix("var")])
         leaves.append(leaf)
     return jax.tree.unflatten(jax.tree.structure(total), leaves)
-
-
-def _by_name(statistics: Any) -> dict[tuple[str, ...], jax.Array]:
-    """Leaves by path, in order; each path ends in its kind."""
-    named = {}
-    for path, leaf in jax.tree.leaves_with_path(statistics):
-        name = tuple(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
-        if name and name[-1] == "value":  # of an nnx variable
-            name = name[:-1]
-        if not name or name[-1] not in ("mean", "var"):
-            raise ValueError(
-                f"{'/'.join(name) or 'a bare array'!r} is neither the mean nor the var of a batch "
-                "norm: apply must return a tree of those, such as linen's batch_stats."
-            )
-        named[name] = leaf
-    return named

@@ -5,7 +5,9 @@ gradient noise; :class:`GrowingBatches` cuts such batches from one exact stream 
 them over the devices; :func:`compile_ahead` sees to it that no size waits for its compilation.
 """
 
+from gapjax.growth._anneal import grow_instead_of_decay, seesaw
 from gapjax.growth._batches import GrowingBatches, Switch
+from gapjax.growth._by_examples import by_examples, decay_of_half_life
 from gapjax.growth._compile import (
     CompiledAhead,
     compile_ahead,
@@ -27,13 +29,22 @@ from gapjax.growth._noise_scale import (
     noise_scale_record,
     noise_scale_tracker,
 )
+from gapjax.growth._ramp_strings import format_batch_schedule, parse_batch_schedule
+from gapjax.growth._ramps import (
+    ramp_from_levanter,
+    ramp_from_maxtext,
+    ramp_from_megatron,
+    ramp_from_olmo_core,
+    ramp_to_levanter,
+    ramp_to_maxtext,
+    ramp_to_olmo_core,
+)
 from gapjax.growth._reader import Batch
 from gapjax.growth._schedules import (
     BatchSchedule,
     StepwiseBatch,
     constant_batch,
     geometric_batch,
-    grow_instead_of_decay,
     piecewise_batch,
 )
 from gapjax.growth._stream import Rows, epoch_order, stream_rows
@@ -51,11 +62,14 @@ __all__ = [
     "Rows",
     "StepwiseBatch",
     "Switch",
+    "by_examples",
     "cabs_controller",
     "compile_ahead",
     "constant_batch",
+    "decay_of_half_life",
     "enable_compile_cache",
     "epoch_order",
+    "format_batch_schedule",
     "geometric_batch",
     "gradient_noise_scale",
     "grow_instead_of_decay",
@@ -64,6 +78,15 @@ __all__ = [
     "noise_scale_record",
     "noise_scale_tracker",
     "norm_test_controller",
+    "parse_batch_schedule",
     "piecewise_batch",
+    "ramp_from_levanter",
+    "ramp_from_maxtext",
+    "ramp_from_megatron",
+    "ramp_from_olmo_core",
+    "ramp_to_levanter",
+    "ramp_to_maxtext",
+    "ramp_to_olmo_core",
+    "seesaw",
     "stream_rows",
 ]

@@ -1,5 +1,6 @@
 """The re-sharding iterator: one exact stream of examples, cut into batches that may grow."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from gapjax.growth._controllers import Controller, ControllerState
 from gapjax.growth._noise_scale import NoiseScale
 from gapjax.growth._prefetch import Prefetcher
 from gapjax.growth._reader import BatchReader
-from gapjax.growth._schedules import BatchSchedule, constant_batch
+from gapjax.growth._schedules import BatchSchedule, StepwiseBatch, constant_batch
 from gapjax.growth._sharding import BatchSharding
 
 _VERSION = 1
@@ -122,6 +123,10 @@ class GrowingBatches(Iterator[Any]):
                 f"schedule must be a function from the update to the batch size, not {schedule!r}; "
                 "for one that stays the same use constant_batch."
             )
+        if isinstance(schedule, StepwiseBatch):
+            changes = itertools.pairwise(schedule.values)
+            for update, (size, then) in zip(schedule.boundaries, changes, strict=True):
+                _check_growth(size, then, update)
         self._schedule = schedule
         self._sharding = BatchSharding(
             mesh, axis, ghost_size, microbatch, self._source.num_examples
@@ -293,11 +298,7 @@ class GrowingBatches(Iterator[Any]):
 
     def _size(self, cursor: _Cursor) -> int:
         size = max(_checks.positive_int("A batch size", self._schedule(cursor.update)), self._floor)
-        if size < cursor.size:
-            raise ValueError(
-                f"The schedule shrinks the batch from {cursor.size} to {size} at update "
-                f"{cursor.update}; a growing batch needs at least {cursor.size} there."
-            )
+        _check_growth(cursor.size, size, cursor.update)
         return size
 
     def _plan(self, cursor: _Cursor) -> tuple[_stream.Window, _Cursor]:
@@ -307,3 +308,11 @@ class GrowingBatches(Iterator[Any]):
         window = _stream.cut(cursor.row, size, self._source.num_examples, self._end)
         examples = cursor.examples + window.stop - window.start
         return window, _Cursor(window.stop, cursor.update + 1, examples, size)
+
+
+def _check_growth(size: int, then: int, update: int) -> None:
+    if then < size:
+        raise ValueError(
+            f"The schedule shrinks the batch from {size} to {then} at update {update}; a growing "
+            f"batch needs at least {size} there."
+        )

@@ -2,12 +2,11 @@
 
 import bisect
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Mapping
 from typing import Protocol
-
-import optax
 
 from gapjax import _checks
 
@@ -31,15 +30,39 @@ class StepwiseBatch:
 
     ``schedule(update)`` is the size of the batch that update number ``update`` (from 0, as optax
     counts) is made with; ``schedule.sizes()`` lists every size it can return, rising, so that each
-    can be compiled before it is due.
+    can be compiled before it is due. Examples and updates are converted in whole numbers of Python,
+    exactly at any size.
 
     Attributes:
         boundaries: the updates from which a new size holds, rising.
         values: the sizes, one more than there are boundaries.
+        offsets: the examples seen before each size first holds, as many as there are sizes.
+
+    Raises:
+        ValueError: for boundaries that do not rise from 1, sizes below 1, or as many boundaries as
+            sizes.
+
+    Example:
+        >>> sizes = StepwiseBatch(boundaries=(100,), values=(128, 512))
+        >>> sizes(99), sizes(100), sizes.sizes()
+        (128, 512, (128, 512))
     """
 
     boundaries: tuple[int, ...]
     values: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        boundaries = tuple(_checks.positive_int("A boundary", at) for at in self.boundaries)
+        values = tuple(_checks.positive_int("A batch size", size) for size in self.values)
+        if len(values) != len(boundaries) + 1:
+            raise ValueError(
+                f"{len(boundaries)} boundaries need {len(boundaries) + 1} sizes, not {len(values)}."
+            )
+        for one, other in itertools.pairwise(boundaries):
+            if other <= one:
+                raise ValueError(f"Boundaries must rise, but {other} follows {one}.")
+        object.__setattr__(self, "boundaries", boundaries)
+        object.__setattr__(self, "values", values)
 
     def __call__(self, update: int) -> int:
         """The global batch size of this update."""
@@ -47,7 +70,57 @@ class StepwiseBatch:
 
     def sizes(self) -> tuple[int, ...]:
         """Every size this schedule can return, rising."""
-        return tuple(dict.fromkeys(self.values))
+        return tuple(sorted(set(self.values)))
+
+    def examples_before(self, update: int) -> int:
+        """How many examples are seen before this update, exactly.
+
+        Args:
+            update: from 0.
+
+        Raises:
+            ValueError: for an update that is no whole number of at least 0.
+
+        Example:
+            >>> piecewise_batch(128, {100: 512}).examples_before(101)
+            13312
+        """
+        update = _checks.whole_number("update", update)
+        segment = bisect.bisect_right(self.boundaries, update)
+        start = (0, *self.boundaries)[segment]
+        return self.offsets[segment] + (update - start) * self.values[segment]
+
+    def update_at(self, examples: int) -> int:
+        """The update that sees example number ``examples`` of the stream.
+
+        That is how many updates are made by the time so many examples were seen, the last one of
+        them not counted if it has only begun: ``examples_before(update_at(n)) <= n`` and
+        ``update_at(examples_before(u)) == u``.
+
+        Args:
+            examples: from 0.
+
+        Raises:
+            ValueError: for a number of examples that is no whole number of at least 0.
+
+        Example:
+            >>> sizes = piecewise_batch(128, {100: 512})
+            >>> sizes.update_at(12_799), sizes.update_at(12_800), sizes.update_at(13_312)
+            (99, 100, 101)
+        """
+        examples = _checks.whole_number("examples", examples)
+        segment = bisect.bisect_right(self.offsets, examples) - 1
+        start = (0, *self.boundaries)[segment]
+        return start + (examples - self.offsets[segment]) // self.values[segment]
+
+    @functools.cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """The examples seen before each size first holds."""
+        spans = itertools.pairwise((0, *self.boundaries))
+        seen = (
+            (stop - start) * size for (start, stop), size in zip(spans, self.values, strict=False)
+        )
+        return tuple(itertools.accumulate(seen, initial=0))
 
 
 def constant_batch(size: int) -> StepwiseBatch:
@@ -85,7 +158,7 @@ def geometric_batch(initial: int, *, factor: float, every: int, maximum: int) ->
     """
     initial = _checks.positive_int("initial", initial)
     every = _checks.positive_int("every", every)
-    _at_least_initial(maximum, initial)
+    at_least_initial(maximum, initial)
     if not math.isfinite(factor) or round(initial * factor) <= initial:
         raise ValueError(
             f"factor must grow the batch, but {factor!r} times {initial} rounds to no more than "
@@ -128,90 +201,6 @@ def piecewise_batch(initial: int, boundaries_and_sizes: Mapping[int, int]) -> St
     return StepwiseBatch(tuple(boundaries), tuple(values))
 
 
-def grow_instead_of_decay(
-    lr: float,
-    boundaries_and_scales: Mapping[int, float],
-    *,
-    batch_size: int,
-    maximum: int,
-    keep: str = "updates",
-) -> tuple[optax.Schedule, StepwiseBatch]:
-    """Turn each drop of the learning rate into growth of the batch by the inverse factor.
-
-    The noise of SGD is set by ``lr / B``, so ``B -> B / scale`` does what ``lr -> scale * lr``
-    does. With ``s`` the product of the scales so far,
-
-        ``B = min(maximum, batch_size / s)`` and ``learning rate = lr * s * B / batch_size``,
-
-    so ``lr / B`` is at every point what it was in the schedule given, and past the maximum the
-    learning rate decays again. ``B`` is rounded down to a multiple of ``batch_size``, so that it
-    splits over the devices wherever ``batch_size`` does; the learning rate makes up for it.
-
-    Args:
-        lr: the learning rate at the start.
-        boundaries_and_scales: from an update to the factor, at most 1, that the learning rate takes
-            there; as in ``optax.piecewise_constant_schedule``.
-        batch_size: the global batch size at the start, for which the schedule was written.
-        maximum: the largest batch size.
-        keep: ``"updates"``: the boundaries stay where they are, counted in updates of the run that
-            grows. ``"epochs"``: a boundary falls after as many *examples* as in the run that
-            decays, that is ``boundary * batch_size``, and so after fewer updates (the experiment of
-            the paper: the same epochs, several times fewer updates).
-
-    Returns:
-        The learning-rate schedule (optax) and the batch schedule, both over updates.
-
-    Raises:
-        ValueError: if a scale is not in (0, 1], or the maximum is below ``batch_size``.
-
-    Example:
-        >>> lr, size = grow_instead_of_decay(0.1, {100: 0.2, 200: 0.2}, batch_size=128, maximum=640)
-        >>> size(99), size(100), size(200)
-        (128, 640, 640)
-        >>> [round(float(lr(update)), 3) for update in (99, 100, 200)]
-        [0.1, 0.1, 0.02]
-        >>> _, size = grow_instead_of_decay(
-        ...     0.1, {100: 0.2, 200: 0.2}, batch_size=128, maximum=5120, keep="epochs"
-        ... )
-        >>> size.boundaries, size.sizes()
-        ((100, 120), (128, 640, 3200))
-
-    References:
-        Smith, Kindermans, Ying, Le, `Don't Decay the Learning Rate, Increase the Batch Size
-        <https://arxiv.org/abs/1711.00489>`_, ICLR 2018, sections 3 to 5.
-    """
-    lr = _checks.positive_float("lr", lr)
-    batch_size = _checks.positive_int("batch_size", batch_size)
-    _at_least_initial(maximum, batch_size)
-    _checks.one_of("keep", keep, ("updates", "epochs"))
-    values, rates, product = [batch_size], [lr], 1.0
-    boundaries: list[int] = []
-    examples = 0
-    for boundary in sorted(boundaries_and_scales):
-        scale = boundaries_and_scales[boundary]
-        if not 0 < scale <= 1:
-            raise ValueError(
-                f"The scale at update {boundary} must be above 0 and at most 1, not {scale!r}; to "
-                "raise the learning rate, join a warm-up to the schedule returned."
-            )
-        _checks.positive_int("A boundary", boundary)
-        start = boundaries[-1] if boundaries else 0
-        length = boundary - start
-        if keep == "epochs":
-            length = max(1, -(-(boundary * batch_size - examples) // values[-1]))
-        boundaries.append(start + length)
-        examples += length * values[-1]
-        product *= scale
-        values.append(min(batch_size * int(1 / product + 1e-6), int(maximum)))
-        rates.append(lr * product * values[-1] / batch_size)
-    # Not piecewise_constant_schedule, which mixes types where promotion is strict.
-    constants = [optax.constant_schedule(rate) for rate in rates]
-    return (
-        optax.join_schedules(constants, boundaries),
-        StepwiseBatch(tuple(boundaries), tuple(values)),
-    )
-
-
-def _at_least_initial(maximum: int, initial: int) -> None:
+def at_least_initial(maximum: int, initial: int) -> None:
     if _checks.positive_int("maximum", maximum) < initial:
         raise ValueError(f"maximum is {maximum}, below the first batch size {initial}.")

@@ -10,19 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gapjax._examples import count_examples, example_weights
+
 Data = Sequence[Any] | Callable[[], Iterable[Any]]
 
 
-def num_examples(batch: Any) -> int:
-    """Examples in a batch: the leading axis of its first leaf."""
-    leaves = jax.tree.leaves(batch)
-    if not leaves or not jnp.ndim(leaves[0]):
-        raise ValueError(
-            "a batch must hold arrays with a leading axis of examples; this one starts with "
-            f"{leaves[0] if leaves else 'nothing'!r}. Pass weight_fn=, or wrap a single batch "
-            "in a list: data=[batch]."
-        )
-    return jnp.shape(leaves[0])[0]
+def num_examples(batch: Any) -> float:
+    """Examples in a batch, without those that its own mask leaves out."""
+    count, weights = count_examples(batch), example_weights(batch)
+    return count if weights is None else float(weights.sum())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,9 +6,12 @@ was stopped. ``make_advance`` runs a whole population of seeds and learning rate
 ``inspect_program`` tells what a compiled program needs and sends before anything runs.
 """
 
+from gapjax.training._averaging import average_weights, evaluation_params
 from gapjax.training._checkpoints import Checkpoint, Checkpoints, CheckpointWarning
 from gapjax.training._compile import CompiledStep, compile_step
+from gapjax.training._evaluation import make_eval_step
 from gapjax.training._faults import NumericalFault, fault_path
+from gapjax.training._gradients import GradientStrategy, ValueAndGrad, penalize_gradient, sam
 from gapjax.training._history import History
 from gapjax.training._hosts import check_agreement, connect, from_first, is_first, leave, on_first
 from gapjax.training._loop import fit
@@ -25,7 +28,7 @@ from gapjax.training._preemption import Preempted, leave_on_sigterm, on_sigterm,
 from gapjax.training._program import Collective, Memory, Program, inspect_program
 from gapjax.training._sharding import state_shardings
 from gapjax.training._state import TrainState, init_state
-from gapjax.training._steps import TrainStep, make_eval_step, make_train_step
+from gapjax.training._steps import TrainStep, make_train_step
 from gapjax.training._trees import load_tree, save_tree
 
 __all__ = [
@@ -34,6 +37,7 @@ __all__ = [
     "Checkpoints",
     "Collective",
     "CompiledStep",
+    "GradientStrategy",
     "History",
     "Memory",
     "NumericalFault",
@@ -42,9 +46,12 @@ __all__ = [
     "Segment",
     "TrainState",
     "TrainStep",
+    "ValueAndGrad",
+    "average_weights",
     "check_agreement",
     "compile_step",
     "connect",
+    "evaluation_params",
     "fault_path",
     "fit",
     "from_first",
@@ -62,8 +69,10 @@ __all__ = [
     "on_first",
     "on_sigterm",
     "over_members",
+    "penalize_gradient",
     "population_mesh",
     "resending_signals",
+    "sam",
     "save_tree",
     "state_shardings",
     "to_host",

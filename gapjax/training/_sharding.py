@@ -123,18 +123,20 @@ def gathering(loss_fn: Callable[..., Any], mesh: Mesh, axis: str) -> Callable[..
     Left to itself the compiler may split the contraction instead, and gather activations.
     """
     replicated = NamedSharding(mesh, PartitionSpec())
+    constrain = jax.lax.with_sharding_constraint
 
     def gathered(params: Any, *rest: Any) -> Any:
         layout = state_shardings(params, mesh, parameters="sharded", axis=axis)
 
         @jax.custom_vjp
         def gather(params: Any) -> Any:
-            return jax.lax.with_sharding_constraint(params, replicated)
+            return constrain(params, replicated)
 
-        # The transpose of a constraint is that constraint; the gradient's is another.
+        # The transpose of a constraint is that constraint; the gradient's is another. The forward
+        # pass calls no gather, so that the gradient itself may be differentiated in either mode.
         gather.defvjp(
-            lambda params: (gather(params), None),
-            lambda _, grads: (jax.lax.with_sharding_constraint(grads, layout),),
+            lambda params: (constrain(params, replicated), None),
+            lambda _, grads: (constrain(grads, layout),),
         )
         return loss_fn(gather(params), *rest)
 

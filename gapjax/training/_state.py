@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gapjax.training._optimizers import without_aliases
+
 
 class TrainState(NamedTuple):
     """All that changes while a network trains.
@@ -39,7 +41,8 @@ def init_state(
         model_state: running statistics and the like; none by default.
 
     Returns:
-        A ``TrainState`` at step 0.
+        A ``TrainState`` at step 0. No array is in it twice (some optimizers start with the
+        parameters themselves in their state), so that it may be donated.
 
     Example:
         >>> import jax, optax
@@ -48,4 +51,5 @@ def init_state(
         0
     """
     model_state = {} if model_state is None else model_state
-    return TrainState(jnp.zeros((), jnp.int32), params, model_state, tx.init(params), key)
+    state = TrainState(jnp.zeros((), jnp.int32), params, model_state, tx.init(params), key)
+    return without_aliases(state)

@@ -1,43 +1,72 @@
-"""Pure train and eval steps over the functions a user brings."""
+"""Pure train steps over the functions a user brings."""
 
 import dataclasses
-import inspect
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from gapjax import _checks
+from gapjax.training._batch_loss import BatchLoss
 from gapjax.training._faults import ON_FAULT, find_fault
+from gapjax.training._gradients import GradientStrategy, ValueAndGrad, plain
+from gapjax.training._losses import (
+    Batch,
+    LossFn,
+    Metrics,
+    check_dtype,
+    checked,
+    computing_in,
+    weigh,
+    with_state,
+)
+from gapjax.training._means import AxisName
+from gapjax.training._optimizers import with_all_extras
 from gapjax.training._state import TrainState
-
-Batch = Any
-Metrics = dict[str, jax.Array]
-LossFn = Callable[..., Any]
 
 
 def make_train_step(
     loss_fn: LossFn,
     tx: optax.GradientTransformation,
     *,
+    gradient: GradientStrategy | None = None,
     microbatched: bool = False,
-    axis_name: str | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
     on_fault: str = "ignore",
     compute_dtype: Any = None,
+    weight_fn: Callable[[Batch], Any] | None = None,
 ) -> "TrainStep":
-    """One update as a pure function ``(state, batch) -> (state, metrics)``.
+    r"""One update as a pure function ``(state, batch) -> (state, metrics)``.
+
+    A batch may be split into parts: microbatches, devices, the groups of a strategy. The gradient
+    is the mean over parts a, each as heavy as ``weight_fn`` says,
+
+    .. math::
+
+        g = \frac{\sum_a w_a\, g_a}{\sum_a w_a},
+
+    so for a loss that is a weighted mean over what counts (examples, tokens) it is that of the
+    whole batch, however it is split. A part of weight 0 adds nothing, even where its own mean is
+    NaN.
 
     Args:
         loss_fn: ``(params, model_state, batch, key) -> (mean loss, (model_state, metrics))``, or,
             for a network without state or randomness, ``(params, batch) -> mean loss``.
-        tx: the optimizer, any optax chain. It is handed ``value`` (the loss) and ``batch_size`` as
-            extra arguments; of microbatches also ``part_size`` and ``part_squared_norm`` (the mean
-            squared norm of their gradients), from which a ``growth.noise_scale_tracker`` learns.
+        tx: the optimizer, any optax chain, or ``optax.MultiSteps``. Each transform is told what of
+            these its ``update`` takes: ``value`` (the loss), ``grad``; ``value_fn`` and ``obj_fn``,
+            ``params -> loss`` of this very batch, and ``grad_fn``, ``(params, ...) -> gradient``;
+            ``batch_size`` (in examples; where leaves of the batch share no leading axis, what
+            ``weight_fn`` says); of microbatches also ``part_size`` and ``part_squared_norm`` (the
+            mean squared norm of their gradients), from which a ``growth.noise_scale_tracker``
+            learns. Of ``optax.LookaheadParams`` the gradient is taken at the fast ones.
+        gradient: what gradient to follow: ``sam(...)``, ``penalize_gradient(...)``, or a
+            ``GradientStrategy`` of your own; that of the loss if left out. Of microbatches each
+            goes through it.
         microbatched: whether batches come as ``[A, B / A, ...]``, as
-            ``growth.GrowingBatches(microbatch=...)`` delivers them: the gradient is summed over A
-            and divided once, model state goes from one microbatch to the next.
+            ``growth.GrowingBatches(microbatch=...)`` delivers them: the gradient is summed over A,
+            in float32 or better, and divided once; model state goes from one to the next.
         axis_name: the mapped axis over which a batch is split, where the step runs inside ``pmap``
             or ``shard_map``: gradients, loss, metrics and floating-point model state are averaged
             over it. Under ``jit`` leave it out. ``compile_step`` sets it where it is needed.
@@ -57,13 +86,20 @@ def make_train_step(
             model state, loss and metrics stay float32. A Flax module follows unless it was given
             a ``dtype`` of its own. Sum what needs precision, such as the loss over logits, in
             float32 inside ``loss_fn``.
+        weight_fn: ``batch -> number``, how much a batch, or a part of one, counts: the sum of the
+            weights over which ``loss_fn`` takes its mean, such as the number of tokens that are not
+            padding. By default the sum of the batch's own mask, where it has one (an entry or field
+            ``mask``, ``[B]`` or ``[B, T]``, as in ``growth.Batch``), else its number of examples.
 
     Returns:
-        The step. Its metrics are those of ``loss_fn`` and ``"loss"``, the loss before the update.
+        The step. Its metrics are those of ``loss_fn`` and ``"loss"``, the loss before the update;
+        of parts, their weighted means.
 
     Raises:
-        ValueError: ``loss_fn`` takes neither two nor four arguments, an unknown ``on_fault``, or a
-            type to compute in whose range is smaller than float32's.
+        ValueError: ``loss_fn`` takes neither two nor four arguments, an optimizer that is none or
+            whose transforms cannot be told what they need, an unknown ``on_fault``, or a type to
+            compute in whose range is smaller than float32's. When called: a loss that is no scalar,
+            leaves of a batch that do not share an axis of examples.
 
     Example:
         >>> import jax, optax
@@ -77,10 +113,21 @@ def make_train_step(
         >>> int(state.step), float(metrics["loss"])
         (1, 1.0)
     """
-    tx = optax.with_extra_args_support(tx)
     _checks.one_of("on_fault", on_fault, ON_FAULT)
-    _check_dtype(compute_dtype)
-    return TrainStep(_with_state(loss_fn), tx, microbatched, axis_name, on_fault, compute_dtype)
+    check_dtype(compute_dtype)
+    for name, value in (("gradient", gradient), ("weight_fn", weight_fn)):
+        if value is not None and not callable(value):
+            raise ValueError(f"{name} must be a function, or left out, not {value!r}.")
+    return TrainStep(
+        with_state(loss_fn),
+        with_all_extras(tx),
+        gradient,
+        microbatched,
+        axis_name,
+        on_fault,
+        compute_dtype,
+        weight_fn,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,30 +136,25 @@ class TrainStep:
 
     loss_fn: LossFn
     tx: optax.GradientTransformationExtraArgs
+    gradient: GradientStrategy | None = None
     microbatched: bool = False
-    axis_name: str | None = None
+    axis_name: AxisName | None = None
     on_fault: str = "ignore"
     compute_dtype: Any = None
+    weight_fn: Callable[[Batch], Any] | None = None
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """The state after one update with ``batch``, and the metrics of the batch."""
         key = jax.random.fold_in(state.key, state.step)
         if self.axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(self.axis_name))
-        shape = jax.tree.leaves(batch)[0].shape
-        batch_size = shape[0] * shape[1] if self.microbatched else shape[0]
-        told: dict[str, Any] = {}
-        if self.microbatched:
-            grads, model_state, metrics, told = self._accumulate(state, batch, key)
-        else:
-            grads, model_state, metrics = self._gradient(
-                state.params, state.model_state, batch, key
-            )
-        if self.axis_name is not None:
-            batch_size *= jax.lax.axis_size(self.axis_name)
-            model_state, metrics, grads, told = _mean_over(
-                self.axis_name, (model_state, metrics, grads, told)
-            )
+        value_and_grad = ValueAndGrad(
+            checked(computing_in(self.compute_dtype, self.loss_fn)),
+            functools.partial(weigh, weight_fn=self.weight_fn),
+            self.axis_name,
+        )
+        loss = BatchLoss(value_and_grad, self.microbatched, state.model_state, batch, key)
+        (grads, model_state, metrics), parts = loss.gradient(state.params, self.gradient or plain)
 
         def update() -> tuple[Any, Any, Any]:
             updates, opt_state = self.tx.update(
@@ -120,8 +162,12 @@ class TrainStep:
                 state.opt_state,
                 state.params,
                 value=metrics["loss"],
-                batch_size=batch_size,
-                **told,
+                grad=grads,
+                value_fn=loss.value,
+                obj_fn=loss.value,
+                grad_fn=lambda params, *_: loss.gradient(params, plain)[0][0],
+                batch_size=loss.batch_size(),
+                **parts,
             )
             return optax.apply_updates(state.params, updates), model_state, opt_state
 
@@ -136,133 +182,3 @@ class TrainStep:
             new = jax.lax.cond(fault < 0, update, lambda: old)
             metrics = {**metrics, "skipped": fault}
         return TrainState(state.step + 1, *new, state.key), metrics
-
-    def _gradient(
-        self, params: Any, model_state: Any, batch: Batch, key: jax.Array
-    ) -> tuple[Any, Any, Metrics]:
-        loss_fn = _computing_in(self.compute_dtype, self.loss_fn)
-        value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, (model_state, metrics)), grads = value_and_grad(params, model_state, batch, key)
-        return grads, model_state, {**metrics, "loss": loss}
-
-    def _accumulate(
-        self, state: TrainState, batch: Batch, key: jax.Array
-    ) -> tuple[Any, Any, Metrics, dict[str, Any]]:
-        """The mean gradient over microbatches, in the memory of one."""
-
-        def add(carry: tuple[Any, Any], part: tuple[jax.Array, Batch]) -> Any:
-            total, model_state = carry
-            number, microbatch = part
-            grads, model_state, metrics = self._gradient(
-                state.params, model_state, microbatch, jax.random.fold_in(key, number)
-            )
-            squared_norm = optax.tree.norm(grads, squared=True)
-            return (jax.tree.map(jnp.add, total, grads), model_state), (metrics, squared_norm)
-
-        count, size = jax.tree.leaves(batch)[0].shape[:2]
-        start = (jax.tree.map(jnp.zeros_like, state.params), state.model_state)
-        (total, model_state), (metrics, squared_norms) = jax.lax.scan(
-            add, start, (jnp.arange(count), batch)
-        )
-        grads = jax.tree.map(lambda g: g / count, total)
-        metrics = jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics)
-        # One part alone says nothing of the noise.
-        told = {"part_size": size, "part_squared_norm": squared_norms.mean()} if count > 1 else {}
-        return grads, model_state, metrics, told
-
-
-def make_eval_step(eval_fn: LossFn) -> Callable[[TrainState, Batch], Metrics]:
-    """Sums over a batch as a pure function ``(state, batch) -> metrics``.
-
-    Args:
-        eval_fn: ``(params, model_state, batch) -> {name: value of each example, [B]}``, in
-            evaluation mode.
-
-    Returns:
-        The step. A batch with a ``"mask"`` entry ([B], 1 for a real example, 0 for padding) is
-        summed over its real examples. The metrics hold the sum of each value and ``"count"``, the
-        number of real examples: add them up over batches and divide once, and the mean over a data
-        set is exact also when its last batch is ragged.
-
-    Example:
-        >>> import jax, optax
-        >>> from gapjax.training import init_state
-        >>> step = make_eval_step(lambda params, model_state, batch: {"square": batch["x"] ** 2})
-        >>> state = init_state({}, optax.identity(), key=jax.random.key(0))
-        >>> batch = {"x": jax.numpy.arange(3.0), "mask": jax.numpy.array([1.0, 1.0, 0.0])}
-        >>> {name: float(value) for name, value in step(state, batch).items()}
-        {'square': 1.0, 'count': 2.0}
-    """
-
-    def step(state: TrainState, batch: Batch) -> Metrics:
-        values = eval_fn(state.params, state.model_state, batch)
-        size = jax.tree.leaves(batch)[0].shape[0]
-        mask = batch.get("mask") if isinstance(batch, dict) else None
-        mask = jnp.ones(size, jnp.float32) if mask is None else mask.astype(jnp.float32)
-        sums = {
-            name: jnp.sum(jnp.where(mask > 0, value.astype(jnp.float32), 0.0))
-            for name, value in values.items()
-        }
-        return {**sums, "count": jnp.sum(mask)}
-
-    return step
-
-
-def _with_state(loss_fn: LossFn) -> LossFn:
-    """``loss_fn`` with the four arguments of the general form."""
-    parameters = inspect.signature(loss_fn).parameters.values()
-    required = [
-        p
-        for p in parameters
-        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
-    ]
-    if len(required) == 4 or any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        return loss_fn
-    if len(required) == 2:
-        return lambda params, model_state, batch, key: (loss_fn(params, batch), (model_state, {}))
-    raise ValueError(
-        "loss_fn must take (params, model_state, batch, key) and give (loss, (model_state, "
-        f"metrics)), or take (params, batch) and give the loss; this one takes {len(required)}: "
-        f"({', '.join(p.name for p in required)})."
-    )
-
-
-def _check_dtype(dtype: Any) -> None:
-    if dtype is None:
-        return
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"compute_dtype must be a floating-point type, not {dtype!r}.")
-    if jnp.finfo(dtype).maxexp < jnp.finfo(jnp.float32).maxexp:
-        raise ValueError(
-            f"compute_dtype={jnp.dtype(dtype).name} would lose small gradients: its range is "
-            "smaller than float32's, and losses are not scaled here. Use jnp.bfloat16."
-        )
-
-
-def _computing_in(dtype: Any, loss_fn: LossFn) -> LossFn:
-    """``loss_fn`` on parameters and batch in another type; what it gives stays as it was."""
-    if dtype is None:
-        return loss_fn
-
-    def cast(tree: Any, dtype: Any) -> Any:
-        def one(x: Any) -> Any:
-            return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
-
-        return jax.tree.map(one, tree)
-
-    def loss(params: Any, model_state: Any, batch: Batch, key: jax.Array) -> Any:
-        value, (after, metrics) = loss_fn(cast(params, dtype), model_state, cast(batch, dtype), key)
-        after = jax.tree.map(lambda new, old: new.astype(old.dtype), after, model_state)
-        return value.astype(jnp.float32), (after, cast(metrics, jnp.float32))
-
-    return loss
-
-
-def _mean_over(axis_name: str, tree: Any) -> Any:
-    """The mean of every floating-point leaf over a mapped axis; other leaves stay as they are."""
-
-    def mean(leaf: Any) -> Any:
-        floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-        return jax.lax.pmean(leaf, axis_name) if floating else leaf
-
-    return jax.tree.map(mean, tree)

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from gapjax.diffusion import (
     adapt_regime,
     boost_early,
-    scale_adam,
     scale_learning_rate,
 )
 
@@ -86,18 +85,6 @@ def test_boost_by_hand():
         assert float(boosted(step)) == pytest.approx(expected, rel=1e-6)
 
 
-def test_adam_by_hand():
-    scaled = scale_adam(1e-3, 0.9, 0.999, 1e-8, batch_size=1024, base_batch_size=256)
-    assert scaled == pytest.approx({"learning_rate": 2e-3, "b1": 0.6, "b2": 0.996, "eps": 5e-9})
-    optax.adam(**scaled).init(jnp.ones(3))
-
-
-def test_adam_reaches_exactly_as_far_as_it_says():
-    assert scale_adam(1e-3, batch_size=2560, base_batch_size=256)["b1"] == pytest.approx(0)
-    with pytest.raises(ValueError, match=r"b1=0.9 at batch 256 would become .* reaches batch 2560"):
-        scale_adam(1e-3, batch_size=2561, base_batch_size=256)
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -121,7 +108,6 @@ def test_adam_reaches_exactly_as_far_as_it_says():
         (lambda: boost_early(STEPPED, factor=0.0, hold=1, decay=1), "factor must be"),
         (lambda: boost_early(STEPPED, factor=2.0, hold=-1, decay=1), "hold must be"),
         (lambda: boost_early(STEPPED, factor=2.0, hold=1, decay=0.5), "decay must be"),
-        (lambda: scale_adam(1e-3, b1=1.0, batch_size=1, base_batch_size=1), "b1 must be in"),
     ],
 )
 def test_bad_input(call, message):

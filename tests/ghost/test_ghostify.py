@@ -244,7 +244,7 @@ def test_precise_statistics_are_those_of_the_data_set(small, ghost_size):
     parts = [hidden[:4], hidden[4:6], hidden[6:]]
     expected = sum(len(p) * p.var(0) for p in parts) / len(x)
     np.testing.assert_allclose(within["var"], expected, rtol=1e-5)
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(ValueError, match="no examples"):
         precise_statistics(apply, params, [])
     with pytest.raises(ValueError, match="'BatchNorm_0/bias' is neither"):
         precise_statistics(lambda params, x: params, params, batches)

@@ -11,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec
 
-from gapjax.growth import GrowingBatches, constant_batch, geometric_batch, piecewise_batch
+from gapjax.growth import (
+    GrowingBatches,
+    StepwiseBatch,
+    constant_batch,
+    geometric_batch,
+    piecewise_batch,
+)
 from tests.meshes import data_mesh
 
 GROWTH = piecewise_batch(8, {3: 16, 5: 32})
@@ -330,6 +336,8 @@ def test_a_schedule_that_shrinks_or_does_not_fit_is_refused_when_it_does():
     _take(batches, 3)
     with pytest.raises(ValueError, match="shrinks the batch from 16 to 8 at update 3"):
         next(batches)
+    with pytest.raises(ValueError, match="shrinks the batch from 16 to 8 at update 3"):
+        GrowingBatches(_source(), StepwiseBatch((3,), (16, 8)), seed=0)
     batches = GrowingBatches(_source(), lambda update: 16 + update, seed=0, mesh=data_mesh(8))
     next(batches)
     with pytest.raises(ValueError, match="17 does not split"):

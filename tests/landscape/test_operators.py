@@ -43,6 +43,25 @@ def test_a_callable_serves_as_data_and_weights_can_be_given(problem):
     jax.tree.map(np.testing.assert_array_equal, skewed @ v, last @ v)
 
 
+def test_a_batch_weighs_by_the_axis_that_its_leaves_share():
+    def loss(w, batch):
+        x, mask = batch["x"], batch.get("mask", jnp.ones(len(batch["x"])))
+        return jnp.sum(mask * (x @ w) ** 2) / jnp.sum(mask)
+
+    x = jnp.arange(12.0).reshape(6, 2)
+    exact = landscape.hessian(loss, jnp.ones(2), [{"x": x[:5]}]) @ jnp.ones(2)
+    masks = jnp.array([[1.0, 1, 1, 0], [1, 1, 0, 0]])
+    rows = [jnp.stack([x[0], x[1], x[2], x[5]]), jnp.stack([x[3], x[4], x[5], x[5]])]
+    masked = [{"x": r, "mask": m} for r, m in zip(rows, masks, strict=True)]
+    np.testing.assert_allclose(
+        landscape.hessian(loss, jnp.ones(2), masked) @ jnp.ones(2), exact, rtol=1e-6
+    )
+    with pytest.raises(ValueError, match=r"batch\['a'\] has shape \(2,\)"):
+        landscape.hessian(loss, jnp.ones(2), [{"a": jnp.ones(2), "x": x, "y": x}])
+    mixed = [{"a": jnp.ones(2), "x": x}]
+    landscape.hessian(loss, jnp.ones(2), mixed, weight_fn=lambda batch: len(batch["x"]))
+
+
 def test_ggn_equals_the_exact_fisher_and_both_the_dense_one(problem):
     params, batch, batches = problem
     g = networks.matrix_of(landscape.ggn(networks.apply, networks.output_loss, params, batches))

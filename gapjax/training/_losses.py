@@ -1,0 +1,98 @@
+"""Loss functions as a step sees them: in one form, checked, in the types to compute in, weighed."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gapjax._examples import example_weights
+from gapjax.training._means import Weight
+
+Batch = Any
+Metrics = dict[str, jax.Array]
+LossFn = Callable[..., Any]
+
+
+def with_state(loss_fn: LossFn) -> LossFn:
+    """``loss_fn`` with the four arguments of the general form."""
+    parameters = inspect.signature(loss_fn).parameters.values()
+    required = [
+        p
+        for p in parameters
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
+    ]
+    if len(required) == 4 or any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return loss_fn
+    if len(required) == 2:
+        return lambda params, model_state, batch, key: (loss_fn(params, batch), (model_state, {}))
+    raise ValueError(
+        "loss_fn must take (params, model_state, batch, key) and give (loss, (model_state, "
+        f"metrics)), or take (params, batch) and give the loss; this one takes {len(required)}: "
+        f"({', '.join(p.name for p in required)})."
+    )
+
+
+def checked(loss_fn: LossFn) -> LossFn:
+    """``loss_fn``, refused where it gives something else than it has to."""
+
+    def call(params: Any, model_state: Any, batch: Batch, key: jax.Array) -> Any:
+        given = loss_fn(params, model_state, batch, key)
+        try:
+            loss, (after, metrics) = given
+        except (TypeError, ValueError):
+            raise ValueError(
+                "loss_fn of (params, model_state, batch, key) must give (loss, (model_state, "
+                f"metrics)), not {jax.tree.structure(given)}."
+            ) from None
+        if not hasattr(loss, "shape") or loss.shape:
+            found = f"shape {loss.shape}" if hasattr(loss, "shape") else f"a {type(loss).__name__}"
+            raise ValueError(f"loss_fn must give the mean loss, one number, not {found}.")
+        return loss, (after, metrics)
+
+    return call
+
+
+def check_dtype(dtype: Any) -> None:
+    if dtype is None:
+        return
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"compute_dtype must be a floating-point type, not {dtype!r}.")
+    if jnp.finfo(dtype).maxexp < jnp.finfo(jnp.float32).maxexp:
+        raise ValueError(
+            f"compute_dtype={jnp.dtype(dtype).name} would lose small gradients: its range is "
+            "smaller than float32's, and losses are not scaled here. Use jnp.bfloat16."
+        )
+
+
+def computing_in(dtype: Any, loss_fn: LossFn) -> LossFn:
+    """``loss_fn`` on parameters and batch in another type; what it gives stays as it was."""
+    if dtype is None:
+        return loss_fn
+
+    def cast(tree: Any, dtype: Any) -> Any:
+        def one(x: Any) -> Any:
+            return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+        return jax.tree.map(one, tree)
+
+    def loss(params: Any, model_state: Any, batch: Batch, key: jax.Array) -> Any:
+        value, (after, metrics) = loss_fn(cast(params, dtype), model_state, cast(batch, dtype), key)
+        after = jax.tree.map(lambda new, old: new.astype(old.dtype), after, model_state)
+        return value.astype(jnp.float32), (after, cast(metrics, jnp.float32))
+
+    return loss
+
+
+def weigh(batch: Batch, weight_fn: Callable[[Batch], Any] | None) -> Weight:
+    """How much a batch, or a part of one, counts; None where all parts are alike."""
+    if weight_fn is None:
+        weights = example_weights(batch)
+        return None if weights is None else jnp.sum(weights)
+    weight = jnp.asarray(weight_fn(batch)).astype(jnp.float32)
+    if weight.shape:
+        raise ValueError(
+            f"weight_fn must give one number for a batch, not shape {weight.shape}: sum it."
+        )
+    return weight

@@ -1,0 +1,147 @@
+"""Means over the parts of a batch (microbatches, devices, groups), each as heavy as it says.
+
+A weight of None means that all parts are alike. A part of weight 0 adds nothing, even where its
+own mean is NaN. Sums are taken in float32 or better, whatever the type of what is summed.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Weight = jax.Array | None
+AxisName = str | tuple[str, ...]
+Mean = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def widen(x: Any) -> jax.Array:
+    """In float32 or better: low precision and whole numbers do not add up."""
+    x = jnp.asarray(x)
+    narrow = not jnp.issubdtype(x.dtype, jnp.inexact) or x.dtype.itemsize < 4
+    return x.astype(jnp.float32) if narrow else x
+
+
+def share(x: jax.Array, weight: Weight) -> jax.Array:
+    """What the value of a part adds to the sum over parts."""
+    x = widen(x)
+    if weight is None:
+        return x
+    return jnp.where(weight > 0, x * weight.astype(x.dtype), jnp.zeros((), x.dtype))
+
+
+def settle(total: jax.Array, whole: Any, otherwise: jax.Array) -> jax.Array:
+    """The mean, from the sum of shares.
+
+    Args:
+        total: the sum of ``share`` over parts.
+        whole: the sum of their weights, or the number of parts that are all alike.
+        otherwise: what to take, and in which type, where nothing has any weight.
+    """
+    if not isinstance(whole, jax.Array):
+        return (total / whole).astype(otherwise.dtype)
+    empty = whole <= 0
+    mean = total / jnp.where(empty, jnp.ones_like(whole), whole).astype(total.dtype)
+    return jnp.where(empty, otherwise, mean.astype(otherwise.dtype))
+
+
+def mean_of_parts(weights: Weight, parts: int) -> Mean:
+    """The mean over a leading axis of parts, whose weights are ``[parts]``."""
+    whole = parts if weights is None else jnp.sum(weights)
+
+    def mean(x: jax.Array, otherwise: jax.Array) -> jax.Array:
+        return settle(jnp.sum(jax.vmap(share)(x, weights), axis=0), whole, otherwise)
+
+    return mean
+
+
+def mean_of_devices(weight: Weight, axis: AxisName | None) -> Mean:
+    """The mean over a mapped axis, to which this device adds so much; without one, what is here."""
+    if axis is None:
+
+        def alone(x: jax.Array, otherwise: jax.Array) -> jax.Array:
+            return x if weight is None else jnp.where(weight > 0, x, otherwise.astype(x.dtype))
+
+        return alone
+    whole = jax.lax.psum(1 if weight is None else weight, axis)
+
+    def mean(x: jax.Array, otherwise: jax.Array) -> jax.Array:
+        return settle(jax.lax.psum(share(x, weight), axis), whole, otherwise)
+
+    return mean
+
+
+def combine(
+    result: Any, params: Any, model_state: Any, *, mean: Mean, first: Callable[[Any], Any]
+) -> Any:
+    """The means of gradients, model states and metrics.
+
+    Args:
+        result: ``(gradient, model_state, metrics)``.
+        params: what the gradient is of, and in whose types it is wanted.
+        model_state: before the batch; it stays where nothing has any weight.
+        mean: over parts or devices.
+        first: of parts or devices: for counters and random keys, which have no mean.
+    """
+    grads, after, metrics = result
+
+    def of_state(new: jax.Array, old: jax.Array) -> jax.Array:
+        return mean(new, old) if jnp.issubdtype(old.dtype, jnp.inexact) else first(new)
+
+    return (
+        jax.tree.map(lambda g, w: mean(g, jnp.zeros_like(w)), grads, params),
+        jax.tree.map(of_state, after, model_state),
+        jax.tree.map(lambda m: mean(m, jnp.zeros((), widen(m).dtype)), metrics),
+    )
+
+
+def first_device(x: jax.Array, axis: AxisName | None) -> jax.Array:
+    """What the first device has, on all."""
+    if axis is None:
+        return x
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        data = first_device(jax.random.key_data(x), axis)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    here = jax.lax.axis_index(axis) == 0
+    return jax.lax.psum(jnp.where(here, x, jnp.zeros_like(x)), axis).astype(x.dtype)
+
+
+def varying(tree: Any, axis: AxisName | None) -> Any:
+    """As different on each device, where ``shard_map`` tells such types apart.
+
+    The gradient of what is the same on all devices would be summed over them, at every use.
+    """
+    if axis is None:
+        return tree
+
+    def one(x: jax.Array) -> jax.Array:
+        try:
+            return jax.lax.pcast(x, axis, to="varying")
+        except ValueError:  # it is already
+            return x
+
+    return jax.tree.map(one, tree)
+
+
+def spread(tree: Any, axis: AxisName | None) -> Any:
+    """What is the same on all devices, for use on each, such that ``average`` is its transpose.
+
+    Both may be differentiated any number of times, in either mode, with the same derivatives under
+    ``pmap`` and under ``shard_map``, though these transpose sums over devices each in its own way:
+    for that the mean over devices, which changes nothing here, has to stand there.
+    """
+    if axis is None:
+        return tree
+    return varying(jax.lax.pmean(varying(tree, axis), axis), axis)
+
+
+def average(x: jax.Array, axis: AxisName | None) -> jax.Array:
+    """The mean over devices; ``spread`` is its transpose."""
+    return x if axis is None else jax.lax.pmean(x, axis)
+
+
+def guarded(tree: Any, weight: Weight) -> Any:
+    """A tree whose gradient is 0 where the weight is 0, even if it would be NaN."""
+    if weight is None:
+        return tree
+    return jax.tree.map(lambda x: jnp.where(weight > 0, x, jax.lax.stop_gradient(x)), tree)

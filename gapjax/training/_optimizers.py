@@ -1,0 +1,218 @@
+"""Any optax chain: what it can be told at an update, and states whose memory may be donated."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+# What a step can tell an optimizer. Optax knows the first six; the last two are of microbatches.
+EXTRA = (
+    "value",
+    "grad",
+    "value_fn",
+    "obj_fn",
+    "grad_fn",
+    "batch_size",
+    "part_size",
+    "part_squared_norm",
+)
+Update = Callable[..., Any]
+
+
+def _nothing(updates: Any, state: Any, params: Any = None) -> Any:
+    return updates, state
+
+
+# What optax puts around a transform of the plain type: it takes every extra argument and passes
+# none on. Known by its code.
+_DROPS = optax.with_extra_args_support(
+    optax.GradientTransformation(optax.init_empty_state, _nothing)
+).update.__code__
+
+
+class _Lost(NamedTuple):
+    """A transform that could be told something which does not reach it, and because of whom."""
+
+    name: str
+    by: Update
+    blocker: Update
+    wraps: bool  # whether the blocker holds the transform, or stands beside it in a chain
+
+
+def with_all_extras(tx: Any) -> optax.GradientTransformationExtraArgs:
+    """An optimizer that may be told everything in ``EXTRA``, and passes on what ``tx`` takes.
+
+    Its own signature says what that is, and the signatures of the transforms that it passes extra
+    arguments on to, which it holds in its closure.
+
+    Args:
+        tx: an optax transform or chain, or ``optax.MultiSteps``.
+
+    Raises:
+        ValueError: something else; or a chain in which something that a transform needs does not
+            reach it, because another one takes nothing of the kind: here, or at the first update
+            where it may be left out.
+    """
+    if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
+        raise ValueError(
+            f"tx must be an optax transform, with init and update, not {tx!r}: optax.sgd(0.1), or "
+            "optax.chain(...) of several."
+        )
+    told, blocker = _told(tx.update)
+    lost = list(_lost(tx.update, told, blocker or tx.update, False))
+    for one in lost:
+        if _parameters(one.by)[one.name].default is inspect.Parameter.empty:
+            raise ValueError(_say(one))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+        own = {name: value for name, value in extra.items() if name in told}
+        try:
+            return tx.update(updates, state, params, **own)
+        except ValueError as error:  # "has to be told"
+            if lost:
+                raise ValueError(f"{error} {_say(lost[0])}") from error
+            raise
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
+def _told(update: Update) -> tuple[frozenset[str], Update | None]:
+    """What an update can be told, and which transform it is that cannot be told more."""
+    if not _takes_any(update):
+        return _named(update), update
+    told, blocker = frozenset(EXTRA), None
+    for member in _members(update) if _passes_on(update) else ():
+        less, by = _told(member)
+        if not told <= less:
+            told, blocker = told & less, by
+    return told, blocker
+
+
+def _lost(update: Update, told: frozenset[str], blocker: Update, wraps: bool) -> Iterator[_Lost]:
+    """What does not reach the transforms from here on, where so much is told."""
+    for name in sorted(_named(update) - told):
+        yield _Lost(name, update, blocker, wraps)
+    for member in _members(update):
+        if _passes_on(update):
+            yield from _lost(member, told, blocker, wraps)
+        else:
+            inner = member if _is_dropping(update) else update
+            yield from _lost(member, frozenset(), inner, True)
+
+
+def _say(lost: _Lost) -> str:
+    by, blocker = _name(lost.by), _name(lost.blocker)
+    if not lost.wraps:
+        takes = ", ".join(sorted(_named(lost.blocker))) or "nothing"
+        return (
+            f"{by} takes {lost.name} at an update, and {blocker} in the same chain only {takes}; a "
+            "chain tells all of its transforms the same. Leave one of them out."
+        )
+    remedy = f"put {by} outside of it"
+    if _takes_any(lost.blocker):
+        remedy += (
+            f", or make it one that is told: optax.GradientTransformationExtraArgs(*{blocker})"
+        )
+    return f"{lost.name} does not reach {by}, since {blocker} is not told it: {remedy}."
+
+
+def _passes_on(update: Update) -> bool:
+    return _takes_any(update) and not _is_dropping(update)
+
+
+def _is_dropping(update: Update) -> bool:
+    return getattr(update, "__code__", None) is _DROPS
+
+
+def _members(update: Update) -> list[Update]:
+    """The updates that an update holds: of its members, in a chain, or of what it wraps."""
+    cells = getattr(update, "__closure__", None) or ()
+    held = [cell.cell_contents for cell in cells if _is_full(cell)]
+    if (owner := getattr(update, "__self__", None)) is not None:  # MultiSteps
+        held += getattr(owner, "__dict__", {}).values()
+    return list(_updates(held))
+
+
+def _updates(held: Any) -> Iterator[Update]:
+    if isinstance(held, optax.GradientTransformation):
+        yield held.update
+    elif isinstance(held, list | tuple):
+        for one in held:
+            yield from _updates(one)
+    elif isinstance(held, dict):
+        yield from _updates(list(held.values()))
+    elif inspect.isroutine(held) and _is_update(held):
+        yield held
+
+
+def _is_update(function: Callable[..., Any]) -> bool:
+    """Whether a bare function is an update: ``(updates, state, ...)``, as a chain holds them."""
+    names = list(_parameters(function))
+    return len(names) > 1 and "state" in names[1]
+
+
+def _is_full(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
+
+
+def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    try:
+        return dict(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return {}
+
+
+def _takes_any(update: Update) -> bool:
+    return any(p.kind is p.VAR_KEYWORD for p in _parameters(update).values())
+
+
+def _named(update: Update) -> frozenset[str]:
+    return frozenset(EXTRA) & frozenset(_parameters(update))
+
+
+def _name(update: Update) -> str:
+    """The name of what made a transform, as a user wrote it."""
+    name = getattr(update, "__qualname__", type(update).__qualname__)
+    return name.partition(".<locals>")[0].removesuffix(".update")
+
+
+def trained(params: Any) -> Any:
+    """What the gradient is taken of: of the two copies that ``optax.lookahead`` keeps, the fast."""
+    return params.fast if isinstance(params, optax.LookaheadParams) else params
+
+
+def without_aliases(tree: Any) -> Any:
+    """A tree in which no array is there twice, so that all of its memory may be donated.
+
+    Some optimizers start with the parameters themselves in their state.
+    """
+    seen = set[Any]()
+
+    def own(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array):
+            return leaf
+        places = _memory(leaf)
+        if seen.isdisjoint(places):
+            seen.update(places)
+            return leaf
+        return jnp.copy(leaf)
+
+    return jax.tree.map(own, tree)
+
+
+def _memory(leaf: jax.Array) -> list[Any]:
+    """Where an array lies: its object, and its memory on each device of this process."""
+    places: list[Any] = [id(leaf)]
+    if isinstance(leaf, jax.core.Tracer) or leaf.size == 0 or leaf.is_deleted():
+        return places
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    for shard in leaf.addressable_shards:
+        places.append((shard.device, shard.data.unsafe_buffer_pointer()))
+    return places
