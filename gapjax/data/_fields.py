@@ -2,11 +2,14 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from gapjax import _outside
+from gapjax._text import readable_bytes
 from gapjax.data import _images
 from gapjax.data._dataset import Split
 from gapjax.data._shards import Record
@@ -81,7 +84,7 @@ class Fields:
     @property
     def bytes_per_example(self) -> int:
         """What one example takes in memory."""
-        return sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in self.kinds.values())
+        return sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.kinds.values())
 
 
 def _unreadable(record: Record, error: Exception) -> ValueError:
@@ -151,6 +154,11 @@ def find_fields(name: str, info: Any, image_size: int | None = None) -> Fields:
                 f"The examples of {name} differ in size (their shape is {shape}); read it with "
                 "tfds.data_source and build a gapjax.data.Dataset."
             )
+    if (size := math.prod(shape) * dtype.itemsize) > _outside.MEMORY:
+        raise ValueError(
+            f"One example of {name} takes {readable_bytes(size)} (its shape is {shape}); at most "
+            f"{readable_bytes(_outside.MEMORY)} are read."
+        )
     # what a Split holds; anything else is a dict of the two fields
     is_example = isinstance(feature, tfds.features.Image) or (len(shape) == 1 and dtype.kind == "f")
     return Fields(

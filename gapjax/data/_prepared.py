@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -115,9 +116,10 @@ def _cached(builder: Any, kept: pathlib.Path, fields: Fields, split: str) -> dic
         "arrays": {name: [*shape, dtype.str] for name, (shape, dtype) in kinds.items()},
     }
     sizes = "x".join(str(n) for shape, _ in fields.kinds.values() for n in shape)
-    stem = builder.info.full_name.replace("/", "-")
+    # names come from a file of others: none may lead out of the folder
+    stem = re.sub(r"[^\w.+-]", "-", f"{builder.info.full_name}-{split}-{sizes}")
     return kept_arrays(
-        kept / f"{stem}-{split}-{sizes}.npz",
+        kept / f"{stem}.npz",
         json.dumps(key),
         kinds,
         lambda: _decoded(fields, open_shards(builder, split, kept)),

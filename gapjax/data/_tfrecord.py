@@ -51,13 +51,11 @@ class TFRecordFile:
         """
         if self._places is None:
             self._places = self._found()
-        places = self._places
-        whole = []
+        starts, stops = self._places[numbers].tolist(), self._places[1:][numbers].tolist()
         with _outside.open_regular(self._path) as stream:
-            for number in numbers:
-                start, stop = int(places[number]), int(places[number + 1])
-                stream.seek(start)
-                whole.append(stream.read(stop - start))
+            file = stream.fileno()
+            spans = zip(starts, stops, strict=True)
+            whole = [os.pread(file, stop - start, start) for start, stop in spans]
         heads = np.frombuffer(b"".join(one[:_HEAD].ljust(_HEAD, b"\0") for one in whole), np.uint8)
         heads = heads.reshape(-1, _HEAD)
         lengths = _check_heads(heads)

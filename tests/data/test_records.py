@@ -1,5 +1,6 @@
 """Shards, array_record and tfrecord alike: the right records, or the file that is damaged."""
 
+import contextlib
 import os
 import pickle
 
@@ -123,6 +124,29 @@ def test_bytes_that_change_never_give_another_record(prepared):
         np.testing.assert_array_equal(again.train.labels, whole.train.labels)
     # what pads a file of array_record belongs to no record
     assert named == 120 if "tfrecord" in path.name else named >= 12
+
+
+def test_names_of_others_lead_nowhere(prepared, tmp_path):
+    written, _ = prepared
+    about = written / "dataset_info.json"
+    plain = about.read_text()
+    template = next(line for line in plain.splitlines() if "filepathTemplate" in line)
+    about.write_text(plain.replace(template, template.replace('": "', '": "../../../../../etc/')))
+    with pytest.raises(ValueError, match="names a shard that lies elsewhere"):
+        _load(written)
+    about.write_text(plain.replace('"name": "mine"', '"name": "../../mine"'))
+    before = {path for path in tmp_path.rglob("*") if ".gapjax-decoded" not in path.parts}
+    with contextlib.suppress(ValueError):
+        _load(written)
+    assert {p for p in tmp_path.rglob("*") if ".gapjax-decoded" not in p.parts} == before
+
+
+def test_an_example_of_a_shape_without_end_is_refused(prepared):
+    written, _ = prepared
+    about = written / "features.json"
+    about.write_text(about.read_text().replace('"9"', '"900000"'))
+    with pytest.raises(ValueError, match=r"One example of mine takes 754.4 GiB"):
+        _load(written)
 
 
 def test_records_that_move_are_found_again(prepared):
