@@ -59,7 +59,7 @@ class Fields:
                             f"{list(column.shape[1:])}"
                         )
                     column[row] = value
-            except ValueError as error:
+            except Exception as error:  # a field may be missing, or hold anything
                 raise _unreadable(record, error) from error
         return columns
 

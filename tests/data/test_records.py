@@ -126,6 +126,17 @@ def test_bytes_that_change_never_give_another_record(prepared):
     assert named == 120 if "tfrecord" in path.name else named >= 12
 
 
+@pytest.mark.parametrize("content", [b"", b"\x0a\x00", b"\xff" * 9])
+def test_a_record_that_is_whole_and_holds_something_else_is_named(prepared, content):
+    written, _ = prepared
+    if "tfrecord" not in _shard(written).name:
+        pytest.skip("its writer is TFDS's")
+    for split, count in (("train", 40), ("test", 10)):
+        _shard(written, split).write_bytes(files.tfrecord([content] * count))
+    with pytest.raises(ValueError, match="record 0 cannot be read"):
+        _load(written)
+
+
 def test_names_of_others_lead_nowhere(prepared, tmp_path):
     written, _ = prepared
     about = written / "dataset_info.json"
