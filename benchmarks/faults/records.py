@@ -1,8 +1,8 @@
 """Bytes that change in a prepared data set: never a wrong record, always a named one.
 
 `python -m benchmarks.faults.records [COUNT]` writes a small data set as tfrecord files and changes
-bytes of its shards, at random places to random values, COUNT of them (200,000 by default): half of
-them one at a time, in one shard; the others 50 at once over the folder. After each change all is
+bytes of its shards, at random places to random values, COUNT of them (200,000 by default): a tenth
+of them one at a time, the others 50 at once over the folder. After each change all is
 read again. A record that differs from what was written counts as wrong; an error has to name the
 shard. Kept in `benchmarks/results/records-faults-cpu.json`.
 """
@@ -56,7 +56,7 @@ def main(count: int) -> dict[str, Any]:
         wanted = {split: read(split) for split in _SHARDS}
         changed = 0
         while changed < count:
-            alone = changed < count // 2
+            alone = changed < count // 10
             bad = {split: bytearray(content) for split, content in good.items()}
             for _ in range(1 if alone else _AT_ONCE):
                 split = _SHARDS[rng.integers(2)]
