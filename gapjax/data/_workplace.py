@@ -30,7 +30,7 @@ def workplace(folder: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
     """
     anchor = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     scratch = anchor / (_PREFIX + name)
-    with _leaving_on_sigterm(), _only_one(anchor, name):
+    with leaving_on_sigterm(), _only_one(anchor, name):
         try:
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir()
@@ -97,7 +97,7 @@ def _clear(anchor: pathlib.Path, name: str) -> None:
 
 
 @contextlib.contextmanager
-def _leaving_on_sigterm() -> Iterator[None]:
+def leaving_on_sigterm() -> Iterator[None]:
     """While inside, SIGTERM ends the process as Ctrl-C does: by what is to be cleared away."""
 
     def leave(number: int, frame: Any) -> None:
