@@ -56,16 +56,17 @@ def number(
     most: float | None = None,
 ) -> float:
     """A finite number within bounds, of which at most one on each side is given."""
-    if (
-        isinstance(value, numbers.Real)
-        and not isinstance(value, bool)
-        and abs(value) <= sys.float_info.max  # also of whole numbers that no float holds
-        and (above is None or value > above)
-        and (least is None or value >= least)
-        and (below is None or value < below)
-        and (most is None or value <= most)
-    ):
-        return float(value)
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    # Compared as it is: there are whole numbers that no float holds.
+    if real and -sys.float_info.max <= value <= sys.float_info.max:
+        found = float(value)
+        if (
+            (above is None or found > above)
+            and (least is None or found >= least)
+            and (below is None or found < below)
+            and (most is None or found <= most)
+        ):
+            return found
     pairs = (("above", above), ("at least", least), ("below", below), ("at most", most))
     said = " and ".join(f"{word} {bound:g}" for word, bound in pairs if bound is not None)
     raise ValueError(f"{name} must be a finite number{said and ' ' + said}, not {value!r}.")

@@ -104,9 +104,12 @@ def _study(arguments: list[str]) -> None:
         _terminal.progress(len(chosen.regimes)) as show,
         _tensorboard.logging(log_dir) as log,
     ):
-        result = study.run_study(
-            chosen, out, progress=lambda at: (show(at), log(at)), command=command, **run
-        )
+
+        def progress(at: Any) -> None:
+            show(at)
+            log(at)
+
+        result = study.run_study(chosen, out, progress=progress, command=command, **run)
     if training.is_first():
         _print_table(result)
         print(f"\n{study.finding(result)}\n\nReport: {out}/report.html")

@@ -54,7 +54,7 @@ def _adam_l2(schedule: Any, *, weight_decay: Any, **hyper: Any) -> Any:
 
 
 def _lamb(schedule: Any, *, b1: Any, b2: Any, eps: Any, weight_decay: Any) -> Any:
-    # optax.lamb, with the trust ratio left out for norms and biases too, which it has no switch for.
+    # optax.lamb, without the trust ratio for norms and biases, which it has no switch for.
     return optax.chain(
         optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
         optax.add_decayed_weights(weight_decay, not_norms_or_biases),

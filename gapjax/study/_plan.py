@@ -136,7 +136,7 @@ class Plan:
 
     @functools.cached_property
     def evaluations(self) -> frozenset[int]:
-        """The updates after which losses and metrics are measured: evenly spaced, and early ones."""
+        """The updates after which metrics are measured: evenly spaced, and early ones."""
         evenly = {round(u) for u in np.linspace(0, self.updates, self.study.evaluations + 1)} - {0}
         return frozenset(evenly | set(diffusion.log_spaced(self.updates, per_decade=4)))
 

@@ -137,8 +137,8 @@ def _check_outputs(setup: Setup, dataset: data.Dataset) -> None:
     if width is not None and last and last[0] != width:
         raise ValueError(
             f"model {network.describe} gives outputs of shape {list(outputs.shape[1:])} for "
-            f"{width} {'classes' if task.name == 'classification' else 'targets'}: make its last "
-            f"layer {width} wide."
+            f"{width} {'classes' if task.name == 'classification' else 'targets'}: make its "
+            f"last layer {width} wide."
         )
     try:
         jax.eval_shape(lambda o, b: (task.measure(o, b), task.weights(b)), outputs, batch)
@@ -146,11 +146,11 @@ def _check_outputs(setup: Setup, dataset: data.Dataset) -> None:
         raise
     except Exception as error:
         raise ValueError(
-            f"task {task.name!r} does not fit outputs of shape {list(getattr(outputs, 'shape', ()))} "
-            f"and its data: {first_line(error)}"
+            f"task {task.name!r} does not fit outputs of shape "
+            f"{list(getattr(outputs, 'shape', ()))} and its data: {first_line(error)}"
         ) from error
     if not ghost.batch_norms(state):
-        for regime in setup.study.regimes:
+        for regime in setup.study.all_regimes:
             if regime.has("GBN"):
                 raise ValueError(
                     f"regime {regime.name} wants ghost batch norm, but model {network.describe} "
@@ -187,7 +187,8 @@ def _trace(setup: Setup, plan: Plan) -> None:
 
 def _check_same(plan: Plan, before: Any, after: Any) -> None:
     """An update must leave a state of the same shapes and types, or it cannot be repeated."""
-    if jax.tree.structure(before) != jax.tree.structure(after):
+    structures = [str(jax.tree.structure(state)) for state in (before, after)]
+    if structures[0] != structures[1]:
         raise ValueError(
             f"regime {plan.name}: an update changes the structure of the state; optimizer and "
             "network must keep theirs."

@@ -78,9 +78,7 @@ class Remedy:
         for hook in HOOKS:
             value = getattr(self, hook)
             if value is not None and not callable(value):
-                raise ValueError(
-                    f"{hook} of remedy {self.name} must be a function, not {value!r}."
-                )
+                raise ValueError(f"{hook} of remedy {self.name} must be a function, not {value!r}.")
 
 
 HOOKS = ("plan", "network", "loss", "gradient", "optimizer", "weights")
@@ -103,9 +101,8 @@ def _noise(losses: Any, batch: Any, key: Any, plan: Plan) -> Any:
 
 
 def _match(tx: Any, plan: Plan) -> Any:
-    return optax.chain(
-        tx, diffusion.match_diffusion(plan.reference, steps_per_update=plan.pace)
-    )
+    assert plan.reference is not None  # a plan that follows another is given it before
+    return optax.chain(tx, diffusion.match_diffusion(plan.reference, steps_per_update=plan.pace))
 
 
 def _average(tx: Any, plan: Plan) -> Any:

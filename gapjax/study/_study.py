@@ -91,9 +91,7 @@ class Study:
     """
 
     dataset: Any = _field("digits", "data set: digits, pydoc (embedded), or any TFDS name")
-    model: Any = _field(
-        "digits-mlp", f"network: {_named(models.NETWORKS)}, or package.module:name"
-    )
+    model: Any = _field("digits-mlp", f"network: {_named(models.NETWORKS)}, or package.module:name")
     task: Any = _field("classification", f"what is trained for: {_named(TASKS)}")
     optimizer: Any = _field("sgd", f"optimizer: {_named(OPTIMIZERS)}")
     schedule: Any = _field("step", f"schedule of the rate: {_named(SCHEDULES)}")
@@ -195,7 +193,8 @@ class Study:
         if self.learning_rate * self.decay_factor ** len(self.decay_at) < 1e-30:
             raise ValueError(
                 f"{len(self.decay_at)} drops by decay_factor={self.decay_factor:g} leave nothing "
-                f"of learning_rate={self.learning_rate:g} in float32: use fewer, or a larger factor."
+                f"of learning_rate={self.learning_rate:g} in float32: use fewer, or a larger "
+                "factor."
             )
         if self.small_batch >= self.large_batch:
             raise ValueError(
@@ -251,6 +250,11 @@ class Study:
         """The hyperparameters of the optimizer that are named, not left to its defaults."""
         named = {name: getattr(self, name) for name in HYPERPARAMETERS}
         return {name: value for name, value in named.items() if value is not None}
+
+    @property
+    def all_regimes(self) -> tuple[Regime, ...]:
+        """The regimes, none of them a text any more."""
+        return tuple(map(as_regime, self.regimes))
 
     @property
     def all_seeds(self) -> list[int]:

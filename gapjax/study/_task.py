@@ -22,10 +22,10 @@ _TAKEN = ("loss", "distance", "gradient_noise", "gradient_norm")
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What a network is trained for, and how it is judged.
+    r"""What a network is trained for, and how it is judged.
 
     A training batch of examples n with weights :math:`w_n` has the loss
-    :math:`\\sum_n w_n \\ell_n / \\sum_n w_n`; a metric of a split is the same mean over all of its
+    :math:`\sum_n w_n \ell_n / \sum_n w_n`; a metric of a split is the same mean over all of its
     examples.
 
     Attributes:

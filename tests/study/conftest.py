@@ -1,5 +1,8 @@
 """Small data sets of every kind, and one small study, trained once and looked at by many tests."""
 
+import csv
+import json
+
 import numpy as np
 import pytest
 
@@ -34,6 +37,16 @@ def tiny_study(**changes):
         "evaluations": 3,
     }
     return study.Study(**{**settings, **changes})
+
+
+def numbers(folder):
+    """All that a study found, but how long it took."""
+    found = json.loads((folder / "results.json").read_text())
+    for regime in found["regimes"].values():
+        regime.pop("seconds")
+    with open(folder / "history.csv") as file:
+        rows = [{**row, "seconds": None} for row in csv.DictReader(file)]
+    return found, rows
 
 
 @pytest.fixture(scope="session")

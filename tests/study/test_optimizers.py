@@ -22,7 +22,9 @@ def _step(optimizer, hyper=None, clip=None, grads=GRADS, rate=0.01):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_moves_against_the_gradient(name):
-    updates = _step(name, {"weight_decay": 0.0} if "weight_decay" in OPTIMIZERS[name].defaults else {})
+    updates = _step(
+        name, {"weight_decay": 0.0} if "weight_decay" in OPTIMIZERS[name].defaults else {}
+    )
     for leaf, grad in zip(jax.tree.leaves(updates), jax.tree.leaves(GRADS), strict=True):
         assert leaf.shape == grad.shape and (leaf * grad < 0).all()
 
@@ -74,9 +76,9 @@ def test_optax_is_passed_what_its_signature_takes():
     np.testing.assert_allclose(updates["kernel"], -0.01 * (1 + 0.3 * PARAMS["kernel"]), rtol=1e-4)
     with pytest.raises(ValueError, match="optimizer sgd has no b1; it takes momentum"):
         Study(optimizer=optax.sgd, b1=0.9)
-    with pytest.raises(ValueError, match="no weight_decay; .*Use adamw .* or adam-l2"):
+    with pytest.raises(ValueError, match=r"no weight_decay; .*Use adamw .* or adam-l2"):
         Study(optimizer="adam", weight_decay=0.1)
-    with pytest.raises(ValueError, match="optimizer .*lambda.* has no momentum; it takes none"):
+    with pytest.raises(ValueError, match=r"optimizer .*lambda.* has no momentum; it takes none"):
         Study(optimizer=lambda lr: optax.sgd(lr), momentum=0.5)
 
 

@@ -49,7 +49,10 @@ def _raising_task(outputs, batch):
 PLAIN = study.classification()
 
 CASES = {
-    "width": ({"model": Linen(wide=4)}, r"gives outputs of shape \[4\] for 3 classes: make its last"),
+    "width": (
+        {"model": Linen(wide=4)},
+        r"gives outputs of shape \[4\] for 3 classes: make its last",
+    ),
     "inputs": ({"model": lambda rngs: Nnx(rngs)}, r"does not run on inputs of shape \[4\]"),
     "no network": ({"model": lambda rngs: 3}, "gave int when called with rngs"),
     "data": ({"dataset": "digitz"}, "Did you mean 'digits'"),
@@ -132,9 +135,9 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_what_does_not_fit_is_said_before_anything_is_written(case, tmp_path):
     change, message = CASES[case]
+    devices = 5 if case == "devices" else 1
     with pytest.raises(ValueError, match=message) as found:
-        own = tiny_study(**change)
-        study.run_study(own, tmp_path / "a", batch_devices=5 if case == "devices" else 1)
+        study.run_study(tiny_study(**change), tmp_path / "a", batch_devices=devices)
     assert "\n" not in str(found.value)
     assert not (tmp_path / "a").exists()
 

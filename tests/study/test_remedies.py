@@ -11,9 +11,9 @@ import pytest
 from gapjax import study, training
 from gapjax.study import REMEDIES, Regime, Remedy, make_plan
 from gapjax.study._plan import make_plans
-from gapjax.study._remedies import HOOKS
 from gapjax.study._population._member import Member, as_arrays, member_functions
 from gapjax.study._prepare import prepare_study, with_reference
+from gapjax.study._remedies import HOOKS
 from tests.study.conftest import tiny_study
 
 SETTINGS = {"clip_norm": None, "weight_decay": 0.0, "momentum": 0.0}
@@ -208,9 +208,7 @@ def test_a_remedy_of_ones_own_uses_every_hook(tmp_path):
         plan=lambda plan: seen("plan", dataclasses.replace(plan, peak=plan.peak / 2)),
         network=lambda apply, plan: seen("network", apply),
         loss=lambda losses, batch, key, plan: seen("loss", 2 * losses),
-        gradient=lambda plan: seen(
-            "gradient", lambda value_and_grad, *rest: value_and_grad(*rest)
-        ),
+        gradient=lambda plan: seen("gradient", lambda value_and_grad, *rest: value_and_grad(*rest)),
         optimizer=lambda tx, plan: seen("optimizer", optax.chain(optax.clip(1.0), tx)),
         weights=lambda state, plan: seen("weights", state.params),
     )
@@ -222,13 +220,13 @@ def test_a_remedy_of_ones_own_uses_every_hook(tmp_path):
 
 
 def test_a_remedy_takes_ten_lines():
-    lines = '''
+    lines = """
 def centred(tx, plan):
     return optax.chain(optax.centralize(), tx)
 
-mine = study.Remedy("CENTRED", "gradients without their mean", "Yong et al. 2020", optimizer=centred)
+mine = study.Remedy("CENTRED", "gradients without their mean", "Yong 2020", optimizer=centred)
 regimes = ["SB", "LB", study.Regime("LB+CENTRED", remedies=("LR", mine))]
-'''
+"""
     found = {"study": study, "optax": optax}
     exec(lines, found)
     assert len(lines.splitlines()) < 10

@@ -22,7 +22,7 @@ from gapjax import data, models, study, training
 from gapjax.study import Regime
 from gapjax.study._findings import _landscape, _measures
 from gapjax.study._report import _landscape as _landscape_report
-from tests.study.conftest import make_blobs, tiny_study
+from tests.study.conftest import make_blobs, numbers, tiny_study
 
 
 def test_folder_holds_what_it_should(finished, small):
@@ -271,7 +271,9 @@ class Attention(nn.Module):
 class Conv(nn.Module):
     @nn.compact
     def __call__(self, x, train=False):
-        x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(nn.Conv(4, (3, 3))(x)))
+        x = nn.relu(
+            nn.BatchNorm(use_running_average=not train, momentum=0.9)(nn.Conv(4, (3, 3))(x))
+        )
         return nn.Dense(3)(x.mean((1, 2)))
 
 
@@ -283,7 +285,9 @@ class Masked(nn.Module):
 
 
 def _parts(arrays, train=64):
-    return (jax.tree.map(lambda x, s=s: x[s], arrays) for s in (slice(0, train), slice(train, None)))
+    return (
+        jax.tree.map(lambda x, s=s: x[s], arrays) for s in (slice(0, train), slice(train, None))
+    )
 
 
 def _regression():
@@ -401,16 +405,6 @@ def _start(out):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def _numbers(folder):
-    """All that a study found, but how long it took."""
-    found = json.loads((folder / "results.json").read_text())
-    for regime in found["regimes"].values():
-        regime.pop("seconds")
-    with open(folder / "history.csv") as file:
-        rows = [{**row, "seconds": None} for row in csv.DictReader(file)]
-    return found, rows
-
-
 @pytest.mark.processes
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_killed_study_goes_on_and_ends_with_the_same_numbers(how, tmp_path):
@@ -439,6 +433,6 @@ def test_killed_study_goes_on_and_ends_with_the_same_numbers(how, tmp_path):
             process.kill()
             process.communicate()
     assert first.read_bytes() == written
-    assert _numbers(tmp_path / "a") == _numbers(tmp_path / "b")
+    assert numbers(tmp_path / "a") == numbers(tmp_path / "b")
     leftovers = [p.name for p in (tmp_path / "b").rglob("*.part")]
     assert leftovers == []

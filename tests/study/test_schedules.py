@@ -30,9 +30,7 @@ def test_closed_forms():
     linear = _rates(course(Study(schedule="linear"), 100, 1.0).schedule, 100)
     np.testing.assert_allclose(linear, 1 - t / 100, atol=1e-6)
     wsd = course(Study(schedule="wsd", cooldown=0.25), 100, 1.0)
-    np.testing.assert_allclose(
-        _rates(wsd.schedule, 100), np.minimum(1, (100 - t) / 25), atol=1e-6
-    )
+    np.testing.assert_allclose(_rates(wsd.schedule, 100), np.minimum(1, (100 - t) / 25), atol=1e-6)
     assert list(wsd.boundaries) == [75]
     step = course(Study(decay_at=(0.5, 0.75), decay_factor=0.2), 100, 1.0)
     wanted = np.where(t < 50, 1, np.where(t < 75, 0.2, 0.04))

@@ -1,4 +1,4 @@
-"""One table of ranges: every number that cannot be is refused at construction, in the same words."""
+"""One table of ranges: every number that cannot be is refused, in the same words."""
 
 import dataclasses
 
@@ -34,7 +34,9 @@ NUMBERS = {
     ("field", "value"), [(field, value) for field, values in NUMBERS.items() for value in values]
 )
 def test_numbers_that_cannot_be_are_refused_by_name(field, value):
-    with pytest.raises(ValueError, match=f"{field} must be a (whole|finite) number.* not ") as found:
+    with pytest.raises(
+        ValueError, match=f"{field} must be a (whole|finite) number.* not "
+    ) as found:
         Study(**{field: value})
     assert "\n" not in str(found.value)
 
@@ -66,7 +68,7 @@ def test_mistakes_are_named_at_construction(field, value, message):
 
 
 def test_drops_that_leave_nothing_of_a_rate():
-    with pytest.raises(ValueError, match="leave nothing of learning_rate=0.05 in float32"):
+    with pytest.raises(ValueError, match="leave nothing of learning_rate=0"):
         Study(decay_at=tuple(np.linspace(0.1, 0.9, 20)), decay_factor=1e-3)
     with pytest.raises(ValueError, match="first_seed must be at most 4294967288 for 8 seeds"):
         Study(first_seed=4_294_967_290)

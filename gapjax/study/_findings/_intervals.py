@@ -356,8 +356,8 @@ class _Covariance(NamedTuple):
     seeds: np.ndarray
     examples: np.ndarray
     rest: np.ndarray
-    count: int
-    size: int
+    num_seeds: int
+    num_examples: int
 
     def of(self, *factors: float) -> _Variance:
         """The variance of the mean of the tables' sum, each times a factor."""
@@ -365,12 +365,12 @@ class _Covariance(NamedTuple):
         seeds, examples, rest = (
             float(by @ part @ by) for part in (self.seeds, self.examples, self.rest)
         )
-        free = self.count - 1
-        if self.size == 1:
+        free = self.num_seeds - 1
+        if self.num_examples == 1:
             return _Variance(seeds, 0.0, 0.0, seeds, free)
         total = max(seeds + examples - rest, seeds, examples)
-        spread = seeds**2 / free + examples**2 / (self.size - 1)
-        spread += rest**2 / (free * (self.size - 1))
+        spread = seeds**2 / free + examples**2 / (self.num_examples - 1)
+        spread += rest**2 / (free * (self.num_examples - 1))
         df = total**2 / spread if spread > 0 else float(free)
         return _Variance(seeds, examples, rest, total, max(df, 1.0))
 
@@ -451,5 +451,7 @@ def _ratio(top: np.ndarray, bottom: np.ndarray, level: float) -> Interval:
     if len(ends) < 2:
         return Interval(value)
     variance = covariance.of(1.0, -value)
-    seeds, examples = (math.sqrt(v) / abs(y) for v in (variance.seeds, variance.examples))
+    # Of what does not vary at all the sums round to either side of 0.
+    parts = (max(v, 0.0) for v in (variance.seeds, variance.examples))
+    seeds, examples = (math.sqrt(v) / abs(y) for v in parts)
     return Interval(value, ends[0], ends[1], None, seeds, examples)

@@ -171,13 +171,14 @@ def measure_landscape(
     ends, paths = config.baseline, {}
     if set(ends) <= set(records):
         small, large = ends
-        report = _Reporter(progress, f"{small} to {large}", seeds)
+        pairs = [member for member in kept[small] if member in kept[large]]
+        report = _Reporter(progress, f"{small} to {large}", len(pairs))
         way = Measure("path", bench.between)
-        for member in (m for m in kept[small] if m in kept[large]):
+        for member in pairs:
             stem = f"{file_name(small)} to {file_name(large)}-{records[small].seeds[member]}"
             path = folder / "landscape" / f"{stem}.json"
-            make = functools.partial(bench.ends, folder, ends, member)
-            paths[member] = _measured(path, (way,), make, report)["path"]
+            both = functools.partial(bench.ends, folder, ends, member)
+            paths[member] = _measured(path, (way,), both, report)["path"]
     found = _summarize(kept, paths, levels, records, config)
     _folder.keep_json(folder / "landscape.json", found)
     return read_landscape(folder)  # type: ignore[return-value]  # as every later reader has it
@@ -337,7 +338,9 @@ class _Bench:
 
     def on_the_way(self, weights: pathlib.Path) -> Solution:
         """Where one member was when its loss reached a level."""
-        return self._around(*jax.tree.map(jnp.asarray, self._as_network(training.load_tree(weights))))
+        return self._around(
+            *jax.tree.map(jnp.asarray, self._as_network(training.load_tree(weights)))
+        )
 
     def _around(self, params: Any, model_state: Any) -> Solution:
         # The statistics are arguments of what is compiled, not constants in it.
@@ -474,7 +477,7 @@ def _surroundings(
 def _curve(found: Sequence[Mapping[str, Any]], name: str) -> Curve:
     values = _each(found, lambda one: one[name])
     std = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1])
-    return Curve(values.mean(axis=0).tolist(), std.tolist())
+    return Curve(list(values.mean(axis=0)), list(std))
 
 
 def _last_quarter(record: RegimeRecord) -> np.ndarray:
@@ -520,8 +523,8 @@ def _level_findings(
                 if number.on_the_way
             }
         both = [m for m in regimes.get(small, {}) if m in regimes.get(large, {})]
-        sides = [[regimes[name][m][1] for m in both] for name in (large, small) if both]
-        ratios = _ratios(*sides, lambda n: n.on_the_way and n.compared) if sides else {}
+        over, under = ([regimes[name][m][1] for m in both] for name in (large, small))
+        ratios = _ratios(over, under, lambda n: n.on_the_way and n.compared) if both else {}
         found.append(Level(loss, numbers, ratios))
     return found
 

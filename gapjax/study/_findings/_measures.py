@@ -76,7 +76,7 @@ class Measure:
     """
 
     name: str
-    compute: Callable[[Solution, OnStep], dict[str, Any]]
+    compute: Callable[[Any, OnStep], dict[str, Any]]
     numbers: tuple[Number, ...] = ()
     note: str = ""
 
@@ -198,7 +198,9 @@ def _lowest(t: np.ndarray, values: np.ndarray) -> tuple[float, float]:
 
 def _shift(line: Mapping[str, Any]) -> float:
     t = np.array(line["t"], np.float64)
-    train, test = (_lowest(t, np.array(line[f"{s}/loss"], np.float64))[0] for s in ("train", "test"))
+    train, test = (
+        _lowest(t, np.array(line[f"{s}/loss"], np.float64))[0] for s in ("train", "test")
+    )
     return abs(test - train)
 
 
@@ -231,8 +233,7 @@ MEASURES: tuple[Measure, ...] = (
                 ),
             ),
             "Keskar sharpness: highest loss in the box |z| ≤ ε(|w| + 1), over the loss plus one, × "
-            "100; full space, the best of three runs of bounded L-BFGS."
-            * (epsilon == EPSILONS[0]),
+            "100; full space, the best of three runs of bounded L-BFGS." * (epsilon == EPSILONS[0]),
         )
         for epsilon in EPSILONS
     ),
@@ -266,11 +267,7 @@ MEASURES: tuple[Measure, ...] = (
     Measure(
         "bottom",
         _bottom,
-        (
-            Number(
-                "smallest", "λ smallest", _value, error=lambda m: m["residual"], on_the_way=True
-            ),
-        ),
+        (Number("smallest", "λ smallest", _value, error=lambda m: m["residual"], on_the_way=True),),
     ),
     Measure(
         "density",

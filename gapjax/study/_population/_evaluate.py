@@ -66,9 +66,9 @@ class Evaluator:
     def examples(self, weights: Weights, split: Any) -> dict[str, np.ndarray]:
         """The loss and metrics of every example: float32, ``[P, n]`` each, and their weights."""
         parts = [
-            jax.tree.map(lambda x, m=mask: x[:, m > 0], training.to_host(
-                self._each(weights, batch)
-            ))
+            jax.tree.map(
+                lambda x, m=mask: x[:, m > 0], training.to_host(self._each(weights, batch))
+            )
             for batch, mask in _batches(split, self._size(weights))
         ]
         return {name: np.concatenate([part[name] for part in parts], 1) for name in parts[0]}
@@ -89,9 +89,7 @@ class Evaluator:
         found = ghost.precise_statistics(
             lambda own, batch: self._statistics(own, batch), weights, batches
         )
-        return weights._replace(
-            model_state=ghost.with_statistics(weights.model_state, found)
-        )
+        return weights._replace(model_state=ghost.with_statistics(weights.model_state, found))
 
     def _size(self, weights: Weights) -> int:
         return max(1, _ROWS // len(jax.tree.leaves(weights.params)[0]))

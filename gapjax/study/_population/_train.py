@@ -206,9 +206,7 @@ def train(
                 )
                 rows = _rows(setup, plan, members, at.update, updates, longest, size_of_data)
                 clock.tick()
-                laid = jax.tree.map(
-                    lambda x: training.lay_out(population.mesh, x, *ROWS), rows
-                )
+                laid = jax.tree.map(lambda x: training.lay_out(population.mesh, x, *ROWS), rows)
                 states, segment = population.advance(at.states, hyper, on_device, laid, updates)
                 # Waits: one segment at a time in flight.
                 bad, fault = training.to_host((segment.diverged, segment.fault))

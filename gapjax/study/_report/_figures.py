@@ -27,7 +27,7 @@ PALETTE = (
     "#c2508b",
     "#75644f",
 )
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 10,
     "svg.fonttype": "none",
@@ -126,12 +126,12 @@ def plot_gap_closed(result: StudyResult, axis: Any) -> None:
         if together.low is not None and together.high is not None:
             ends = [100 * together.low, 100 * together.high]
             axis.plot(ends, [i, i], color=own, lw=1.2, alpha=0.8)
-        assert share.low is not None and share.high is not None and share.mean is not None
-        axis.plot([100 * share.low, 100 * share.high], [i, i], color=own, lw=4, alpha=0.45)
-        axis.plot(100 * share.mean, i, "o", color=own, ms=8)
+        low, mean, high = (100 * (end or 0.0) for end in (share.low, share.mean, share.high))
+        axis.plot([low, high], [i, i], color=own, lw=4, alpha=0.45)
+        axis.plot(mean, i, "o", color=own, ms=8)
         axis.annotate(
-            f"{100 * share.mean:.0f}%",
-            (100 * share.mean, i),
+            f"{mean:.0f}%",
+            (mean, i),
             (0, 9),
             textcoords="offset points",
             ha="center",

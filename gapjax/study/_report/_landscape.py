@@ -19,8 +19,11 @@ def section(result: StudyResult) -> dict[str, Any] | None:
     numbers = [number for measure in MEASURES for number in measure.numbers]
     on_the_way = [number for number in numbers if number.on_the_way]
     return {
-        "columns": [Column("regime", numeric=False), *(Column(n.title) for n in numbers)]
-        + [Column("still falling by")],
+        "columns": [
+            Column("regime", numeric=False),
+            *(Column(number.title) for number in numbers),
+            Column("still falling by"),
+        ],
         "rows": [
             [
                 name,
@@ -57,9 +60,7 @@ def _cell(number: Number, value: Any, errors: dict[str, float]) -> str:
     return text
 
 
-def level_rows(
-    found: LandscapeFindings, large: str, numbers: list[Number]
-) -> list[list[str]]:
+def level_rows(found: LandscapeFindings, large: str, numbers: list[Number]) -> list[list[str]]:
     """A row of text per level of the loss and regime: level, regime, and what was measured."""
     return [
         [
@@ -142,14 +143,12 @@ def _overfitting(seen: Observations, task: TaskFacts, small: str, large: str) ->
 
     def points(value: Interval) -> str:
         scale = task.scale(task.headline)
-        rounded = (
-            None if v is None else round(v, 5) for v in (value.mean, value.low, value.high)
-        )
+        rounded = (None if v is None else round(v, 5) for v in (value.mean, value.low, value.high))
         return bounds(Interval(*rounded), scale) + unit
 
     return (
-        f"{large}'s training {metric} differs from {small}'s by {points(seen.train_difference)} and "
-        f"its test {metric} by {points(seen.test_difference)}. It ends "
-        f"{points(seen.below_own_peak)} from the best that its own test curve ever reached: no more "
-        "than that could be won by stopping early."
+        f"{large}'s training {metric} differs from {small}'s by {points(seen.train_difference)} "
+        f"and its test {metric} by {points(seen.test_difference)}. It ends "
+        f"{points(seen.below_own_peak)} from the best that its own test curve ever reached: no "
+        "more than that could be won by stopping early."
     )

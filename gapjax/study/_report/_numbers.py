@@ -20,7 +20,7 @@ def plus_minus(value: OverSeeds, digits: int, scale: float = 1.0) -> str:
     """
     if value.mean is None or value.std is None:
         return "diverged"
-    mean, deviation = (f"{scale * number:.{digits}f}" for number in (value.mean, value.std))
+    mean, deviation = (fixed(scale * number, digits) for number in (value.mean, value.std))
     return f"{mean} ± {deviation}" if value.count > 1 else mean
 
 
@@ -42,10 +42,15 @@ def interval(value: Interval, digits: int, scale: float = 1.0) -> str:
     """
     if value.mean is None:
         return NOTHING
-    text = f"{scale * value.mean:.{digits}f}"
+    text = fixed(scale * value.mean, digits)
     if value.low is None or value.high is None or not math.isfinite(value.high - value.low):
         return f"{text} [no bound]"
-    return f"{text} [{scale * value.low:.{digits}f}, {scale * value.high:.{digits}f}]"
+    return f"{text} [{fixed(scale * value.low, digits)}, {fixed(scale * value.high, digits)}]"
+
+
+def fixed(value: float, digits: int) -> str:
+    """A number with so many digits behind the point, never a negative zero."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def bounds(value: Interval, scale: float = 1.0) -> str:

@@ -150,12 +150,12 @@ def notes(result: StudyResult) -> list[str]:
     }
     if cells:
         told = (
-            f"gap closed: (m − m_{large}) / (m_{small} − m_{large}), with a 95% interval over seeds "
-            "and test examples (Fieller)."
+            f"gap closed: (m − m_{large}) / (m_{small} − m_{large}), with a 95% interval over "
+            "seeds and test examples (Fieller)."
         )
         why = {
-            NO_GAP: f"{small} is not told from {large} by Student's t, and a share of nothing means "
-            "nothing.",
+            NO_GAP: f"{small} is not told from {large} by Student's t, and a share of nothing "
+            "means nothing.",
             TOO_FEW: "an interval takes two seeds that went through in both and in the regime.",
         }
         lines.insert(1, " ".join([told, *(f"{k}: {v}" for k, v in why.items() if k in cells)]))

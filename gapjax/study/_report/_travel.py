@@ -48,7 +48,7 @@ def findings(result: StudyResult) -> list[str]:
     }
     if large in beside:
         for name, one in beside.items():
-            if name != large and not result.regimes[name].remedies == []:
+            if name != large and result.regimes[name].remedies:
                 sentences += _closer(name, one, large, beside[large], small)
     return sentences
 

@@ -85,9 +85,7 @@ def read_json(path: pathlib.Path, *keys: str) -> dict[str, Any]:
     return value
 
 
-def open_folder(
-    out_dir: str | os.PathLike[str], config: Config
-) -> pathlib.Path:
+def open_folder(out_dir: str | os.PathLike[str], config: Config) -> pathlib.Path:
     """Make the folder of a study, or go on in the one that is there.
 
     Args:

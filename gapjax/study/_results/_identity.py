@@ -1,4 +1,4 @@
-"""What tells one experiment from another: values, data, and the code of functions with all it reads.
+"""What tells one experiment from another: values, data, and code with all that it reads.
 
 A folder belongs to one experiment. Two functions of the same text are not the same function where a
 closure, a default, a partial argument or a global that they read differs, so all of that is taken
@@ -128,7 +128,9 @@ class Identity:
         self._write("function", function.__qualname__)
         self._items("defaults", function.__defaults__ or (), place, depth)
         self.add(function.__kwdefaults__, place, depth)
-        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        for name, cell in zip(
+            function.__code__.co_freevars, function.__closure__ or (), strict=True
+        ):
             try:
                 self.add(cell.cell_contents, f"{place}.{name}", depth)
             except ValueError:  # not filled yet

@@ -45,7 +45,7 @@ def describe(study: Study, dataset: Any, network: models.Network) -> dict[str, A
                         for own in regime.remedies
                     ],
                 }
-                for regime in study.regimes
+                for regime in study.all_regimes
             ]
         elif field.name == "dataset":
             value = {

@@ -1,4 +1,4 @@
-"""What a study finds, as typed records: the one schema that its files are written by and read by."""
+"""What a study finds, as typed records: the one schema of its files, written and read."""
 
 import dataclasses
 import json

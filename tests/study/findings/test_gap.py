@@ -13,7 +13,9 @@ from gapjax.study._results import _folder
 @pytest.fixture(scope="module")
 def parts(finished):
     folder, result, _ = finished
-    examples = {name: _folder.read_examples(folder, record) for name, record in result.regimes.items()}
+    examples = {
+        name: _folder.read_examples(folder, record) for name, record in result.regimes.items()
+    }
     return result, examples
 
 

@@ -37,7 +37,9 @@ def test_the_variance_is_the_sum_over_sources():
     df = total**2 / (seeds**2 / 4 + examples**2 / 39 + rest**2 / (4 * 39))
     half = stats.t.ppf(0.975, df) * total**0.5
     np.testing.assert_allclose([found.low, found.high], [d.mean() - half, d.mean() + half])
-    np.testing.assert_allclose([found.stderr_seeds, found.stderr_examples], [seeds**0.5, examples**0.5])
+    np.testing.assert_allclose(
+        [found.stderr_seeds, found.stderr_examples], [seeds**0.5, examples**0.5]
+    )
 
 
 def test_one_seed_has_no_interval_and_none_has_no_mean():

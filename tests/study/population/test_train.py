@@ -113,9 +113,7 @@ def test_rows_are_those_of_the_stream():
     study = tiny_study(decay_at=(0.5,), augment=(lambda key, batch: batch,))
     setup = _setup(study)
     plan = make_plan(study, Regime.parse("GROW"), 64)
-    batches = growth.GrowingBatches(
-        {"i": np.arange(64)}, plan.batch_sizes, seed=3, with_index=True
-    )
+    batches = growth.GrowingBatches({"i": np.arange(64)}, plan.batch_sizes, seed=3, with_index=True)
     members = [Member(3, 0.1), Member(4, 0.1), Member(3, 0.2)]
     for update in range(plan.updates):
         rows = _rows(setup, plan, members, update, 1, 2, 64)

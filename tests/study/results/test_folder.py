@@ -78,7 +78,7 @@ def test_a_number_that_changed_is_noticed(tmp_path):
 
 
 def test_results_of_examples_come_back_and_damage_is_named(finished, tmp_path):
-    folder, result, _ = finished
+    _, result, _ = finished
     record = result.regimes["LB"]
     (tmp_path / "regimes").mkdir()
     examples = {"loss": np.arange(6.0).reshape(2, 3), "weight": np.ones(3)}

@@ -139,7 +139,7 @@ def test_a_study_of_another_optimizer_or_closure_is_another_study(tmp_path):
     again = tiny_study(optimizer=functools.partial(sgd, m=0.0), **settings)
     study.run_study(again, tmp_path / "a")
     other = tiny_study(optimizer=functools.partial(sgd, m=0.95), **settings)
-    with pytest.raises(ValueError, match="holds another study.* optimizer is"):
+    with pytest.raises(ValueError, match=r"holds another study.* optimizer is"):
         study.run_study(other, tmp_path / "a")
-    with pytest.raises(ValueError, match="holds another study.* version is"):
+    with pytest.raises(ValueError, match=r"holds another study.* version is"):
         study.run_study(dataclasses.replace(again, version="2"), tmp_path / "a")

@@ -49,7 +49,10 @@ def test_a_record_comes_back_as_it_was(finished):
     [
         (lambda r: r.pop("updates"), "x.json is not what a study writes: its top level: .*updates"),
         (lambda r: r.update(updates="many"), "updates: expected `int`, got `str`"),
-        (lambda r: r["run"]["values"]["test_loss"].update(mean=[1]), r"run.values\[...\].mean: exp"),
+        (
+            lambda r: r["run"]["values"]["test_loss"].update(mean=[1]),
+            r"run.values\[...\].mean: exp",
+        ),
         (lambda r: r["run"].update(diverged={}), "run.diverged: expected `array`"),
         (lambda r: r.update(curves=None), "curves: expected `object`, got `null`"),
     ],
