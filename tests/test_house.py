@@ -21,7 +21,7 @@ ALLOWED = {
     "study": IDEAS | {"models", "data", "training"},
     "cli": {"study", "data", "growth", "training"},
 }
-FLAX = {"ghost/linen.py", "ghost/nnx.py"}
+FLAX = {f"{idea}/{module}.py" for idea in ("ghost", "growth") for module in ("linen", "nnx")}
 
 
 def _imports(path):
@@ -103,5 +103,5 @@ def test_public_names_are_documented_and_have_one_path(package):
             assert value.__doc__, f"gapjax.{package}.{name} has no docstring"
         assert not hasattr(gapjax, name), f"{name} has a second path at the top level"
     public = [m.name for m in pkgutil.iter_modules(module.__path__) if not m.name.startswith("_")]
-    allowed = {"ghost": {"linen", "nnx"}}.get(package, set())
+    allowed = {"linen", "nnx"} if package in ("ghost", "growth") else set()
     assert set(public) <= allowed, "implementation files start with an underscore"

@@ -2,29 +2,28 @@
 
 A batch-size schedule says how large each batch is, or a controller decides it from the measured
 gradient noise; :class:`GrowingBatches` cuts such batches from one exact stream of examples and lays
-them over the devices; :func:`compile_ahead` sees to it that no size waits for its compilation.
+them over the devices.
 """
 
 from gapjax.growth._anneal import grow_instead_of_decay, seesaw
 from gapjax.growth._batches import GrowingBatches, Switch
+from gapjax.growth._branches import CriticalBatch, branched_critical_batch
 from gapjax.growth._by_examples import by_examples, decay_of_half_life
-from gapjax.growth._compile import (
-    CompiledAhead,
-    compile_ahead,
-    enable_compile_cache,
-    largest_microbatch,
-)
 from gapjax.growth._controllers import (
     Controller,
     ControllerState,
     Proposal,
+    branching_controller,
     cabs_controller,
     noise_scale_controller,
     norm_test_controller,
 )
+from gapjax.growth._critical_batch import BatchFit, fit_critical_batch
+from gapjax.growth._device_noise import mean_over_devices, value_grad_and_device_noise
 from gapjax.growth._noise_scale import (
     NoiseScale,
     NoiseScaleState,
+    average_noise_scale,
     gradient_noise_scale,
     noise_scale_record,
     noise_scale_tracker,
@@ -51,10 +50,11 @@ from gapjax.growth._stream import Rows, epoch_order, stream_rows
 
 __all__ = [
     "Batch",
+    "BatchFit",
     "BatchSchedule",
-    "CompiledAhead",
     "Controller",
     "ControllerState",
+    "CriticalBatch",
     "GrowingBatches",
     "NoiseScale",
     "NoiseScaleState",
@@ -62,18 +62,20 @@ __all__ = [
     "Rows",
     "StepwiseBatch",
     "Switch",
+    "average_noise_scale",
+    "branched_critical_batch",
+    "branching_controller",
     "by_examples",
     "cabs_controller",
-    "compile_ahead",
     "constant_batch",
     "decay_of_half_life",
-    "enable_compile_cache",
     "epoch_order",
+    "fit_critical_batch",
     "format_batch_schedule",
     "geometric_batch",
     "gradient_noise_scale",
     "grow_instead_of_decay",
-    "largest_microbatch",
+    "mean_over_devices",
     "noise_scale_controller",
     "noise_scale_record",
     "noise_scale_tracker",
@@ -89,4 +91,5 @@ __all__ = [
     "ramp_to_olmo_core",
     "seesaw",
     "stream_rows",
+    "value_grad_and_device_noise",
 ]

@@ -9,7 +9,6 @@ import jax
 from gapjax import _checks
 from gapjax.growth import _sources, _stream
 from gapjax.growth._controllers import Controller, ControllerState
-from gapjax.growth._noise_scale import NoiseScale
 from gapjax.growth._prefetch import Prefetcher
 from gapjax.growth._reader import BatchReader
 from gapjax.growth._schedules import BatchSchedule, StepwiseBatch, constant_batch
@@ -114,6 +113,17 @@ class GrowingBatches(Iterator[Any]):
                 "independent_examples=True if it has no batch norm."
             )
         self._source = _sources.as_source(source)
+        self._settings: dict[str, Any] = {
+            "mesh": mesh,
+            "axis": axis,
+            "end_of_epoch": end_of_epoch,
+            "with_index": with_index,
+            "ghost_size": ghost_size,
+            "microbatch": microbatch,
+            "independent_examples": independent_examples,
+            "prefetch": prefetch,
+            "workers": workers,
+        }
         self._controller, self._control = None, None
         if isinstance(schedule, Controller):
             self._controller, self._control = schedule, schedule.init()
@@ -173,6 +183,11 @@ class GrowingBatches(Iterator[Any]):
         return self._size(self._cursor)
 
     @property
+    def end_of_epoch(self) -> str:
+        """What becomes of the examples that do not fill a batch."""
+        return self._end
+
+    @property
     def switches(self) -> tuple[Switch, ...]:
         """Every change of the batch size so far (the first size included), and why."""
         return tuple(self._switches)
@@ -206,14 +221,52 @@ class GrowingBatches(Iterator[Any]):
             self._floor, self._reason = int(size), reason
             self._ahead.forget()
 
-    def observe(self, noise: NoiseScale, *, loss: Any = None, learning_rate: Any = None) -> bool:
+    def fork(
+        self, schedule: BatchSchedule | Controller, *, seed: int | None = None
+    ) -> "GrowingBatches":
+        """An independent iterator at the same place, over the same source.
+
+        It delivers what these batches would deliver next, in the sizes of another schedule, which
+        may be smaller than the last; neither moves the other. The schedule is asked by the same
+        number of the update, and sizes that :meth:`grow` asked for are not taken over.
+
+        Args:
+            schedule: as in the constructor.
+            seed: of another order of the examples; by default the order is the same.
+
+        Returns:
+            The iterator.
+
+        Example:
+            >>> import numpy as np
+            >>> from gapjax.growth import GrowingBatches, constant_batch
+            >>> batches = GrowingBatches({"x": np.arange(12)}, constant_batch(2), seed=0)
+            >>> _ = next(batches)
+            >>> branch = batches.fork(constant_batch(4))
+            >>> next(branch)["x"].tolist() == [*next(batches)["x"], *next(batches)["x"]]
+            True
+        """
+        seed = self._seed if seed is None else seed
+        branch = GrowingBatches(self._source, schedule, seed=seed, **self._settings)
+        branch._cursor = self._cursor._replace(size=0)
+        branch._fingerprint = self._fingerprint
+        return branch
+
+    def observe(
+        self,
+        measured: Any,
+        *,
+        loss: Any = None,
+        learning_rate: Any = None,
+    ) -> bool:
         """Show the controller what was measured; the next batch is as large as it then proposes.
 
         Call it after the same updates on every host, with the same (replicated) numbers. Reading
         them waits for the device, so on a fast one call it every few updates.
 
         Args:
-            noise: the gradient noise, from ``noise_scale_record``.
+            measured: what the controller goes by: the gradient noise, from ``noise_scale_record``,
+                or what ``branched_critical_batch`` found.
             loss: the mean loss, for the controllers that need it.
             learning_rate: likewise.
 
@@ -230,7 +283,7 @@ class GrowingBatches(Iterator[Any]):
             )
         before = self.batch_size
         proposal, self._control = self._controller.update(
-            self._control, noise, loss=loss, learning_rate=learning_rate
+            self._control, measured, loss=loss, learning_rate=learning_rate
         )
         if proposal.size > before:
             self.grow(proposal.size, proposal.reason)

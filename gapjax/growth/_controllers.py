@@ -1,4 +1,4 @@
-"""Controllers: from measured gradient noise to the next batch size."""
+"""Controllers: from what was measured to the next batch size."""
 
 import math
 from collections.abc import Callable
@@ -33,9 +33,9 @@ class Controller(NamedTuple):
 
     Attributes:
         init: ``() -> state``.
-        update: ``(state, noise, *, loss=None, learning_rate=None) -> (proposal, state)`` where
-            ``noise`` is a :class:`NoiseScale`. Decide from numbers that are replicated, and every
-            host proposes the same.
+        update: ``(state, measured, *, loss=None, learning_rate=None) -> (proposal, state)`` where
+            ``measured`` is a :class:`NoiseScale`, or what else the controller goes by. Decide from
+            numbers that are replicated, and every host proposes the same.
         sizes: ``() ->`` every size it can propose, rising.
     """
 
@@ -193,9 +193,52 @@ def cabs_controller(
     return _ladder("coupled size", target, initial, maximum, factor, hysteresis, min_dwell)
 
 
+def branching_controller(
+    initial: int, *, maximum: int, factor: int = 2, hysteresis: float | None = None
+) -> Controller:
+    """Grow where branches have shown that a larger batch trains as well on as many examples.
+
+    ``update`` is shown what :func:`branched_critical_batch` found, at every checkpoint where it was
+    asked. The batch grows by one rung when the geometric mean of its interval (the largest size
+    that passed, the smallest that was worse) is above ``hysteresis`` times the batch; where every
+    size passed, it counts as infinite.
+
+    Args:
+        initial: the first batch size.
+        maximum: the largest.
+        factor: from one rung to the next.
+        hysteresis: how far above the batch the critical batch must be, at least 1; by default
+            ``factor``, so that the next rung is below it too.
+
+    Returns:
+        The controller; see :func:`noise_scale_controller`.
+
+    Raises:
+        ValueError: if a number is out of range.
+
+    Example:
+        >>> import types
+        >>> controller = branching_controller(1024, maximum=4096)
+        >>> found = types.SimpleNamespace(low=2048, high=4096.0)  # a CriticalBatch
+        >>> controller.update(controller.init(), found)[0]
+        Proposal(size=2048, reason='critical batch 2896 above 2 x 1024 for 1 observations')
+
+    References:
+        Merrill, Arora, Groeneveld, Hajishirzi, `Critical Batch Size Revisited
+        <https://arxiv.org/abs/2505.23971>`_, 2025, section 4.
+    """
+
+    def target(size: int, found: Any, loss: Any, learning_rate: Any) -> float:
+        del size, loss, learning_rate
+        return math.sqrt(float(found.low) * float(found.high))
+
+    hysteresis = float(factor) if hysteresis is None else hysteresis
+    return _ladder("critical batch", target, initial, maximum, factor, hysteresis, 1)
+
+
 def _ladder(
     what: str,
-    target: Callable[[int, NoiseScale, Any, Any], float],
+    target: Callable[[int, Any, Any, Any], float],
     initial: int,
     maximum: int,
     factor: int,
@@ -210,13 +253,13 @@ def _ladder(
 
     def update(
         state: ControllerState,
-        noise: NoiseScale,
+        measured: Any,
         *,
         loss: Any = None,
         learning_rate: Any = None,
     ) -> tuple[Proposal, ControllerState]:
         size = state.size
-        wanted = target(size, noise, loss, learning_rate)
+        wanted = target(size, measured, loss, learning_rate)
         favour = state.favour + 1 if wanted > hysteresis * size else 0
         if favour >= min_dwell and size < rungs[-1]:
             larger = next(rung for rung in rungs if rung > size)

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from gapjax import _checks
+
 
 class NoiseScale(NamedTuple):
     """Estimates of gradient noise; scalars, or one entry per member of a population.
@@ -32,45 +34,62 @@ def gradient_noise_scale(
     *,
     part_size: jax.typing.ArrayLike,
     batch_size: jax.typing.ArrayLike,
+    num_examples: int | None = None,
 ) -> NoiseScale:
-    """Noise of the gradient, from its squared norm at two batch sizes.
+    r"""Noise of the gradient, from its squared norm at two batch sizes.
 
-    As ``E|g_B|^2 = |G|^2 + tr(Sigma) / B``, two sizes b < B give two unbiased estimates,
+    With independent draws :math:`E|g_B|^2 = |G|^2 + \mathrm{tr}(\Sigma) / B`, so two sizes b < B
+    give two unbiased estimates,
 
-        ``tr(Sigma) = (|g_b|^2 - |g_B|^2) / (1/b - 1/B)`` and
-        ``|G|^2 = (B |g_B|^2 - b |g_b|^2) / (B - b)``.
+    .. math:: \mathrm{tr}(\Sigma) = \frac{|g_b|^2 - |g_B|^2}{1/b - 1/B}, \qquad
+        |G|^2 = \frac{B |g_B|^2 - b |g_b|^2}{B - b}.
 
     Both norms come with every update that is made of microbatches or spread over devices: b is the
     size of a part, B of the whole. Their ratio from a single update is very noisy and biased;
-    :func:`noise_scale_tracker` averages each before it divides.
+    :func:`noise_scale_tracker` and :func:`average_noise_scale` average each before they divide.
+
+    Batches of a training set are drawn without replacement. Then, with S the first estimate,
+    :math:`E|g_B|^2 = |G_N|^2 + S (1/B - 1/N)`: the second estimates :math:`|G_N|^2 - S / N`, which
+    is right for the population that the set was drawn from, but not for the set that is trained on,
+    and negative where the weights have been fitted to it. With ``num_examples`` N both speak of the
+    set: :math:`\mathrm{tr}(\Sigma) = S (1 - 1/N)`, the covariance of one of its examples, and
+    :math:`|G_N|^2`, the estimate plus :math:`S / N`. No estimate is cut off at 0.
 
     Args:
         part_squared_norm: the mean over parts of ``|g_b|^2``.
         squared_norm: ``|g_B|^2`` of the mean gradient.
         part_size: b, in examples.
         batch_size: B, in examples.
+        num_examples: N of the training set whose examples are drawn without replacement; None for
+            independent draws, or for the noise scale of the population.
 
     Returns:
         The estimates of this one update.
 
     Raises:
-        ValueError: if the sizes are known and the part is not smaller than the batch.
+        ValueError: if the sizes are known and the part is not smaller than the batch, or the batch
+            larger than the training set.
 
     Example:
         >>> noise = gradient_noise_scale(4.0, 1.3, part_size=32, batch_size=512)
         >>> [round(float(value), 2) for value in noise[:3]]
         [92.16, 1.12, 82.29]
+        >>> noise = gradient_noise_scale(4.0, 1.3, part_size=32, batch_size=512, num_examples=1024)
+        >>> [round(float(value), 2) for value in noise[:3]]
+        [92.07, 1.21, 76.09]
 
     References:
         McCandlish, Kaplan, Amodei et al, `An Empirical Model of Large-Batch Training
         <https://arxiv.org/abs/1812.06162>`_, 2018, appendix A.1.
     """
-    _check_sizes(part_size, batch_size)
+    _check_sizes(part_size, batch_size, num_examples)
     b, big = jnp.asarray(part_size, jnp.float32), jnp.asarray(batch_size, jnp.float32)
     small_norm = jnp.asarray(part_squared_norm, jnp.float32)
     big_norm = jnp.asarray(squared_norm, jnp.float32)
     trace = (small_norm - big_norm) / (1.0 / b - 1.0 / big)
     norm = (big * big_norm - b * small_norm) / (big - b)
+    if num_examples is not None:
+        trace, norm = trace * (1.0 - 1.0 / num_examples), norm + trace / num_examples
     return NoiseScale(trace, norm, trace / norm, jnp.full_like(trace, jnp.nan))
 
 
@@ -90,7 +109,9 @@ class NoiseScaleState(NamedTuple):
     products: jax.Array
 
 
-def noise_scale_tracker(decay: float = 0.99) -> optax.GradientTransformationExtraArgs:
+def noise_scale_tracker(
+    decay: float = 0.99, *, num_examples: int | None = None
+) -> optax.GradientTransformationExtraArgs:
     """Follow the gradient noise scale inside the optimizer's state, at no extra backward pass.
 
     A transform that leaves updates as they are. Place it first in the chain, where updates still
@@ -105,6 +126,7 @@ def noise_scale_tracker(decay: float = 0.99) -> optax.GradientTransformationExtr
 
     Args:
         decay: of the averages per update; they look back over about ``1 / (1 - decay)`` updates.
+        num_examples: of the training set, as in :func:`gradient_noise_scale`.
 
     Returns:
         The transform; ``update`` raises a ValueError if an extra argument is missing.
@@ -124,7 +146,9 @@ def noise_scale_tracker(decay: float = 0.99) -> optax.GradientTransformationExtr
         McCandlish, Kaplan, Amodei et al, `An Empirical Model of Large-Batch Training
         <https://arxiv.org/abs/1812.06162>`_, 2018, appendix A.1.
     """
-    if not 0 < decay < 1:
+    if num_examples is not None:
+        _checks.positive_int("num_examples", num_examples)
+    if not 0 < _checks.positive_float("decay", decay) < 1:
         raise ValueError(f"decay must lie between 0 and 1, not {decay!r}; 0.99 is usual.")
 
     def init(params: Any) -> NoiseScaleState:
@@ -153,7 +177,11 @@ def noise_scale_tracker(decay: float = 0.99) -> optax.GradientTransformationExtr
             )
         norm = squared_norm(updates)
         noise = gradient_noise_scale(
-            part_squared_norm, norm, part_size=part_size, batch_size=batch_size
+            part_squared_norm,
+            norm,
+            part_size=part_size,
+            batch_size=batch_size,
+            num_examples=num_examples,
         )
         pair = jnp.stack([noise.trace, noise.squared_norm])
         keep = state.decay
@@ -172,7 +200,7 @@ def noise_scale_tracker(decay: float = 0.99) -> optax.GradientTransformationExtr
 
 
 def noise_scale_record(opt_state: Any) -> NoiseScale:
-    """Read what :func:`noise_scale_tracker` has found, on the host.
+    """Reads what :func:`noise_scale_tracker` has found, on the host.
 
     Args:
         opt_state: the state of an optax chain with a tracker in it.
@@ -182,6 +210,11 @@ def noise_scale_record(opt_state: Any) -> NoiseScale:
 
     Raises:
         ValueError: if there is no tracker in the state, or more than one.
+
+    Example:
+        >>> tx = noise_scale_tracker()
+        >>> float(noise_scale_record(tx.init({"w": jnp.zeros(2)})).trace)
+        nan
     """
     found = optax.tree.get_all_with_path(opt_state, NoiseScaleState.__name__)
     if len(found) != 1:
@@ -191,19 +224,60 @@ def noise_scale_record(opt_state: Any) -> NoiseScale:
         )
     state = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), jax.device_get(found[0][1]))
     left = state.decay**state.num_updates
+    # an exponential average of n updates weighs as much as this many equal ones
     with np.errstate(divide="ignore", invalid="ignore"):
-        trace, norm = np.moveaxis(state.means / (1 - left)[..., None], -1, 0)
-        products = state.products / (1 - left)[..., None, None]
-        # an exponential average of n updates weighs as much as this many equal ones
         weight = (1 + state.decay) / (1 - state.decay) * (1 - left) / (1 + left)
-        trace_var = products[..., 0, 0] - trace**2
-        norm_var = products[..., 1, 1] - norm**2
-        covariance = products[..., 0, 1] - trace * norm
+        means = np.moveaxis(state.means / (1 - left)[..., None], -1, 0)
+        products = np.moveaxis(state.products / (1 - left)[..., None, None], (-2, -1), (0, 1))
+    return _ratio(means, products, np.where(state.num_updates > 1, weight, np.nan))
+
+
+def average_noise_scale(trace: Any, squared_norm: Any) -> NoiseScale:
+    """The noise scale over several updates: each estimate averaged, then divided, on the host.
+
+    Args:
+        trace: the estimates of ``tr(Sigma)``, one per update, shape [T, ...]: what a step's metrics
+            hold, or the ``trace`` of several :func:`gradient_noise_scale`.
+        squared_norm: those of ``|G|^2``, of the same shape.
+
+    Returns:
+        The averages over updates and their ratio, float64, shape [...]. Signs are kept: where noise
+        hides the gradient the ratio is negative, and no number of examples.
+
+    Raises:
+        ValueError: for arrays of different shapes, or no updates.
+
+    Example:
+        >>> float(average_noise_scale([90.0, 110.0, 100.0], [1.5, 0.5, 1.0]).noise_scale)
+        100.0
+
+    References:
+        McCandlish, Kaplan, Amodei et al, `An Empirical Model of Large-Batch Training
+        <https://arxiv.org/abs/1812.06162>`_, 2018, appendix A.1.
+    """
+    pair = [np.asarray(values, np.float64) for values in (trace, squared_norm)]
+    if pair[0].shape != pair[1].shape or not pair[0].ndim or not len(pair[0]):
+        raise ValueError(
+            "trace and squared_norm must have one shape [T, ...], of at least one update, not "
+            f"{pair[0].shape} and {pair[1].shape}."
+        )
+    estimates = np.stack(pair)
+    products = np.mean(estimates[:, None] * estimates[None, :], axis=2)
+    count = float(estimates.shape[1])
+    return _ratio(estimates.mean(axis=1), products, np.array(count if count > 1 else np.nan))
+
+
+def _ratio(means: np.ndarray, products: np.ndarray, weight: np.ndarray) -> NoiseScale:
+    """Means, their ratio and its error by the delta method, of so many equal observations."""
+    trace, norm = means
+    with np.errstate(divide="ignore", invalid="ignore"):
         ratio = trace / norm
-        # the delta method for a ratio of two means
-        relative = trace_var / trace**2 + norm_var / norm**2 - 2 * covariance / (trace * norm)
+        relative = (
+            (products[0, 0] - trace**2) / trace**2
+            + (products[1, 1] - norm**2) / norm**2
+            - 2 * (products[0, 1] - trace * norm) / (trace * norm)
+        )
         stderr = np.abs(ratio) * np.sqrt(np.maximum(relative, 0) / (weight - 1))
-        stderr = np.where(state.num_updates > 1, stderr, np.nan)
     return NoiseScale(trace, norm, ratio, stderr)
 
 
@@ -215,11 +289,17 @@ def squared_norm(tree: Any) -> jax.Array:
     return sum(parts, start=jnp.zeros((), jnp.float32))
 
 
-def _check_sizes(part_size: Any, batch_size: Any) -> None:
+def _check_sizes(part_size: Any, batch_size: Any, num_examples: int | None) -> None:
+    if num_examples is not None:
+        _checks.positive_int("num_examples", num_examples)
     if any(isinstance(size, jax.core.Tracer) for size in (part_size, batch_size)):
         return
     if not np.all((np.asarray(part_size) > 0) & (np.asarray(part_size) < np.asarray(batch_size))):
         raise ValueError(
             f"A part of {part_size} examples is not smaller than the batch of {batch_size}; noise "
             "shows only between at least two microbatches or devices."
+        )
+    if num_examples is not None and np.any(np.asarray(batch_size) > num_examples):
+        raise ValueError(
+            f"A batch of {batch_size} is larger than the training set of {num_examples}."
         )

@@ -342,3 +342,28 @@ def test_a_schedule_that_shrinks_or_does_not_fit_is_refused_when_it_does():
     next(batches)
     with pytest.raises(ValueError, match="17 does not split"):
         next(batches)
+
+
+@pytest.mark.parametrize("devices", [None, 4])
+def test_a_fork_goes_on_by_itself(devices):
+    mesh = devices and data_mesh(devices)
+    batches = GrowingBatches(_source(), GROWTH, seed=7, mesh=mesh, with_index=True)
+    _take(batches, 4)
+    fork = batches.fork(constant_batch(8))
+    assert (fork.update, fork.examples, fork.batch_size) == (4, 40, 8)
+    assert fork.switches == ()
+    ours, theirs = _take(batches, 3), _take(fork, 10)
+    np.testing.assert_array_equal(
+        np.concatenate([batch.example for batch in ours]),
+        np.concatenate([batch.example for batch in theirs]),
+    )
+    # a schedule is asked by the same count, and a state goes both ways
+    again = batches.fork(GROWTH)
+    assert again.batch_size == 32
+    again.restore(batches.state())
+    jax.tree.map(np.testing.assert_array_equal, _take(again, 2), _take(batches, 2))
+    other = batches.fork(constant_batch(8), seed=8)
+    assert other.examples == batches.examples
+    assert (next(other).example != next(batches.fork(constant_batch(8))).example).any()
+    with pytest.raises(ValueError, match="larger than the data"):
+        batches.fork(constant_batch(64))

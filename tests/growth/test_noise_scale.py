@@ -1,10 +1,17 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from gapjax.growth import gradient_noise_scale, noise_scale_record, noise_scale_tracker
+from gapjax.growth import (
+    average_noise_scale,
+    gradient_noise_scale,
+    noise_scale_record,
+    noise_scale_tracker,
+)
 
 SIZES = np.array([3.0, 1.0, 0.5, 0.25, 2.0])  # standard deviations of the gradient of an example
 GRADIENT = np.array([1.0, -2.0, 0.5, 0.0, 1.5])  # H (w - w*), the true gradient of a quadratic
@@ -40,6 +47,64 @@ def test_both_estimators_are_unbiased(parts, part_size):
     for values, truth in zip(estimates, (TRACE, NORM), strict=True):
         error = (values.mean() - truth) / (values.std() / np.sqrt(values.size))
         assert abs(error) < 4
+
+
+def _over_all_draws(gradients, part_size, batch_size, num_examples):
+    """The expectation of the estimates over every draw without replacement, in float64."""
+    estimates = []
+    for draw in itertools.permutations(range(len(gradients)), batch_size):
+        parts = gradients[list(draw)].reshape(-1, part_size, gradients.shape[1]).mean(axis=1)
+        noise = gradient_noise_scale(
+            np.mean(np.sum(parts**2, axis=1)),
+            np.sum(parts.mean(axis=0) ** 2),
+            part_size=part_size,
+            batch_size=batch_size,
+            num_examples=num_examples,
+        )
+        estimates.append([float(noise.trace), float(noise.squared_norm)])
+    return np.mean(estimates, axis=0)
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_without_replacement_the_estimates_are_those_of_the_training_set(copies):
+    gradients = np.random.default_rng(0).normal(0.3, 1.0, (4, 3))
+    trace = float(np.sum(gradients.var(axis=0)))
+    norm = float(np.sum(gradients.mean(axis=0) ** 2))
+    many = np.tile(gradients, (copies, 1))
+    found = _over_all_draws(many, 1, 2, len(many))
+    # a set of copies has the noise scale of the originals
+    np.testing.assert_allclose(found, [trace, norm], rtol=1e-4)
+    # without the correction they are those of a population that the set was drawn from
+    plain = _over_all_draws(many, 1, 2, None)
+    scatter = trace * len(many) / (len(many) - 1)
+    np.testing.assert_allclose(plain, [scatter, norm - scatter / len(many)], rtol=1e-4)
+
+
+def test_at_a_minimum_of_the_training_set_the_sign_is_kept():
+    gradients = np.random.default_rng(1).normal(size=(4, 3))
+    gradients -= gradients.mean(axis=0)
+    assert _over_all_draws(gradients, 1, 2, None)[1] < -0.1
+    assert abs(_over_all_draws(gradients, 1, 2, 4)[1]) < 1e-6
+    assert average_noise_scale([2.0, 2.0], [-1.0, 0.5]).noise_scale == -8.0
+
+
+@pytest.mark.parametrize("num_examples", [None, 64])
+def test_the_estimates_add_up_to_the_norm_of_a_part(num_examples):
+    noise = gradient_noise_scale(3.7, 1.9, part_size=4, batch_size=16, num_examples=num_examples)
+    left = 0.0 if num_examples is None else 1 / 64
+    scatter = float(noise.trace) / (1 - left)
+    assert float(noise.squared_norm) + scatter * (1 / 4 - left) == pytest.approx(3.7, rel=1e-6)
+
+
+def test_averages_divide_once():
+    rng = np.random.default_rng(2)
+    trace, norm = rng.normal(100, 20, (400, 3)), rng.normal(2, 0.5, (400, 3))
+    noise = average_noise_scale(trace, norm)
+    np.testing.assert_allclose(noise.noise_scale, trace.mean(0) / norm.mean(0))
+    again = average_noise_scale(rng.normal(100, 20, (400, 300)), rng.normal(2, 0.5, (400, 300)))
+    spread = np.std(again.noise_scale)
+    np.testing.assert_allclose(noise.stderr, spread, rtol=0.2)
+    assert np.isnan(average_noise_scale([1.0], [1.0]).stderr)
 
 
 def _track(tx, state, key, parts, part_size, updates):
@@ -105,6 +170,14 @@ def test_updates_pass_unchanged_and_the_first_record_is_the_first_estimate():
         (lambda: noise_scale_tracker(decay=1.0), "between 0 and 1"),
         (lambda: gradient_noise_scale(1.0, 1.0, part_size=8, batch_size=8), "not smaller"),
         (lambda: noise_scale_tracker().update({}, None), "at least two microbatches"),
+        (lambda: noise_scale_tracker("0.9"), "decay must be"),
+        (lambda: noise_scale_tracker(num_examples=0), "num_examples must be"),
+        (
+            lambda: gradient_noise_scale(1.0, 1.0, part_size=2, batch_size=8, num_examples=4),
+            "larger than the training set of 4",
+        ),
+        (lambda: average_noise_scale([1.0], [1.0, 2.0]), r"not \(1,\) and \(2,\)"),
+        (lambda: average_noise_scale([], []), "at least one update"),
         (lambda: noise_scale_record(optax.sgd(0.1).init({})), "holds 0 noise_scale_tracker"),
         (
             lambda: noise_scale_record([noise_scale_tracker().init({})] * 2),

@@ -1,0 +1,181 @@
+"""Gradient noise from normalization layers: what a backward pass knows of single examples.
+
+The gradient of a gain or bias is a sum over examples and positions. Taken over positions first, it
+passes through the gradient of every example, and its squared norm costs next to nothing.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import get_opaque_trace_state
+
+from gapjax.growth._noise_scale import NoiseScale, gradient_noise_scale
+
+# What a layer reports to, within one pass. jax.jit keeps a program for each, so that none of
+# another pass is called from its cache.
+_pass = jax.make_user_context(None)
+
+
+class Probes:
+    """One pass through the layers: which there are, or the probes that their gradients go to."""
+
+    def __init__(self, probes: dict[str, jax.Array] | None = None):
+        self.probes = probes
+        self.inputs: dict[str, Any] = {}  # their types
+        self._traces: dict[str, list[Any]] = {}
+
+    def meet(self, name: str, x: jax.Array) -> None:
+        """Take down a layer and its leading axis."""
+        trace, seen = get_opaque_trace_state(convention="flax"), self._traces.setdefault(name, [])
+        if trace in seen:  # a scan that is traced once more has a trace of its own
+            raise ValueError(
+                f"The layer {name!r} is called more than once in a pass: the gradient of an "
+                "example is then a sum over calls, which single calls do not show."
+            )
+        seen.append(trace)
+        self.inputs[name] = jax.typeof(x)
+
+
+@contextlib.contextmanager
+def reporting(to: Probes) -> Iterator[None]:
+    """Inside, layers report to this."""
+    with _pass(to):
+        yield
+
+
+def report(
+    name: str,
+    x: jax.Array,
+    y: jax.Array,
+    normalized: Callable[[], jax.Array],
+    *,
+    features: Sequence[int],
+    scale: bool,
+    bias: bool,
+) -> jax.Array:
+    """A layer's output as it is, whose gradient tells the norms of its examples' gradients.
+
+    Args:
+        name: of the layer.
+        x: its input, ``[B, ...]``.
+        y: its output.
+        normalized: gives the input normalized, before gain and bias.
+        features: the axes of gain and bias.
+        scale: whether it has a gain.
+        bias: whether it has a bias.
+    """
+    to = _pass.value
+    if to is None or not (scale or bias):
+        return y
+    kept = {axis % x.ndim for axis in features} | {0}
+    if x.ndim < 2 or 0 in {axis % x.ndim for axis in features}:
+        raise ValueError(f"The layer {name!r} has no leading axis of examples: {x.shape}.")
+    if to.probes is None:
+        to.meet(name, x)
+        return y
+    over = tuple(axis for axis in range(x.ndim) if axis not in kept)
+    return _tap((over, scale, bias), y, jax.lax.stop_gradient(normalized()), to.probes[name])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _tap(how: Any, y: jax.Array, normalized: jax.Array, probe: jax.Array) -> jax.Array:
+    """`y`; the gradient of the probe is (sum of squared norms, squared norm of the sum)."""
+    del how, normalized, probe
+    return y
+
+
+def _tap_forward(how: Any, y: jax.Array, normalized: jax.Array, probe: jax.Array) -> Any:
+    del how, probe
+    return y, normalized
+
+
+def _tap_backward(how: Any, normalized: jax.Array, upstream: jax.Array) -> Any:
+    over, scale, bias = how
+    wide = upstream.astype(jnp.float32)
+    gradients = []  # of every example, [B, features]
+    if scale:
+        gradients.append(jnp.sum(wide * normalized.astype(jnp.float32), axis=over))
+    if bias:
+        gradients.append(jnp.sum(wide, axis=over))
+    single = sum(jnp.sum(jnp.square(g)) for g in gradients)
+    whole = sum(jnp.sum(jnp.square(jnp.sum(g, axis=0))) for g in gradients)
+    return upstream, jnp.zeros_like(normalized), jnp.stack([single, whole])
+
+
+_tap.defvjp(_tap_forward, _tap_backward)
+
+
+def value_grad_and_noise(
+    loss_fn: Callable[..., Any],
+    *,
+    has_aux: bool,
+    around: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+) -> Callable[..., tuple[Any, Any, dict[str, NoiseScale]]]:
+    """What ``gapjax.growth.linen.value_grad_and_noise`` is, with a context to trace in."""
+
+    def call(params: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any, dict[str, NoiseScale]]:
+        def loss(params: Any, to: Probes) -> Any:
+            with around(), reporting(to):
+                return loss_fn(params, *args, **kwargs)
+
+        met = Probes()
+        jax.eval_shape(lambda params: (loss(params, met), None)[1], params)
+        size = _batch_size({name: x.shape[0] for name, x in met.inputs.items()})
+        probes = {name: _probe(x) for name, x in met.inputs.items()}
+        value, (grads, norms) = jax.value_and_grad(
+            lambda params, probes: loss(params, Probes(probes)), argnums=(0, 1), has_aux=has_aux
+        )(params, probes)
+        noise = {
+            # The loss is a mean: an example's own gradient is B times what it adds.
+            name: gradient_noise_scale(size * single, whole, part_size=1, batch_size=size)
+            for name, (single, whole) in norms.items()
+        }
+        return value, grads, noise
+
+    return call
+
+
+def follow_with_noise(
+    value_and_grad: Any,
+    params: Any,
+    model_state: Any,
+    batch: Any,
+    key: jax.Array,
+    around: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+) -> tuple[Any, Any, dict[str, Any]]:
+    """What ``gapjax.growth.linen.layer_noise`` is, with a context to trace in."""
+    compute = value_grad_and_noise(value_and_grad.loss_fn, has_aux=True, around=around)
+    (loss, (after, metrics)), grads, noise = compute(params, model_state, batch, key)
+    told = {"loss": loss}
+    for field in ("trace", "squared_norm"):
+        layers = {name: getattr(found, field) for name, found in noise.items()}
+        told[f"noise_{field}"] = sum(layers.values(), start=jnp.zeros(()))
+        told |= {f"noise_{field}/{name}": value for name, value in layers.items()}
+    return grads, after, {**metrics, **told}
+
+
+def _probe(x: Any) -> jax.Array:
+    """Zeros that vary over the mapped axes which the input of a layer varies over."""
+    varying = getattr(getattr(x, "manual_axis_type", None), "varying", ())
+    zeros = jnp.zeros(2, jnp.float32)
+    return jax.lax.pcast(zeros, tuple(varying), to="varying") if varying else zeros
+
+
+def _batch_size(num_examples: dict[str, int]) -> int:
+    """The one leading axis of all layers."""
+    if not num_examples:
+        raise ValueError(
+            "No normalization layer with a gain or a bias was called, so there is nothing to "
+            "measure: this needs LayerNorm, RMSNorm, GroupNorm or InstanceNorm."
+        )
+    sizes = set(num_examples.values())
+    if len(sizes) > 1:
+        told = ", ".join(f"{name}: {size}" for name, size in [*num_examples.items()][:4])
+        raise ValueError(
+            f"Normalization layers must see the examples on their leading axis; it is {told}."
+        )
+    return next(iter(sizes))
