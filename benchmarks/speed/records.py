@@ -23,9 +23,9 @@ from gapjax.data._crc32c import crc32c
 BATCH = 128
 # Number of images, their height, width and channels, and the format that they are kept in.
 SETS = {
-    "like MNIST": (2000, 28, 28, 1, "png"),
-    "like CIFAR-10": (1500, 32, 32, 3, "png"),
-    "like ImageNet": (48, 375, 500, 3, "jpg"),
+    "like MNIST": (600, 28, 28, 1, "png"),
+    "like CIFAR-10": (400, 32, 32, 3, "png"),
+    "like ImageNet": (32, 375, 500, 3, "jpg"),
 }
 
 
@@ -115,7 +115,7 @@ def main() -> None:
             }
             for what in readers["tfrecord"]:
                 runs = {form: found[what] for form, found in readers.items()}
-                timings = interleave(runs, reference="array_record", rounds=9)
+                timings = interleave(runs, reference="array_record", rounds=15)
                 figures[f"{name}, {what}"] = {
                     "bytes per record": round(length),
                     **{form: timing._asdict() for form, timing in timings.items()},
