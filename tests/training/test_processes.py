@@ -18,7 +18,10 @@ from gapjax import growth, training
 from tests.meshes import data_mesh
 from tests.processes import finish, start
 
-pytestmark = pytest.mark.xdist_group("two processes")  # they share runs that take long
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.xdist_group("two processes"),
+]  # they share runs that take long
 
 SECONDS = 120  # after which a hung process is killed
 LOST_AFTER = 6  # seconds
