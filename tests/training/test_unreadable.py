@@ -17,10 +17,8 @@ from gapjax.training._checkpoints import _storage
 from tests.meshes import data_mesh
 from tests.processes import finish, start
 
-pytestmark = [
-    pytest.mark.processes,
-    pytest.mark.xdist_group("unreadable"),
-]  # they share runs that take long
+# They share runs that take long.
+pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("unreadable")]
 
 SECONDS = 120  # after which a hung process is killed
 

@@ -46,6 +46,9 @@ def load_tree(path: str | os.PathLike[str], like: Any = None) -> Any:
         like: a tree of arrays or ``jax.ShapeDtypeStruct`` that says structure, types and
             shardings; without it, dictionaries of NumPy-like arrays as they were saved.
 
+    Returns:
+        The tree.
+
     Raises:
         ValueError: there is no checkpoint, or a file of it is not what was saved; which.
     """
