@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gapjax import _checks
-from gapjax.training._contents import checksum
+from gapjax.training._checkpoints import checksum
 from gapjax.training._hosts import check_agreement
 from gapjax.training._optimizers import strong, without_aliases
 from gapjax.training._sharding import (
