@@ -127,7 +127,7 @@ def _laws(curves: _Curves) -> dict[str, Any] | None:
     if not early.seeds or len(early.update) < FEWEST or np.any(np.ptp(early.distance, axis=0) == 0):
         return None
     fits = _fits(early)
-    mean = diffusion.fit_diffusion(early.update, early.distance.mean(axis=1))
+    mean = diffusion.fit_diffusion(early.update, early.distance.mean(axis=1), first=1)
     names = ("log_slope", "log_intercept", "log_r2", "power_exponent", "power_factor", "power_r2")
     return {
         "updates": [int(early.update[0]), int(early.update[-1])],
@@ -148,7 +148,7 @@ def _laws(curves: _Curves) -> dict[str, Any] | None:
 
 
 def _fits(curves: _Curves) -> list[diffusion.DiffusionFit]:
-    return [diffusion.fit_diffusion(curves.update, one) for one in curves.distance.T]
+    return [diffusion.fit_diffusion(curves.update, one, first=1) for one in curves.distance.T]
 
 
 def _over_seeds(fits: list[diffusion.DiffusionFit], name: str) -> dict[str, Any]:
