@@ -5,9 +5,10 @@ value, what would fit, and the remedy.
 """
 
 import difflib
-import math
 import numbers
+import sys
 from collections.abc import Iterable
+from typing import Any
 
 
 def positive_int(name: str, value: int) -> int:
@@ -28,24 +29,53 @@ def whole_number(name: str, value: int) -> int:
 
 def positive_float(name: str, value: float) -> float:
     """A finite number above 0."""
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value <= 0:
-        raise ValueError(f"{name} must be a finite number above 0, not {value!r}.")
-    return float(value)
+    return number(name, value, above=0)
 
 
 def nonnegative_float(name: str, value: float) -> float:
     """A finite number of at least 0."""
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value < 0:
-        raise ValueError(f"{name} must be a finite number of at least 0, not {value!r}.")
-    return float(value)
+    return number(name, value, least=0)
+
+
+def whole(name: str, value: Any, *, least: int, most: int | None = None) -> int:
+    """A whole number within bounds (NumPy integers pass, booleans do not)."""
+    good = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not good or value < least or (most is not None and value > most):
+        upto = "" if most is None else f" and at most {most}"
+        raise ValueError(f"{name} must be a whole number of at least {least}{upto}, not {value!r}.")
+    return int(value)
+
+
+def number(
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+) -> float:
+    """A finite number within bounds, of which at most one on each side is given."""
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    # Compared as it is: there are whole numbers that no float holds.
+    if real and -sys.float_info.max <= value <= sys.float_info.max:
+        found = float(value)
+        if (
+            (above is None or found > above)
+            and (least is None or found >= least)
+            and (below is None or found < below)
+            and (most is None or found <= most)
+        ):
+            return found
+    pairs = (("above", above), ("at least", least), ("below", below), ("at most", most))
+    said = " and ".join(f"{word} {bound:g}" for word, bound in pairs if bound is not None)
+    raise ValueError(f"{name} must be a finite number{said and ' ' + said}, not {value!r}.")
 
 
 def one_of(name: str, value: str, choices: Iterable[str]) -> str:
     """One of a few words; a near miss is suggested."""
     choices = list(choices)
-    if value in choices:
+    if isinstance(value, str) and value in choices:
         return value
     raise ValueError(
         f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}."

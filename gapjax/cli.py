@@ -4,34 +4,24 @@ import contextlib
 import dataclasses
 import io
 import os
+import pathlib
 import re
 import shlex
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
-from gapjax import _checks, _terminal
-
-_USAGE = """\
-gapjax: study and close the large-batch generalization gap
-
-  gapjax study [PRESET]               train every regime over many seeds, print the table, write
-                                      the report (--help shows every field with its default;
-                                      --landscape measures the minima too, --dry-run tells what
-                                      the study needs and trains nothing)
-  gapjax report DIR                   draw the report of a study's folder again
-  gapjax presets                      the presets there are
-  gapjax data import NAME --from DIR  write a TFDS folder from local files
-"""
-
+from gapjax import _checks, _tensorboard, _terminal
 
 _HELP = ("-h", "--help")
 
 # How a study is run, which is no part of what it is: name, type, default, help.
 _RUN: dict[str, tuple[type, Any, str]] = {
     "out": (str, "", "folder for results and report; a study that was interrupted there goes on"),
-    "landscape": (bool, False, "measure the minima too: curvature, sharpness, SB to LB"),
+    "landscape": (bool, False, "measure the solutions too: curvature, sharpness, end to end"),
+    "log_dir": (str, "", "folder for TensorBoard: what is measured, as it comes"),
     "batch_devices": (int, 1, "devices that share each seed's batch; seeds spread by themselves"),
     "distributed": (bool, False, "this is one of many processes, on the hosts of a cluster"),
     "dry_run": (bool, False, "print what devices, memory and network it takes; train nothing"),
@@ -52,15 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    commands: dict[str, Callable[[list[str]], None]] = {
-        "study": _study,
-        "report": _report,
-        "presets": _presets,
-        "data": _data,
-    }
     name = arguments[0] if arguments else "--help"
-    if name in (*_HELP, "help") or (name != "study" and {*arguments[1:2]} & {*_HELP}):
-        print(_USAGE, end="")
+    if name in (*_HELP, "help"):
+        print(_usage(), end="")
         return 0
     if name == "--version":
         import gapjax
@@ -70,9 +54,13 @@ def _run(arguments: list[str]) -> int:
     from gapjax import training
 
     try:
-        _checks.one_of("command", name, commands)
+        _checks.one_of("command", name, _COMMANDS)
+        command = _COMMANDS[name]
+        if command.text is not None and {*arguments[1:]} & {*_HELP}:
+            print(f"gapjax {name} {command.takes}".rstrip(), f"\n\n{command.text}")
+            return 0
         with training.resending_signals():
-            commands[name](arguments[1:])
+            command.run(arguments[1:])
         return 0
     except KeyboardInterrupt:
         code, text = 130, "interrupted. The same command goes on from here."
@@ -92,43 +80,69 @@ def _study(arguments: list[str]) -> None:
     name = "digits"
     if arguments and not arguments[0].startswith("-"):
         name = arguments.pop(0)
-    from gapjax import growth, study, training
+    from gapjax import study, training
 
     default = study.preset(name)
     fields = _fields_of(default, out=f"runs/{name}")
     values = vars(_parse(fields, arguments, prog="gapjax study [PRESET]"))
     run = {name: values.pop(name) for name in _RUN}
-    out, distributed, dry = (run.pop(name) for name in ("out", "distributed", "dry_run"))
+    out, log_dir, distributed, dry = (
+        run.pop(name) for name in ("out", "log_dir", "distributed", "dry_run")
+    )
     if not out:
         raise ValueError(f"--out must name a folder, such as runs/{name}, and is empty.")
     chosen = study.Study(**values)
     if distributed:
         training.connect()
     command = shlex.join(["gapjax", "study", name, *arguments])
-    with contextlib.suppress(OSError):  # a home that cannot be written costs time, nothing else
-        growth.enable_compile_cache()
+    training.enable_compile_cache()
     if dry:
         _dry_run(chosen, run["batch_devices"])
         return
-    with training.on_sigterm(_leave), _terminal.progress(len(chosen.regimes)) as progress:
+    with (
+        training.on_sigterm(_leave),
+        _terminal.progress(len(chosen.regimes)) as show,
+        _tensorboard.logging(log_dir) as log,
+    ):
+
+        def progress(at: Any) -> None:
+            show(at)
+            log(at)
+
         result = study.run_study(chosen, out, progress=progress, command=command, **run)
     if training.is_first():
         _print_table(result)
         print(f"\n{study.finding(result)}\n\nReport: {out}/report.html")
 
 
+# What takes an object from Python takes a name here.
+_NAMES: dict[str, Any] = {
+    "dataset": str,
+    "model": str,
+    "task": str,
+    "optimizer": str,
+    "schedule": str,
+    "regimes": tuple[str, ...],
+    "augment": tuple[str, ...],
+}
+
+
 def _fields_of(default: Any, *, out: str) -> type:
     """The fields of a study as a dataclass for the command line, a preset's values the defaults."""
     import tyro
 
-    # What takes an object from Python takes a name here.
-    names = {"dataset": str, "model": str, "optimizer": str, "regimes": tuple[str, ...]}
-    defaults = {**vars(default), "regimes": tuple(regime.name for regime in default.regimes)}
+    from gapjax import study
+
+    defaults = {
+        **vars(default),
+        "task": default.task.name,
+        "regimes": tuple(regime.name for regime in default.regimes),
+    }
     fields: list[Any] = [
         (
             field.name,
             Annotated[
-                names.get(field.name, field.type), tyro.conf.arg(help=field.metadata["help"])
+                _NAMES.get(field.name, field.type), tyro.conf.arg(help=field.metadata["help"])
             ],
             dataclasses.field(default=defaults[field.name]),
         )
@@ -140,12 +154,14 @@ def _fields_of(default: Any, *, out: str) -> type:
         for name, (kind, _, help) in _RUN.items()
     ]
     made = dataclasses.make_dataclass("StudyFields", fields, frozen=True)
+    batches = "\n".join(f"* {name}: {meaning}." for name, (_, meaning) in study.BATCHES.items())
     made.__doc__ = (
         "Train every regime over many seeds, print the table and write the report.\n\n"
-        "PRESET sets the defaults below (see `gapjax presets`). Regimes:\n"
-        "* SB: small batch. LB: large batch. GROW, HYBRID: a batch that grows.\n"
-        "* +LR: a rate that grows with the root of the batch. +GBN: ghost batch norm.\n"
-        "* +RA: as many updates as SB. +NOISE: noisy gradients. +MATCH: as far as SB."
+        "PRESET sets the defaults below (see `gapjax presets`). A regime is a batch and remedies, "
+        "joined by +:\n"
+        f"{batches}\n"
+        "* a number: so many examples.\n"
+        f"* then any of {', '.join(study.REMEDIES)} (see `gapjax remedies`)."
     )
     return made
 
@@ -220,10 +236,12 @@ def _dry_run(chosen: Any, batch_devices: int) -> None:
 def _print_table(result: Any) -> None:
     from gapjax import study
 
-    _terminal.show("At the rule's learning rate", study.COLUMNS, study.rows(result))
-    if all(regime["tuned"] for regime in result.regimes.values()):
-        title = "At the learning rate tuned on the validation split"
-        _terminal.show(title, study.COLUMNS, study.rows(result, "tuned"))
+    tuned = result.is_tuned
+    title = "At the learning rate " + ("tuned on the validation split" if tuned else "of the rule")
+    _terminal.show(title, study.columns(result), study.rows(result))
+    if result.rule_gap is not None:
+        title = "Beside it, at the learning rate of the rule"
+        _terminal.show(title, study.columns(result), study.rows(result, "rule"))
     for note in study.notes(result):
         print(note)
 
@@ -234,17 +252,34 @@ def _report(arguments: list[str]) -> None:
     from gapjax import study
 
     result = study.load_result(arguments[0])
-    study.write_report(result, f"{arguments[0]}/report.html")
-    print(f"Report: {arguments[0]}/report.html")
+    path = pathlib.Path(arguments[0]).expanduser() / "report.html"
+    study.write_report(result, path)
+    print(f"Report: {path}")
+
+
+def _no_arguments(name: str, arguments: list[str]) -> None:
+    if arguments:
+        raise ValueError(f"gapjax {name} takes no arguments, not {' '.join(arguments)!r}.")
 
 
 def _presets(arguments: list[str]) -> None:
-    if arguments:
-        raise ValueError(f"gapjax presets takes no arguments, not {' '.join(arguments)!r}.")
+    _no_arguments("presets", arguments)
     from gapjax import study
 
     for name, (about, _) in study.PRESETS.items():
         print(f"{name:18} {about}")
+
+
+def _remedies(arguments: list[str]) -> None:
+    _no_arguments("remedies", arguments)
+    from gapjax import study
+
+    print("A regime is a batch and remedies, joined by +, such as LB+LR+GBN. Batches:\n")
+    for name, (_, meaning) in study.BATCHES.items():
+        print(f"  {name:8} {meaning}")
+    print("  64       so many examples, any number\n\nRemedies:\n")
+    for name, remedy in study.REMEDIES.items():
+        print(f"  {name:8} {remedy.meaning}\n           {remedy.source}")
 
 
 def _data(arguments: list[str]) -> None:
@@ -269,6 +304,56 @@ def _data(arguments: list[str]) -> None:
     from gapjax import data
 
     print(data.import_local(name, options.source, data_dir=options.data_dir))
+
+
+class _Command(NamedTuple):
+    """A command: what it takes, what it does, and its own help where it is not tyro's."""
+
+    run: Callable[[list[str]], None]
+    takes: str
+    does: str
+    text: str | None = None
+
+
+_COMMANDS: dict[str, _Command] = {
+    "study": _Command(
+        _study,
+        "[PRESET]",
+        "train every regime over many seeds, print the table, write the report (--help shows every "
+        "field with its default; --landscape measures the solutions too, --dry-run tells what the "
+        "study needs and trains nothing)",
+    ),
+    "report": _Command(
+        _report,
+        "DIR",
+        "draw the report of a study's folder again",
+        "Read the results in DIR, the folder of a study (finished, or under way), and write\n"
+        "DIR/report.html again. Nothing is trained.",
+    ),
+    "presets": _Command(
+        _presets, "", "the presets there are", "List the presets of gapjax study, a line each."
+    ),
+    "remedies": _Command(
+        _remedies,
+        "",
+        "the batches and remedies that regimes are made of",
+        "List the batches and the remedies that regimes are made of, with their sources.",
+    ),
+    "data": _Command(_data, "import NAME --from DIR", "write a TFDS folder from local files"),
+}
+
+
+def _usage() -> str:
+    lines = ["gapjax: study and close the large-batch generalization gap\n"]
+    for name, command in _COMMANDS.items():
+        first = f"  gapjax {name} {command.takes}".rstrip()
+        about = textwrap.wrap(command.does, 62)
+        if len(first) > 35:
+            lines.append(first)
+            first = ""
+        lines.append(f"{first:36}  {about[0]}")
+        lines += [f"{'':36}  {line}" for line in about[1:]]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

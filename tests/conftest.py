@@ -7,7 +7,7 @@ import hypothesis
 import jax
 import pytest
 
-from gapjax import growth
+from gapjax import training
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -15,7 +15,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Many tests compile the same small programs: once is enough, over all workers and children.
 os.environ["XDG_CACHE_HOME"] = str(pathlib.Path(__file__).parent.parent / ".pytest_cache")
-growth.enable_compile_cache()
+training.enable_compile_cache()
 # On the build machine the same examples in every run; elsewhere new ones.
 hypothesis.settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):

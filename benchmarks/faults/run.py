@@ -40,8 +40,9 @@ def main(run: Run) -> None:
 
     jax.config.update("jax_platforms", "cpu")
     if run.cache:
-        jax.config.update("jax_compilation_cache_dir", run.cache)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        from gapjax.training import enable_compile_cache
+
+        enable_compile_cache(run.cache)
     if run.process is not None:
         jax.config.update("jax_num_cpu_devices", 4)
         jax.distributed.initialize(

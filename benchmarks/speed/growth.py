@@ -24,9 +24,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks.speed.timing import interleave, keep, table
 from gapjax.data import load, normalize
-from gapjax.growth import GrowingBatches, compile_ahead, constant_batch, geometric_batch
+from gapjax.growth import GrowingBatches, constant_batch, geometric_batch
 from gapjax.models import as_network, f1
-from gapjax.training import init_state, inspect_program, make_train_step
+from gapjax.training import compile_ahead, init_state, inspect_program, make_train_step
 
 BATCH = 512
 

@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from gapjax.study._members import ROWS, make_population, make_setup, preparer
 
 from benchmarks.speed import loop
 from benchmarks.speed.timing import interleave, keep, table
 from gapjax import data, models, study, training
-from gapjax.study._members import ROWS, make_population, make_setup, preparer
 
 UPDATES = 100
 

@@ -5,8 +5,10 @@ name is one of TFDS, read without TensorFlow; :func:`import_local` prepares it f
 :class:`Dataset` of your own arrays goes wherever a loaded one does.
 """
 
+from gapjax._doors import as_arrays
 from gapjax.data._augment import AUGMENTATIONS, example_keys, flip, make_augment, pad_crop
 from gapjax.data._dataset import Dataset, Split, StreamedSplit
+from gapjax.data._from_folder import from_folder
 from gapjax.data._import import import_local
 from gapjax.data._load import load
 from gapjax.data._normalize import (
@@ -16,6 +18,7 @@ from gapjax.data._normalize import (
     fit_normalizer,
     normalize,
 )
+from gapjax.data._text import import_text
 
 __all__ = [
     "AUGMENTATIONS",
@@ -24,11 +27,14 @@ __all__ = [
     "Normalizer",
     "Split",
     "StreamedSplit",
+    "as_arrays",
     "channel_statistics",
     "example_keys",
     "fit_normalizer",
     "flip",
+    "from_folder",
     "import_local",
+    "import_text",
     "load",
     "make_augment",
     "normalize",

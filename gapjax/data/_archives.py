@@ -31,6 +31,15 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
+def files_in(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The files in a folder and in those within it, in order, without hidden ones."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        for name in sorted(files):
+            if not is_hidden(name):
+                yield pathlib.Path(place, name)
+
+
 class Room:
     """How many bytes an import may still unpack; archives within an archive share its room."""
 

@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from gapjax import _checks
+from gapjax import _checks, _doors
 
 NORMALIZATIONS = ("channel", "feature")
 
@@ -41,27 +42,28 @@ class StreamedSplit:
     """Examples too many for memory: read and decoded as they are asked for.
 
     ``split[i]`` is one example and ``split.__getitems__(numbers)`` several, each a :class:`Split`
-    without the leading axis. It goes into ``gapjax.growth.GrowingBatches`` like a ``Split`` does;
-    give that several ``workers``, since decoding takes time.
+    (or whatever the data set holds) without the leading axis. It goes into
+    ``gapjax.growth.GrowingBatches`` like a ``Split`` does; give that several ``workers``, since
+    decoding takes time.
 
     Args:
         records: any sequence of encoded records with ``__getitems__``.
-        decode: turns a list of records into a ``Split``.
+        decode: turns a list of records into a ``Split``, or another pytree of arrays.
     """
 
-    def __init__(self, records: Any, decode: Callable[[Sequence[Any]], Split]):
+    def __init__(self, records: Any, decode: Callable[[Sequence[Any]], Any]):
         self._records, self._decode = records, decode
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, number: int) -> Split:
+    def __getitem__(self, number: int) -> Any:
         return self.__getitems__([number])[0]
 
-    def __getitems__(self, numbers: Sequence[int]) -> list[Split]:
+    def __getitems__(self, numbers: Sequence[int]) -> list[Any]:
         """The examples of these numbers."""
         split = self._decode(self._records.__getitems__(list(numbers)))
-        return [Split(*pair) for pair in zip(split.images, split.labels, strict=True)]
+        return [jax.tree.map(operator.itemgetter(row), split) for row in range(len(numbers))]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,6 +74,10 @@ class Dataset:
     pytree of arrays with one leading axis of examples, such as ``{"tokens": ...}``. Numbers get the
     types that JAX gives them (``int32``, ``float32``; a whole number that does not fit is refused);
     bytes of images stay ``uint8``. Everything else is refused with the remedy.
+
+    Splits may be whatever :func:`as_arrays` reads of other libraries (tables, data sets, loaders).
+    Where a Hugging Face data set knows the names of its classes, they are kept, and one column of
+    images or features beside the labels is a :class:`Split`.
 
     Attributes:
         train: the examples to train on.
@@ -116,7 +122,10 @@ class Dataset:
         if self.normalize is not None:
             _checks.one_of("normalize", self.normalize, ("auto", *NORMALIZATIONS))
         for part in ("train", "test"):
-            object.__setattr__(self, part, _checked(getattr(self, part), part))
+            split, names = _opened(getattr(self, part))
+            if names is not None and self.class_names is None:
+                object.__setattr__(self, "class_names", names)
+            object.__setattr__(self, part, _checked(split, part))
         if isinstance(self.train, Split | StreamedSplit):
             object.__setattr__(self, "class_names", _class_names(self))
         elif self.class_names is not None:
@@ -148,6 +157,29 @@ def _usual(split: Any) -> str | None:
     if not isinstance(split, Split):
         return None
     return "channel" if split.images.dtype == np.uint8 else "feature"
+
+
+def _opened(split: Any) -> tuple[Any, tuple[str, ...] | None]:
+    """The arrays behind what is another library's, and the names of its classes if it knows them.
+
+    A column of class labels beside one of images or features is a ``Split``.
+    """
+    if not _doors.is_door(split):
+        return split, None
+    arrays, known = _doors.as_arrays(split), _doors.label_column(split)
+    if known is None:
+        return arrays, None
+    label, names = known
+    others = [name for name in arrays if name != label]
+    if len(others) == 1 and _is_example(arrays[others[0]]):
+        return Split(arrays[others[0]], arrays[label]), names
+    return arrays, names
+
+
+def _is_example(array: np.ndarray) -> bool:
+    """Whether an array is what a ``Split`` holds: images or features."""
+    images = array.ndim == 4 and array.dtype == np.uint8
+    return images or (array.ndim == 2 and np.issubdtype(array.dtype, np.floating))
 
 
 def _checked(split: Any, part: str) -> Any:
@@ -186,10 +218,7 @@ def _place(part: str, path: Any) -> str:
 
 def _images(images: Any, part: str) -> np.ndarray:
     images = np.asarray(images)
-    if not (
-        (images.ndim == 4 and images.dtype == np.uint8)
-        or (images.ndim == 2 and np.issubdtype(images.dtype, np.floating))
-    ):
+    if not _is_example(images):
         raise ValueError(
             f"{part}.images has dtype {images.dtype} and shape {images.shape}; it must be uint8 of "
             "shape [N, H, W, C] (grey images need a last axis of 1: images[..., None]), or floats "

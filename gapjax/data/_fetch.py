@@ -7,9 +7,10 @@ import threading
 import urllib.request
 from typing import Any
 
-from gapjax.data import _import
+from gapjax.data import _import, _tfds
 from gapjax.data._fields import class_fields
 from gapjax.data._known import FETCHABLE
+from gapjax.data._workplace import leaving_on_sigterm
 
 _PATIENCE = 10.0  # seconds to wait for an answer, name look-up included
 
@@ -22,7 +23,10 @@ def prepare(name: str, builder: Any, folder: pathlib.Path) -> None:
     problem = _unreachable(next(iter(urls)))
     if problem:
         raise ValueError(_remedy(name, folder, problem))
-    with tempfile.TemporaryDirectory(prefix="gapjax-fetch-") as scratch:
+    with (
+        leaving_on_sigterm(),
+        tempfile.TemporaryDirectory(prefix="gapjax-fetch-") as scratch,
+    ):
         for url, info in urls.items():
             _download(name, url, info, pathlib.Path(scratch), folder)
         _import.import_local(name, scratch, data_dir=folder)
@@ -31,7 +35,7 @@ def prepare(name: str, builder: Any, folder: pathlib.Path) -> None:
 def _why_not(name: str, builder: Any) -> str:
     """Why a data set cannot be prepared here, and what can be done instead."""
     try:
-        class_fields(name, builder.info)
+        class_fields(name, _tfds.info_of(builder))
     except ValueError as error:
         return f"could not be read if it were: {error}"
     manual = getattr(builder, "MANUAL_DOWNLOAD_INSTRUCTIONS", None)
@@ -63,6 +67,8 @@ def _download(name: str, url: str, info: Any, scratch: pathlib.Path, folder: pat
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)
                 out.write(chunk)
+                if info.size and out.tell() > info.size:
+                    break  # its content is another
     except OSError as error:
         raise ValueError(_remedy(name, folder, f"{url}: {error}")) from error
     if info.checksum and digest.hexdigest() != info.checksum:

@@ -2,16 +2,20 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from gapjax import _outside
+from gapjax._text import readable_bytes
 from gapjax.data import _images
 from gapjax.data._dataset import Split
 from gapjax.data._shards import Record
 
 TOKENS = "tokens"  # the field of a set of texts
+VOCABULARY = "vocabulary_size"  # what its metadata.json tells
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Fields:
                             f"{list(column.shape[1:])}"
                         )
                     column[row] = value
-            except ValueError as error:
+            except Exception as error:  # a field may be missing, or hold anything
                 raise _unreadable(record, error) from error
         return columns
 
@@ -80,7 +84,7 @@ class Fields:
     @property
     def bytes_per_example(self) -> int:
         """What one example takes in memory."""
-        return sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in self.kinds.values())
+        return sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.kinds.values())
 
 
 def _unreadable(record: Record, error: Exception) -> ValueError:
@@ -129,10 +133,10 @@ def find_fields(name: str, info: Any, image_size: int | None = None) -> Fields:
     import tensorflow_datasets as tfds
 
     features = info.features
-    if _has_tokens(features):
+    if (vocabulary := _vocabulary(info)) is not None:
         if image_size is not None:
             raise ValueError(f"{name} holds no images: leave image_size out.")
-        return _tokens(name, features)
+        return _tokens(name, info, vocabulary)
     example, label = class_fields(name, info)
     feature, labels = features[example], features[label]
     decode: Callable[[Any], Any] = np.asarray
@@ -150,6 +154,13 @@ def find_fields(name: str, info: Any, image_size: int | None = None) -> Fields:
                 f"The examples of {name} differ in size (their shape is {shape}); read it with "
                 "tfds.data_source and build a gapjax.data.Dataset."
             )
+    if (size := math.prod(shape) * dtype.itemsize) > _outside.MEMORY:
+        raise ValueError(
+            f"One example of {name} takes {readable_bytes(size)} (its shape is {shape}); at most "
+            f"{readable_bytes(_outside.MEMORY)} are read."
+        )
+    # what a Split holds; anything else is a dict of the two fields
+    is_example = isinstance(feature, tfds.features.Image) or (len(shape) == 1 and dtype.kind == "f")
     return Fields(
         name,
         tfds.features.FeaturesDict({example: feature, label: labels}),
@@ -157,7 +168,7 @@ def find_fields(name: str, info: Any, image_size: int | None = None) -> Fields:
         label,
         tuple(labels.names),
         {example: decode, label: functools.partial(_checked_label, labels.num_classes)},
-        lambda arrays: Split(arrays[example], arrays[label]),
+        (lambda arrays: Split(arrays[example], arrays[label])) if is_example else dict,
     )
 
 
@@ -205,38 +216,38 @@ def _checked_label(classes: int, value: Any) -> np.ndarray:
     return labels
 
 
-def _has_tokens(features: Any) -> bool:
-    """Whether a set holds windows of tokens, as an import of text writes them."""
+def _vocabulary(info: Any) -> int | None:
+    """How many tokens a set of texts knows, as an import of text keeps it; None of another set."""
     import tensorflow_datasets as tfds
 
-    if not isinstance(features, tfds.features.FeaturesDict) or TOKENS not in features:
-        return False
+    features = info.features
+    if not isinstance(features, tfds.features.FeaturesDict) or [*features] != [TOKENS]:
+        return None
     feature = features[TOKENS]
-    return (
-        isinstance(feature, tfds.features.Sequence)
-        and isinstance(feature.feature, tfds.features.ClassLabel)
-        and len(feature.shape) == 1
-        and feature.shape[0] is not None
-    )
+    if not isinstance(feature, tfds.features.Tensor) or len(feature.shape) != 1:
+        return None
+    size = (info.metadata or {}).get(VOCABULARY)
+    whole = isinstance(size, int) and not isinstance(size, bool) and 0 < size < 2**31
+    return size if whole and feature.shape[0] else None
 
 
-def _tokens(name: str, features: Any) -> Fields:
-    import tensorflow_datasets as tfds
-
-    feature = features[TOKENS]
+def _tokens(name: str, info: Any, vocabulary: int) -> Fields:
+    feature = info.features[TOKENS]
     return Fields(
         name,
-        tfds.features.FeaturesDict({TOKENS: feature}),
+        info.features,
         {TOKENS: (feature.shape, np.dtype(np.int32))},
         None,
-        tuple(feature.feature.names),
-        {TOKENS: functools.partial(_checked_label, feature.feature.num_classes)},
+        tuple(map(str, range(vocabulary))),
+        {TOKENS: functools.partial(_checked_label, vocabulary)},
         dict,
     )
 
 
 def _unfit(name: str, features: Any) -> str:
+    fields = [*features]
+    said = ", ".join(fields[:12]) + (", ..." if len(fields) > 12 else "")
     return (
-        f"{name} has the fields {', '.join(features)}; it does not consist of examples with class "
-        "labels. Read it with tfds.data_source and build a gapjax.data.Dataset."
+        f"{name} has the fields {said}; it does not consist of examples with class labels that are "
+        "images or numbers. Read it with tfds.data_source and build a gapjax.data.Dataset."
     )

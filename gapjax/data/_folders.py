@@ -1,13 +1,12 @@
 """Folders of images: ``train/CLASS/*.png`` and ``test/CLASS/*.png`` (or ``val``)."""
 
-import os
 import pathlib
 from collections.abc import Callable, Iterator
 
 from gapjax.data import _archives, _images
 from gapjax.data._local import Example, Local, visible
 
-_SPLITS = {
+SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("test", "testing"), "test"),
     **dict.fromkeys(("val", "valid", "validation"), "validation"),
@@ -22,14 +21,14 @@ def read(_: str, folder: pathlib.Path) -> Local | None:
     splits: dict[str, list[tuple[pathlib.Path, str]]] = {}
     left_out: list[pathlib.Path] = []
     for child in visible(folder):
-        split = _SPLITS.get(child.name.lower())
+        split = SPLITS.get(child.name.lower())
         if split is None or not child.is_dir():
             continue
         for kind in visible(child):
             if not kind.is_dir():
                 left_out.append(kind)
                 continue
-            for file in _files(kind):
+            for file in _archives.files_in(kind):
                 if file.suffix.lower() in _images.SUFFIXES:
                     splits.setdefault(split, []).append((file, kind.name))
                 else:
@@ -52,12 +51,3 @@ def read(_: str, folder: pathlib.Path) -> Local | None:
         {split: reader(files) for split, files in splits.items()},
         tuple(left_out),
     )
-
-
-def _files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The files in a folder and in those within it, in order, without hidden ones."""
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not _archives.is_hidden(name))
-        for name in sorted(files):
-            if not _archives.is_hidden(name):
-                yield pathlib.Path(place, name)

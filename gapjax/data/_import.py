@@ -1,12 +1,10 @@
 """From local files to a standard TFDS folder, without TensorFlow and without a network."""
 
-import collections
 import functools
 import hashlib
 import io
 import os
 import pathlib
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -67,26 +65,20 @@ def import_local(
     stock = None
     if parsed.base in _tfds.known_names():
         stock = _tfds.stock_builder(parsed, folder)
-        _check_features(parsed.base, stock.info.features)
+        _check_features(parsed.base, _tfds.info_of(stock).features)
         if (there := pathlib.Path(stock.data_path)).exists():
             raise ValueError(f"{name} is there already, at {there}; remove it to import it again.")
-    left_out: list[pathlib.Path] = []
+    found: list[_local.Local] = []
 
     def make(scratch: pathlib.Path) -> Any:
         if stock is not None:
             _check_archives(source, stock)
         local = _local.read_local(parsed.base, source, scratch)
-        left_out.extend(local.left_out)
+        found.append(local)
         return _builder(parsed.base, stock, local, scratch / "prepared")
 
     written = write_prepared(parsed.base, folder, make)
-    if left_out:
-        kinds = collections.Counter(path.suffix.lower() or path.name for path in left_out)
-        said = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(8))
-        warnings.warn(
-            f"{len(left_out)} files beside the images were left out ({said}); the first is "
-            f"{left_out[0]}."
-        )
+    _local.say_left_out(found[0])
     return written
 
 
@@ -114,7 +106,7 @@ def _check_features(name: str, features: Any) -> None:
     kinds = {"image": tfds.features.Image, "label": tfds.features.ClassLabel}
     fields = features if isinstance(features, tfds.features.FeaturesDict) else {}
     if not all(isinstance(dict(fields).get(key), kind) for key, kind in kinds.items()):
-        said = ", ".join(fields) or type(features).__name__
+        said = ", ".join([*fields][:12]) or type(features).__name__
         raise ValueError(
             f"TFDS keeps {name} with the fields {said}, not as images with labels; import it "
             "under a name of your own."
@@ -124,7 +116,7 @@ def _check_features(name: str, features: Any) -> None:
 def _check_archives(source: pathlib.Path, stock: Any) -> None:
     """Hold an archive that goes by the name of the original one against its known hash."""
     files = {source.name: source} if not source.is_dir() else {p.name: p for p in source.iterdir()}
-    for info in stock.url_infos.values():
+    for info in (stock.url_infos or {}).values():
         file = files.get(info.filename)
         if file is None or not info.filename.endswith((".tar.gz", ".tar", ".zip")):
             continue
@@ -145,7 +137,7 @@ def _builder(name: str, stock: Any, local: _local.Local, folder: pathlib.Path) -
     features = None
     if stock is None:
         features = {
-            "image": tfds.features.Image(shape=_common_shape(local)),
+            "image": tfds.features.Image(shape=_local.common_shape(local)),
             "label": tfds.features.ClassLabel(names=list(local.class_names)),
         }
     splits = {
@@ -223,23 +215,3 @@ def _encoded(image: np.ndarray | pathlib.Path, shape: tuple[int | None, ...]) ->
             "imported."
         )
     return _images.encode(pixels) if kept is None else kept
-
-
-def _common_shape(local: _local.Local) -> tuple[int | None, int | None, int]:
-    """The shape that all images share; an axis along which they differ is None."""
-    sizes, grey = set(), True
-    for read in local.splits.values():
-        for example in read():
-            if isinstance(example.image, np.ndarray):
-                sizes.add(example.image.shape[:2])
-                grey = grey and example.image.shape[-1] == 1
-                break  # every image of an array is alike
-            size, alike = _images.look(example.image)
-            sizes.add(size)
-            grey = grey and alike
-    height, width = ({size[axis] for size in sizes} for axis in (0, 1))
-    return (
-        height.pop() if len(height) == 1 else None,
-        width.pop() if len(width) == 1 else None,
-        1 if grey else 3,
-    )

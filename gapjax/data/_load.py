@@ -5,6 +5,7 @@ import os
 from gapjax.data import _fetch, _places, _prepared, _tfds
 from gapjax.data._dataset import Dataset
 from gapjax.data._digits import load_digits
+from gapjax.data._text import load_pydoc
 
 
 def load(
@@ -14,42 +15,61 @@ def load(
     train: str = "train",
     test: str | None = None,
     image_size: int | None = None,
+    sequence_length: int | None = None,
 ) -> Dataset:
-    """Load a data set by name: the embedded digits, or any that TFDS knows, without TensorFlow.
+    """Load a data set by name: an embedded one, or any that TFDS knows, without TensorFlow.
 
-    A set lying prepared in ``data_dir`` (as array_record, by :func:`import_local` or by TFDS) is
-    read through ``tfds.data_source``. Images are decoded once and kept as arrays beside the
-    prepared files, so that the next load is quick; a split that would take more than a quarter of
-    the machine's memory becomes a :class:`StreamedSplit`, decoded as it is read. A set that is not
-    there is fetched if it is one whose original files can be read without TensorFlow (MNIST,
-    Fashion-MNIST, KMNIST, CIFAR-10 and CIFAR-100).
+    Embedded are ``"digits"`` (those of scikit-learn) and ``"pydoc"`` (the language reference that
+    comes with Python, as bytes, in windows of ``tokens``; its name holds the version of Python).
+
+    A set lying prepared in ``data_dir`` (by :func:`import_local` or by TFDS, as array_record or
+    tfrecord) is read from its files alone: no code of the data set is run. Images are decoded once
+    and kept as arrays beside the prepared files, so that the next load is quick; a split that would
+    take more than a quarter of the machine's memory becomes a :class:`StreamedSplit`, decoded as it
+    is read. A set that is not there is fetched if it is one whose original files can be read
+    without TensorFlow (MNIST, Fashion-MNIST, KMNIST, CIFAR-10 and CIFAR-100).
 
     Args:
-      name: ``"digits"``, or a name as TFDS writes it (``"mnist"``, ``"emnist/letters"``).
-      data_dir: the folder of prepared data sets; that of TFDS by default (``$TFDS_DATA_DIR`` or
-        ``~/tensorflow_datasets``).
-      train: the split to train on, as TFDS writes splits: ``"train[:90%]"``.
-      test: the split to test on; ``"test"`` by default, or ``"validation"`` where there is none.
-      image_size: resize the shorter side of every image to this and cut out the middle; needed
-        where the images differ in size.
+        name: ``"digits"``, ``"pydoc"``, or a name as TFDS writes it (``"mnist"``,
+            ``"emnist/letters"``).
+        data_dir: the folder of prepared data sets; that of TFDS by default (``$TFDS_DATA_DIR`` or
+            ``~/tensorflow_datasets``).
+        train: the split to train on, as TFDS writes splits: ``"train[:90%]"``.
+        test: the split to test on. By default ``"test"``, or ``"validation"`` where there is none
+            or its answers are kept back.
+        image_size: resize the shorter side of every image to this and cut out the middle; needed
+            where the images differ in size.
+        sequence_length: of ``"pydoc"``: how many bytes a window predicts, T; 128 by default.
 
     Returns:
-      The data set.
+        The data set: :class:`Split` of images or features with class labels, or a dict with
+        ``tokens`` (int32 ``[N, T + 1]``) where it is text.
 
     Raises:
-      ValueError: if there is no data set or split of that name (the nearest are suggested), if it
-        does not consist of examples with class labels, or if it is neither there nor can be
-        fetched; the message then holds the command that imports it from local files.
+        ValueError: there is no data set or split of that name (the nearest are suggested), it does
+            not consist of examples with class labels, a file of it is damaged (it is named), or it
+            is neither there nor can be fetched; the message then holds the command that imports it
+            from local files.
 
     Example:
-      >>> import gapjax
-      >>> digits = gapjax.data.load("digits")
-      >>> len(digits.train), len(digits.test), digits.train.images.shape
-      (1280, 517, (1280, 8, 8, 1))
+        >>> import gapjax
+        >>> digits = gapjax.data.load("digits")
+        >>> len(digits.train), len(digits.test), digits.train.images.shape
+        (1280, 517, (1280, 8, 8, 1))
     """
-    if name == "digits":
+    if name in _tfds.EMBEDDED:
         if (train, test, image_size) != ("train", None, None):
-            raise ValueError("The digits come as they are: train, test and image_size are fixed.")
+            raise ValueError(
+                f"The {name} come as they are: train, test and image_size are fixed."
+                if name == "digits"
+                else "The text of pydoc comes as it is: train and test are fixed, and it has no "
+                "images."
+            )
+        if name == "pydoc":
+            return load_pydoc(sequence_length)
+    if sequence_length is not None:
+        raise ValueError(f"sequence_length is for 'pydoc'; of {name!r} it is as it was imported.")
+    if name == "digits":
         return load_digits()
     folder, parsed = _places.data_folder(data_dir), _tfds.parse_name(name)
     place = _tfds.find_prepared(parsed, folder)

@@ -1,13 +1,16 @@
 """What a file or a folder of this machine holds: which of the formats that people have on disk."""
 
+import collections
+import os
 import pathlib
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gapjax.data import _archives
+from gapjax.data import _archives, _images
 
 
 class Example(NamedTuple):
@@ -128,3 +131,39 @@ def _recognized(name: str, folder: pathlib.Path) -> Local | None:
 
 def _plain(name: str) -> str:
     return "".join(c for c in name.lower() if c.isalnum())
+
+
+def say_left_out(local: Local) -> None:
+    """Warn of files beside the examples that were not read."""
+    if local.left_out:
+        kinds = collections.Counter(path.suffix.lower() or path.name for path in local.left_out)
+        said = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(8))
+        warnings.warn(
+            f"{len(local.left_out)} files beside the images were left out ({said}); the first is "
+            f"{local.left_out[0]}."
+        )
+
+
+def memory() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def common_shape(local: Local) -> tuple[int | None, int | None, int]:
+    """The shape that all images share; an axis along which they differ is None."""
+    sizes, grey = set(), True
+    for read in local.splits.values():
+        for example in read():
+            if isinstance(example.image, np.ndarray):
+                sizes.add(example.image.shape[:2])
+                grey = grey and example.image.shape[-1] == 1
+                break  # every image of an array is alike
+            size, alike = _images.look(example.image)
+            sizes.add(size)
+            grey = grey and alike
+    height, width = ({size[axis] for size in sizes} for axis in (0, 1))
+    return (
+        height.pop() if len(height) == 1 else None,
+        width.pop() if len(width) == 1 else None,
+        1 if grey else 3,
+    )

@@ -17,11 +17,9 @@ def local_path(name: str, value: Any) -> pathlib.Path:
         ValueError: it is no path, empty, an address (``gs://...``), not UTF-8, or its home folder
             is unknown.
     """
-    if not isinstance(value, str | os.PathLike):
-        raise ValueError(f"{name} must be a path, not {value!r}.")
-    text = os.fspath(value)
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     if not isinstance(text, str):
-        raise ValueError(f"{name} must be a path as text, not bytes: {value!r}.")
+        raise ValueError(f"{name} must be a path, not {value!r}.")
     if not text.strip():
         raise ValueError(f"{name} is empty; give a folder, or '.' for the one you are in.")
     if "\0" in text:

@@ -3,8 +3,8 @@
 import contextlib
 import hashlib
 import json
-import os
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +14,7 @@ from gapjax import _checks
 from gapjax.data._dataset import Dataset, StreamedSplit
 from gapjax.data._fields import Fields, find_fields
 from gapjax.data._kept import kept_arrays
+from gapjax.data._local import memory
 from gapjax.data._shards import Shards, open_shards
 
 _CHUNK = 1024  # records read at a time
@@ -44,7 +45,8 @@ def _usual_test(builder: Any, kept: pathlib.Path, fields: Fields) -> str:
     has = [split for split in ("test", "validation") if split in splits]
     if has[:1] == ["test"] and fields.label is not None and splits["test"].num_examples:
         (first,) = open_shards(builder, "test", kept).__getitems__([0])
-        if fields.values(first)[fields.label] < 0:
+        label = fields.values(first).get(fields.label)
+        if label is not None and np.min(label) < 0:
             has.remove("test")
     if not has:
         raise ValueError(
@@ -70,8 +72,7 @@ def _read_split(builder: Any, kept: pathlib.Path, fields: Fields, split: str) ->
         ) from error
     if not examples:
         raise ValueError(f"The split {split!r} of {fields.name} holds no examples.")
-    # a quarter of the machine's memory
-    budget = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 4
+    budget = memory() / 4
     one = fields.bytes_per_example
     if all(one * splits[part.splitname].num_examples <= budget for part in parts):
         pieces = []
@@ -116,9 +117,10 @@ def _cached(builder: Any, kept: pathlib.Path, fields: Fields, split: str) -> dic
         "arrays": {name: [*shape, dtype.str] for name, (shape, dtype) in kinds.items()},
     }
     sizes = "x".join(str(n) for shape, _ in fields.kinds.values() for n in shape)
-    stem = builder.info.full_name.replace("/", "-")
+    # names come from a file of others: none may lead out of the folder
+    stem = re.sub(r"[^\w.+-]", "-", f"{builder.info.full_name}-{split}-{sizes}")
     return kept_arrays(
-        kept / f"{stem}-{split}-{sizes}.npz",
+        kept / f"{stem}.npz",
         json.dumps(key),
         kinds,
         lambda: _decoded(fields, open_shards(builder, split, kept)),

@@ -132,6 +132,10 @@ def open_shards(builder: Any, split: str, kept: pathlib.Path) -> Shards:
     for told in builder.info.splits[split].file_instructions:
         path, count = os.fspath(told.filename), int(told.examples_in_shard)
         if path not in files:
+            if os.path.dirname(os.path.abspath(path)) != os.path.abspath(builder.data_path):
+                raise ValueError(
+                    f"{builder.data_path} names a shard that lies elsewhere: {path[:200]!r}."
+                )
             try:
                 _outside.open_regular(path).close()
             except OSError as error:

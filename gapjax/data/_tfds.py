@@ -172,10 +172,23 @@ def stock_builder(name: Name, folder: pathlib.Path) -> Any:
         )
     import tensorflow_datasets as tfds
 
-    with _in_one_line(f"TFDS cannot open {''.join(_spelled(name))!r} without its own requirements"):
+    spelled = "".join(_spelled(name))
+    with _in_one_line(f"TFDS cannot open {spelled!r}"), _naming_what_is_missing(name.base):
         return tfds.builder_cls(name.base)(
             data_dir=os.fspath(folder), config=name.config, version=name.version
         )
+
+
+def info_of(builder: Any) -> Any:
+    """What TFDS tells of a data set that is not there."""
+    with (
+        _in_one_line(f"TFDS cannot describe {builder.name!r}"),
+        _naming_what_is_missing(builder.name),
+    ):
+        info = builder.info
+        if info.features is None:
+            raise ValueError("it does not say which fields it has")
+        return info
 
 
 def _spelled(name: Name) -> Iterator[str]:
@@ -184,6 +197,20 @@ def _spelled(name: Name) -> Iterator[str]:
         yield f"/{name.config}"
     if name.version is not None:
         yield f":{name.version}"
+
+
+@contextlib.contextmanager
+def _naming_what_is_missing(name: str) -> Iterator[None]:
+    """Many builders import what TFDS does not install: TensorFlow, pandas, h5py."""
+    try:
+        yield
+    except ImportError as error:
+        missing = getattr(error, "name", None) or str(error).splitlines()[-1]
+        raise ValueError(
+            f"it needs {missing}, which is not installed here. Prepare it where it is, with `tfds "
+            f"build {name}`, and copy the folder here; or import it from local files under a name "
+            "of your own"
+        ) from error
 
 
 @contextlib.contextmanager

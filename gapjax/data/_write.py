@@ -16,7 +16,12 @@ Examples = Callable[[Any], Iterator[tuple[int, Any]]]
 
 
 def make_builder(
-    name: str, stock: Any, features: Any, splits: Mapping[str, Examples], folder: pathlib.Path
+    name: str,
+    stock: Any,
+    features: Any,
+    splits: Mapping[str, Examples],
+    folder: pathlib.Path,
+    about: Mapping[str, Any] | None = None,
 ) -> Any:
     """A TFDS builder that makes its examples from what it is given.
 
@@ -26,6 +31,7 @@ def make_builder(
         features: those of a set without one, as ``FeaturesDict`` takes them.
         splits: for each split, a function from the features to numbered examples.
         folder: where it writes.
+        about: what else is known of a set without a stock builder, kept beside it as JSON.
     """
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import registered
@@ -37,6 +43,7 @@ def make_builder(
             description=f"{name}, imported from local files.",
             features=tfds.features.FeaturesDict(features),
             supervised_keys=keys,
+            metadata=tfds.core.MetadataDict(about) if about else None,
         )
 
     namespace = {
@@ -100,10 +107,15 @@ def write_prepared(
         raise ValueError(
             f"{error.strerror or error} ({error.filename or folder}); nothing was imported."
         ) from error
-    except RuntimeError as error:  # the writer of array_record knows no OSError
-        if (full := os.strerror(errno.ENOSPC)) not in str(error):
+    except Exception as error:  # builders are code of many hands
+        full = os.strerror(errno.ENOSPC)
+        if full in str(error):  # the writer of array_record knows no OSError
+            raise ValueError(f"{full} ({folder}); nothing was imported.") from error
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        if isinstance(error, ValueError) and len(lines) == 1:
             raise
-        raise ValueError(f"{full} ({folder}); nothing was imported.") from error
+        said = (lines or [type(error).__name__])[0][:300]
+        raise ValueError(f"TFDS cannot write {name} ({said}); nothing was imported.") from error
 
 
 def _place(made: pathlib.Path, target: pathlib.Path) -> None:

@@ -2,19 +2,13 @@
 
 A batch-size schedule says how large each batch is, or a controller decides it from the measured
 gradient noise; :class:`GrowingBatches` cuts such batches from one exact stream of examples and lays
-them over the devices; :func:`compile_ahead` sees to it that no size waits for its compilation.
+them over the devices.
 """
 
 from gapjax.growth._anneal import grow_instead_of_decay, seesaw
 from gapjax.growth._batches import GrowingBatches, Switch
 from gapjax.growth._branches import CriticalBatch, branched_critical_batch
 from gapjax.growth._by_examples import by_examples, decay_of_half_life
-from gapjax.growth._compile import (
-    CompiledAhead,
-    compile_ahead,
-    enable_compile_cache,
-    largest_microbatch,
-)
 from gapjax.growth._controllers import (
     Controller,
     ControllerState,
@@ -58,7 +52,6 @@ __all__ = [
     "Batch",
     "BatchFit",
     "BatchSchedule",
-    "CompiledAhead",
     "Controller",
     "ControllerState",
     "CriticalBatch",
@@ -74,17 +67,14 @@ __all__ = [
     "branching_controller",
     "by_examples",
     "cabs_controller",
-    "compile_ahead",
     "constant_batch",
     "decay_of_half_life",
-    "enable_compile_cache",
     "epoch_order",
     "fit_critical_batch",
     "format_batch_schedule",
     "geometric_batch",
     "gradient_noise_scale",
     "grow_instead_of_decay",
-    "largest_microbatch",
     "mean_over_devices",
     "noise_scale_controller",
     "noise_scale_record",

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from gapjax.growth import _arrays, _stream
+from gapjax import _arrays
+from gapjax.growth import _stream
 from gapjax.growth._sharding import BatchSharding
 from gapjax.growth._sources import Source
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from gapjax.growth import _arrays
+from gapjax import _arrays
 
 _WHOLE = 1 << 30  # bytes up to which the fingerprint reads every example
 _SAMPLED = 4096  # examples it reads of a larger source

@@ -15,6 +15,7 @@ returns numbers with their uncertainty and their cost.
 
 from gapjax.landscape._ascent import Sharpness
 from gapjax.landscape._curves import Curve, curve_point, fit_curve
+from gapjax.landscape._data import evaluator
 from gapjax.landscape._directions import (
     PlaneBasis,
     TrajectoryPCA,
@@ -23,7 +24,6 @@ from gapjax.landscape._directions import (
     trajectory_pca,
 )
 from gapjax.landscape._eigen import Eigenpairs, eigh_topk
-from gapjax.landscape._evaluate import evaluator
 from gapjax.landscape._keskar import keskar_sharpness
 from gapjax.landscape._lanczos import LanczosState, lanczos
 from gapjax.landscape._operators import Operator, fisher, from_matvec, ggn, hessian

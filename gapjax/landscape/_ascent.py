@@ -11,7 +11,7 @@ import numpy as np
 from gapjax.landscape._data import Batches, as_partial, check_repeatable, weighted_mean
 from gapjax.landscape._products import DisplacedGradient, DisplacedLoss
 from gapjax.landscape._progress import Tracker
-from gapjax.landscape._trees import Layout
+from gapjax.landscape._space import Vector, VectorSpace, l2_norm, scaled, times
 
 
 class Sharpness(NamedTuple):
@@ -36,30 +36,35 @@ class Sharpness(NamedTuple):
 
 
 class Objective:
-    """The mean loss over the data at params + vector, for flat vectors; counts its passes."""
+    """The mean loss over the data at params + vector; counts its passes."""
 
     def __init__(
-        self, loss_fn: Callable, params: Any, layout: Layout, batches: Batches, check: bool
+        self, loss_fn: Callable, params: Any, space: VectorSpace, batches: Batches, check: bool
     ):
         """`check`: refuse a loss that two passes do not agree on."""
         if check:
             check_repeatable(loss_fn, params, batches)
-        self.loss_fn, self.params, self.layout = as_partial(loss_fn), params, layout
+        self.loss_fn, self.params, self.space = as_partial(loss_fn), params, space
+        self.zeros = space.zeros_maker()
         self.batches, self.passes = batches, 0
         self.tracker: Tracker | None = None
-        self.point = layout.join(layout.select(params))
 
-    def value(self, vector: jax.Array) -> float:
+    @property
+    def point(self) -> Vector:
+        """The parameters themselves."""
+        return self.space.vector(self.params)
+
+    def value(self, vector: Vector) -> float:
         """The loss."""
-        zero = jnp.zeros((), self.layout.dtype)
-        kernel = DisplacedLoss(self.layout)
+        zero = jnp.zeros((), self.space.dtype)
+        kernel = DisplacedLoss(self.space)
         loss = weighted_mean(kernel, zero, self.batches, self.loss_fn, self.params, vector)
         return self._seen(float(loss))
 
-    def gradient(self, vector: jax.Array) -> tuple[float, jax.Array]:
+    def gradient(self, vector: Vector) -> tuple[float, Vector]:
         """The loss and its gradient."""
-        zeros = jnp.zeros((), self.layout.dtype), jnp.zeros(self.layout.size, self.layout.dtype)
-        kernel = DisplacedGradient(self.layout)
+        zeros = jnp.zeros((), self.space.dtype), self.zeros()
+        kernel = DisplacedGradient(self.space)
         loss, slope = weighted_mean(kernel, zeros, self.batches, self.loss_fn, self.params, vector)
         return self._seen(float(loss)), slope
 
@@ -81,8 +86,8 @@ def highest_in_box(
     half_width: np.ndarray,
     start: np.ndarray,
     maxiter: int,
-    expand: Callable[[Any], jax.Array] = jnp.asarray,
-    reduce: Callable[[jax.Array], Any] = np.asarray,
+    expand: Callable[[np.ndarray], Vector],
+    reduce: Callable[[Vector], np.ndarray],
 ) -> float:
     """The highest loss that bound-constrained L-BFGS meets in ``|y| <= half_width``.
 
@@ -91,7 +96,7 @@ def highest_in_box(
       half_width: ``[p]``, half the box.
       start: ``[p]`` in units of the half width, within [-1, 1].
       maxiter: iterations.
-      expand: y to the displacement of the parameters; linear.
+      expand: y, float64 on the host, to the displacement of the parameters; linear.
       reduce: its transpose, for gradients.
 
     Returns:
@@ -104,10 +109,9 @@ def highest_in_box(
 
     def negative(u: np.ndarray) -> tuple[float, np.ndarray]:
         nonlocal highest, unit
-        displacement = (u * half_width).astype(objective.layout.dtype)
-        loss, slope = objective.gradient(expand(displacement))
+        loss, slope = objective.gradient(expand(u * half_width))
         highest = max(highest, loss)
-        rise = half_width * np.asarray(reduce(slope), np.float64)
+        rise = half_width * reduce(slope)
         # In units of the box and of the mean slope the first step, which L-BFGS-B limits to one
         # gradient, crosses the box instead of crawling.
         unit = unit or max(float(np.abs(rise).mean()), float(np.finfo(np.float32).tiny))
@@ -124,18 +128,16 @@ def highest_in_box(
     return highest
 
 
-def box_starts(key: jax.Array, slope: Any, count: int) -> Iterator[np.ndarray]:
+def box_starts(key: jax.Array, slope: np.ndarray, count: int) -> Iterator[np.ndarray]:
     """Starts in units of the box: towards the corner of the gradient, then uniform."""
-    yield 0.5 * np.sign(np.asarray(slope, np.float64))
+    yield 0.5 * np.sign(slope)
     for index in range(1, count):
-        drawn = jax.random.uniform(
-            jax.random.fold_in(key, index), np.shape(slope), minval=-1, maxval=1
-        )
+        drawn = jax.random.uniform(jax.random.fold_in(key, index), slope.shape, minval=-1, maxval=1)
         yield np.asarray(drawn, np.float64)
 
 
 def highest_in_ball(
-    objective: Objective, scale: jax.Array, radius: float, slope: jax.Array, maxiter: int
+    objective: Objective, scale: Vector, radius: float, slope: Vector, maxiter: int
 ) -> float:
     """The highest loss met in ``||delta / scale|| <= radius`` by full Frank-Wolfe steps.
 
@@ -145,9 +147,9 @@ def highest_in_ball(
 
     Args:
       objective: the loss of a displacement.
-      scale: ``[size]``, at least 0.
+      scale: at least 0.
       radius: of the ball.
-      slope: ``[size]``, the direction to start along, in units of the scale.
+      slope: the direction to start along, in units of the scale.
       maxiter: steps.
 
     Returns:
@@ -155,12 +157,12 @@ def highest_in_ball(
     """
     highest = -math.inf
     for step in range(maxiter):
-        length = float(jnp.linalg.norm(slope))
+        length = float(l2_norm(slope))
         if not length:
             break
-        displacement = scale * (slope * jnp.asarray(radius / length, slope.dtype))
+        displacement = times(scale, scaled(slope, radius / length))
         if step == maxiter - 1:
             return max(highest, objective.value(displacement))
         loss, gradient = objective.gradient(displacement)
-        highest, slope = max(highest, loss), scale * gradient
+        highest, slope = max(highest, loss), times(scale, gradient)
     return highest

@@ -12,9 +12,8 @@ import numpy as np
 
 from gapjax._checks import one_of, positive_int
 from gapjax.landscape._data import Batches, Data, check_scalar_loss
-from gapjax.landscape._evaluate import combination
 from gapjax.landscape._progress import Progress, Tracker
-from gapjax.landscape._trees import check_match
+from gapjax.landscape._space import check_match, combination, space_of, widened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +79,8 @@ def fit_curve(
 
     Args:
       loss_fn: ``loss_fn(params, batch) -> mean loss``; with batch norm, in training mode.
-      start: the solution at 0.
+      start: the solution at 0. The curve is at least in float32, and passes over integers and
+        keys.
       end: the solution at 1.
       data: as in `hessian`; walked again and again.
       key: of the random points.
@@ -117,7 +117,10 @@ def fit_curve(
     check_scalar_loss(loss_fn, start, batches)
     tx = optax.adam(1e-3) if optimizer is None else optimizer
     shares = np.linspace(0, 1, num_bends + 2)[1:-1]
-    bends = tuple(combination([start, end], [1 - s, s]) for s in shares)
+    start, end = widened(start), widened(end)
+    space = space_of(start)
+    # Only weights are bent; what is no number stays out of the optimizer's sight.
+    bends = tuple(space.only(combination([start, end], [1 - s, s])) for s in shares)
 
     @jax.jit
     def update(
@@ -126,8 +129,9 @@ def fit_curve(
         t = jax.random.uniform(jax.random.fold_in(key, index))
 
         def loss(bends: Any) -> jax.Array:
-            points = (start, *bends, end)
-            return loss_fn(combination(points, _weights(kind, len(points), t)), batch)
+            points = (space.only(start), *bends, space.only(end))
+            at = combination(points, _weights(kind, len(points), t))
+            return loss_fn(space.replace(start, jax.tree.leaves(at)), batch)
 
         value, slope = jax.value_and_grad(loss)(bends)
         change, state = tx.update(slope, state, bends)
@@ -142,7 +146,8 @@ def fit_curve(
                 # Waiting now and then keeps the clock of the progress bar honest.
                 value.block_until_ready()
             tracker.step()
-    return Curve(kind, (start, *bends, end), np.asarray(losses, np.float64))
+    points = (space.replace(start, jax.tree.leaves(bend)) for bend in bends)
+    return Curve(kind, (start, *points, end), np.asarray(losses, np.float64))
 
 
 def _forever(batches: Batches) -> Iterator[Any]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +31,8 @@ class Batches:
 
     def __post_init__(self) -> None:
         """Refuses what is no data set, before any work."""
-        if isinstance(self.data, dict) or hasattr(self.data, "shape"):
+        one = isinstance(self.data, dict) or hasattr(self.data, "shape")
+        if one or hasattr(self.data, "_fields"):
             raise ValueError(
                 f"data is one {type(self.data).__name__}, which looks like a single batch: "
                 "pass a sequence of batches, data=[batch]."
@@ -65,6 +67,7 @@ class Batches:
 def _move_mean(kernel: Any, mean: Any, share: jax.Array, batch: Any, *args: Any) -> Any:
     """One batch into a running mean: mean + share * (kernel(batch) - mean)."""
     fresh = kernel(batch, *args)
+    chex.assert_trees_all_equal_shapes(mean, fresh)
     return jax.tree.map(
         lambda m, x: m + share.astype(m.dtype) * (x.astype(m.dtype) - m), mean, fresh
     )
@@ -168,23 +171,72 @@ def _losses(
     """Loss and a summary of the contents, per batch, by a fresh trace."""
 
     @jax.jit
-    def traced_anew(params: Any, batch: Any) -> jax.Array:
-        return loss_kernel(batch, loss_fn, params)
+    def traced_anew(params: Any, batch: Any) -> tuple[jax.Array, list[jax.Array]]:
+        return loss_kernel(batch, loss_fn, params), [] if batches.fixed else _summary(batch)
 
     found = []
     for batch, _ in batches:
-        found.append((traced_anew(params, batch), _summary(batch) if not batches.fixed else []))
+        found.append(traced_anew(params, batch))
         if only_first:
             break
-    return [(float(loss), sums) for loss, sums in found]
+    return [(float(loss), [float(s) for s in sums]) for loss, sums in found]
 
 
-def _summary(batch: Any) -> list[float]:
+def _summary(batch: Any) -> list[jax.Array]:
     """A few sums that change when examples change or trade places."""
     sums = []
-    for leaf in jax.tree.leaves(batch):
-        if not (hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.number)):
-            continue
-        flat = np.asarray(leaf, dtype=np.float64).ravel()
-        sums.append(float(flat @ np.cos(np.arange(flat.size))))
+    for leaf in map(jnp.asarray, jax.tree.leaves(batch)):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        weights = jnp.cos(jnp.arange(leaf.size, dtype="float32").reshape(leaf.shape))
+        sums.append(jnp.sum(leaf.astype("float32") * weights))
     return sums
+
+
+def evaluator(
+    metric_fn: Callable[..., Any],
+    data: Data,
+    *,
+    weight_fn: Callable[[Any], float] = num_examples,
+) -> Callable[..., Any]:
+    """Makes a function of the parameters alone: the mean of metrics over a data set.
+
+    Args:
+      metric_fn: ``metric_fn(params, batch)``, or ``metric_fn(params, state, batch)`` where batch
+        statistics are rebuilt along the way: a mean over the batch, or a dict of means.
+      data: as in `hessian`.
+      weight_fn: as in `hessian`.
+
+    Returns:
+      ``evaluate(params)``, or ``evaluate(params, state)``: a float, or a dict of floats.
+
+    Raises:
+      ValueError: what is no data set.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from gapjax import landscape
+      >>> mean_square = landscape.evaluator(lambda w, x: jnp.mean((x * w) ** 2), [jnp.ones(3)])
+      >>> mean_square(jnp.float32(2.0))
+      4.0
+    """
+    batches, function = Batches(data, weight_fn), as_partial(metric_fn)
+
+    def evaluate(params: Any, *state: Any) -> Any:
+        batch, _ = next(iter(batches))
+        shapes = jax.eval_shape(_Metrics(), batch, function, params, state)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return jax.tree.map(
+            float, weighted_mean(_Metrics(), zeros, batches, function, params, state)
+        )
+
+    return evaluate
+
+
+@dataclasses.dataclass(frozen=True)
+class _Metrics:
+    """The metrics of one batch, in at least float32."""
+
+    def __call__(self, batch: Any, metric_fn: Any, params: Any, state: tuple[Any, ...]) -> Any:
+        found = metric_fn(params, *state, batch)
+        return jax.tree.map(lambda x: jnp.asarray(x).astype("float32"), found)

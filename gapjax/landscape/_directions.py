@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gapjax._checks import one_of, positive_int
-from gapjax.landscape._evaluate import combination
-from gapjax.landscape._trees import check_match
+from gapjax.landscape._space import check_match, combination, space_of, widened
 
 
 def random_direction(key: jax.Array, params: Any, *, normalize: str | None = "filter") -> Any:
@@ -20,6 +19,7 @@ def random_direction(key: jax.Array, params: Any, *, normalize: str | None = "fi
     for every filter i (Li et al. 2018, section 4). A filter is a slice of a kernel along its
     *last* axis, the output features in Flax; parameters with fewer than two axes (biases and
     normalization) get no direction. Without this a network with larger weights looks flatter.
+    Integers, booleans and keys get none either.
 
     Args:
       key: of the direction.
@@ -28,7 +28,7 @@ def random_direction(key: jax.Array, params: Any, *, normalize: str | None = "fi
         in every parameter.
 
     Returns:
-      A tree like `params`.
+      A tree like `params`, at least in float32.
 
     Raises:
       ValueError: an unknown `normalize`.
@@ -47,7 +47,7 @@ def random_direction(key: jax.Array, params: Any, *, normalize: str | None = "fi
     keys = jax.random.split(key, len(leaves))
 
     def direction(key: jax.Array, leaf: Any) -> jax.Array:
-        leaf = jnp.asarray(leaf)
+        leaf = jnp.asarray(widened(leaf))
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             return jnp.zeros_like(leaf)
         drawn = jax.random.normal(key, leaf.shape, leaf.dtype)
@@ -84,10 +84,11 @@ class PlaneBasis(NamedTuple):
 
 
 def _dot(one: Any, two: Any) -> float:
-    """The inner product of two trees, in float64."""
+    """The inner product of two trees' floating leaves, in float64."""
+    space = space_of(one)
+    pairs = zip(space.select(one), space.select(two), strict=True)
     return sum(
-        float(np.vdot(np.asarray(a, np.float64), np.asarray(b, np.float64)))
-        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True)
+        float(np.vdot(np.asarray(a, np.float64), np.asarray(b, np.float64))) for a, b in pairs
     )
 
 
@@ -186,7 +187,7 @@ def trajectory_pca(
         check_match(checkpoints[0], tree, f"checkpoint {index}")
     weights = np.full(count, 1 / count) if center == "mean" else np.eye(count)[-1]
     gram = np.zeros((count, count))
-    for leaves in zip(*map(jax.tree.leaves, checkpoints), strict=True):
+    for leaves in zip(*map(space_of(checkpoints[0]).select, checkpoints), strict=True):
         rows = np.stack([np.asarray(leaf, np.float64).ravel() for leaf in leaves])
         rows -= weights @ rows
         gram += rows @ rows.T

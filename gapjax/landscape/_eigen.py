@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from gapjax._checks import one_of, positive_float, positive_int
+from gapjax._text import readable_bytes
 from gapjax.landscape._lanczos import Krylov, LanczosState
-from gapjax.landscape._memory import readable, require_vectors
+from gapjax.landscape._memory import require_vectors
 from gapjax.landscape._operators import Operator
 from gapjax.landscape._progress import Progress, Tracker
+from gapjax.landscape._space import l2_norm, scaled
 
 _MEASURES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "LM": np.abs,
@@ -100,13 +102,11 @@ def eigh_topk(
         raise ValueError(f"basis_size must be at least k + 2 = {k + 2}, not {basis_size}.")
     limit = max(300, 20 * k) if max_matvecs is None else positive_int("max_matvecs", max_matvecs)
     # Restarting holds the old basis and the kept vectors at once.
-    needed = require_vectors(
-        room + 1 + (room + k) // 2, size, op.dtype, "take a smaller basis_size"
-    )
+    needed = require_vectors(room + 1 + (room + k) // 2, op.space, "take a smaller basis_size")
 
     krylov = Krylov.resume(op, key, resume) if resume is not None else Krylov.begin(op, key)
     search = _Search(krylov, k, _MEASURES[which], tol)
-    task = f"{k} eigenpairs (basis at most {readable(needed)})"
+    task = f"{k} eigenpairs (basis at most {readable_bytes(needed)})"
     with Tracker(progress, task, limit, krylov.snapshot) as tracker:
         tracker.done = krylov.num_matvecs
         # One product is left for the verification.
@@ -188,17 +188,18 @@ class _Search:
         # Each pair weighs in by what it is allowed, so that no pair drowns another.
         signs = np.asarray(jax.random.rademacher(key, (k,), dtype="int8"))
         weights = signs / allowed * allowed.min()
-        ((probe, image),) = krylov.combine(vectors @ np.stack([weights, weights * values], axis=1))
-        rest = op.apply(probe) - image
+        (pair,) = krylov.combine(vectors @ np.stack([weights, weights * values], axis=1))
+        probe, image = (tuple(part[row] for part in pair) for row in (0, 1))
+        rest = jax.tree.map(jnp.subtract, op.apply(probe), image)
         if not krylov.complete:
             known = (krylov.coupling @ vectors) @ weights
-            rest = rest - jnp.asarray(known, op.dtype) * krylov.next_vector()
-        rounding = float(jnp.linalg.norm(rest)) / allowed.min() * allowed
+            rest = jax.tree.map(jnp.subtract, rest, scaled(krylov.next_vector(), known))
+        rounding = float(l2_norm(rest)) / allowed.min() * allowed
         residuals = np.hypot(self.residuals[:k], rounding)
-        rows = krylov.combine(vectors)
+        rows = [jnp.concatenate(parts) for parts in zip(*krylov.combine(vectors), strict=True)]
         return Eigenpairs(
             values,
-            jax.vmap(op.unravel)(jnp.concatenate(rows)),
+            op.space.embed(tuple(rows)),
             residuals,
             residuals <= allowed,
             krylov.num_matvecs + 1,

@@ -1,6 +1,7 @@
 """Keskar's sharpness, in the full space or in a random subspace."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -9,10 +10,84 @@ import numpy as np
 
 from gapjax._checks import positive_float, positive_int
 from gapjax.landscape._ascent import Objective, Sharpness, box_starts, highest_in_box
-from gapjax.landscape._columns import Columns
 from gapjax.landscape._data import Batches, Data, num_examples
 from gapjax.landscape._progress import Progress, Tracker
-from gapjax.landscape._trees import Where, layout_of
+from gapjax.landscape._space import (
+    Vector,
+    VectorSpace,
+    Where,
+    inner,
+    rows_combined,
+    space_of,
+    widened,
+)
+
+# Entries of a random matrix that exist at a time, on each device.
+CHUNK = 2**22
+
+
+class Columns:
+    """A matrix A of independent standard normal entries, ``[size, dim]``; its columns are vectors.
+
+    It is made from its key anew at each use, some columns at a time, and never stored. With
+    `normalize` every column is divided by its length (about sqrt(size) otherwise).
+    """
+
+    def __init__(self, key: jax.Array, space: VectorSpace, dim: int, normalize: bool):
+        """`key`: of the entries."""
+        self.keys, self.space, self.dim = jax.random.split(key, dim), space, dim
+        self.at_once = min(max(CHUNK // space.size_per_device, 1), dim)
+        self.scale = np.ones(dim)
+        if normalize:
+            squares = [_squares(block) for _, block in self._blocks()]
+            self.scale = 1 / np.sqrt(np.concatenate(squares).astype(np.float64))
+
+    def _blocks(self) -> Iterator[tuple[slice, Vector]]:
+        """Some columns after the other, as rows."""
+        for start in range(0, self.dim, self.at_once):
+            some = slice(start, start + self.at_once)
+            yield some, self.space.normal(self.keys[some])
+
+    def expand(self, y: np.ndarray) -> Vector:
+        """``A y``."""
+        total = self.space.zeros()
+        for some, block in self._blocks():
+            total = _added(total, np.asarray(y * self.scale, self.space.dtype)[some], block)
+        return total
+
+    def reduce(self, vector: Vector) -> np.ndarray:
+        """``A^T vector``, ``[dim]`` float64."""
+        parts = [_products(block, vector) for _, block in self._blocks()]
+        return np.concatenate(parts).astype(np.float64) * self.scale
+
+    def coordinates(self, vector: Vector) -> np.ndarray:
+        """``A^+ vector``, ``[dim]``: the least-squares coordinates of a vector.
+
+        Columns of many more entries than there are columns are all but orthogonal, and conjugate
+        gradients on the normal equations take few steps.
+        """
+        from scipy.sparse.linalg import LinearOperator, cg
+
+        gram = LinearOperator(
+            (self.dim, self.dim), matvec=lambda y: self.reduce(self.expand(y)), dtype=np.float64
+        )
+        return cg(gram, self.reduce(vector), rtol=1e-7)[0]
+
+
+_products = jax.jit(inner)
+
+
+@jax.jit
+def _squares(block: Vector) -> jax.Array:
+    """The squared length of each row."""
+    return jax.tree.reduce(
+        jnp.add, [jnp.sum(jnp.square(rows), axis=range(1, rows.ndim)) for rows in block]
+    )
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _added(total: Vector, weights: jax.Array, block: Vector) -> Vector:
+    return jax.tree.map(jnp.add, total, rows_combined(weights, block))
 
 
 def keskar_sharpness(
@@ -60,7 +135,7 @@ def keskar_sharpness(
       data: the training data, as in `hessian`.
       epsilon: half the box, per unit of 1 + the size of the coordinate.
       subspace_dim: p, the number of columns of A (the paper takes 100); None for the full space.
-        A is made from its key a band of rows at a time, and never stored.
+        A is made from its key some columns at a time, and never stored.
       key: of the starts, and of A; needed for a subspace. Starts of the full space use key 0
         otherwise.
       maxiter: iterations of L-BFGS-B.
@@ -91,7 +166,8 @@ def keskar_sharpness(
     positive_float("epsilon", epsilon)
     positive_int("maxiter", maxiter)
     positive_int("num_starts", num_starts)
-    layout = layout_of(params, where)
+    params = widened(params)
+    space = space_of(params, where)
     if subspace_dim is not None:
         positive_int("subspace_dim", subspace_dim)
         if key is None:
@@ -99,24 +175,24 @@ def keskar_sharpness(
                 "a random subspace is drawn from a key: pass key=jax.random.key(0), the same for "
                 "all solutions that are compared."
             )
-        if subspace_dim > layout.size:
+        if subspace_dim > space.size:
             raise ValueError(
-                f"subspace_dim is {subspace_dim} and there are {layout.size} parameters: "
+                f"subspace_dim is {subspace_dim} and there are {space.size} parameters: "
                 "leave it out for the full space."
             )
-    objective = Objective(loss_fn, params, layout, Batches(data, weight_fn), check)
+    objective = Objective(loss_fn, params, space, Batches(data, weight_fn), check)
     start_key, column_key = jax.random.split(jax.random.key(0) if key is None else key)
     if subspace_dim is None:
-        maps: tuple[Any, Any] = jnp.asarray, np.asarray
-        coordinates = np.asarray(objective.point, np.float64)
+        maps: tuple[Any, Any] = space.split, space.flat
+        coordinates = space.flat(objective.point)
     else:
-        columns = Columns(column_key, layout.size, subspace_dim, layout.dtype, normalize_columns)
+        columns = Columns(column_key, space, subspace_dim, normalize_columns)
         maps = columns.expand, columns.reduce
         coordinates = columns.coordinates(objective.point)
     half_width = epsilon * (np.abs(coordinates) + 1)
     with Tracker(progress, "sharpness", num_starts * (maxiter + 2)) as tracker:
         objective.tracker = tracker
-        loss, slope = objective.gradient(jnp.zeros_like(objective.point))
+        loss, slope = objective.gradient(space.zeros())
         toward = maps[1](slope)
         peaks = [
             highest_in_box(objective, half_width, start, maxiter, *maps)

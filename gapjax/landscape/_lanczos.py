@@ -1,17 +1,21 @@
 """Lanczos with full reorthogonalization: one product a step, the basis on the device."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from gapjax._checks import positive_int
-from gapjax.landscape._memory import readable, require_vectors
+from gapjax._text import readable_bytes
+from gapjax.landscape._memory import require_vectors
 from gapjax.landscape._operators import Operator
 from gapjax.landscape._progress import Progress, Tracker
+from gapjax.landscape._space import Vector, inner, l2_norm, rows_combined
 
 # Rows of the basis that are kept in one array: enough for the projections to run at the speed of
 # memory, few enough that the unused rows of the last block do not count.
@@ -25,13 +29,15 @@ class LanczosState(NamedTuple):
     T the `projection` and c the `coupling`.
 
     Attributes:
-      blocks: the m + 1 vectors (Q, then q), in blocks of rows ``[<=16, size]``; unused rows are 0.
+      blocks: the m + 1 vectors (Q, then q), in blocks of at most 16 rows. A block holds an array
+        ``[rows, *shape]`` for every selected parameter, laid out over devices like it; unused rows
+        are 0.
       projection: ``[m, m]`` float64, tridiagonal until a thick restart.
       coupling: ``[m]`` float64, zero but for its last entry until a thick restart.
       num_matvecs: products spent.
     """
 
-    blocks: tuple[jax.Array, ...]
+    blocks: tuple[Vector, ...]
     projection: np.ndarray
     coupling: np.ndarray
     num_matvecs: int
@@ -48,45 +54,65 @@ class LanczosState(NamedTuple):
 
     @property
     def basis(self) -> jax.Array:
-        """The orthonormal vectors Q, ``[m, size]`` (a copy)."""
-        return jnp.concatenate(self.blocks)[: len(self.coupling)]
+        """The orthonormal vectors Q, ``[m, size]``: a flat copy, for a look at small problems."""
+        rows = [
+            jnp.concatenate([part.reshape(len(part), -1) for part in block], axis=1)
+            for block in self.blocks
+        ]
+        return jnp.concatenate(rows)[: len(self.coupling)]
 
 
 @jax.jit
-def _project_out(block: jax.Array, vector: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _project_out(block: Vector, vector: Vector) -> tuple[Vector, jax.Array]:
     """The vector without its part in the rows of a block, and the coefficients of that part."""
-    coefficients = jnp.dot(block, vector, precision="highest")
-    return vector - jnp.dot(coefficients, block, precision="highest"), coefficients
+    coefficients = inner(block, vector)
+    return jax.tree.map(jnp.subtract, vector, rows_combined(coefficients, block)), coefficients
 
 
 @jax.jit
-def _norm(vector: jax.Array) -> jax.Array:
-    return jnp.linalg.norm(vector)
-
-
-@jax.jit
-def _get_row(block: jax.Array, row: jax.Array) -> jax.Array:
-    return block[row]
+def _get_row(block: Vector, row: jax.Array) -> Vector:
+    return tuple(lax.dynamic_index_in_dim(part, row, keepdims=False) for part in block)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _set_row(block: jax.Array, row: jax.Array, vector: jax.Array, scale: jax.Array) -> jax.Array:
+def _set_row(block: Vector, row: jax.Array, vector: Vector, scale: jax.Array) -> Vector:
     """The block with `vector * scale` as one row, in place."""
-    return block.at[row].set(vector * scale.astype(vector.dtype))
+    return tuple(
+        lax.dynamic_update_index_in_dim(part, leaf * scale.astype(leaf.dtype), row, 0)
+        for part, leaf in zip(block, vector, strict=True)
+    )
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _combine(total: jax.Array, weights: jax.Array, block: jax.Array) -> jax.Array:
-    return total + jnp.dot(weights, block, precision="highest")
+def _combine(total: Vector, weights: jax.Array, block: Vector) -> Vector:
+    return jax.tree.map(jnp.add, total, rows_combined(weights, block))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _with_rows(block: Vector, missing: int) -> Vector:
+    """A block with so many rows of zeros after its own."""
+    return tuple(jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) for x in block)
+
+
+def _num_rows(block: Vector) -> int:
+    return len(block[0])
+
+
+def _copied(block: Vector) -> Vector:
+    return tuple(map(jnp.array, block))
+
+
+def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
+    return ", ".join(map(str, shapes[:4])) + (" ..." if len(shapes) > 4 else "")
 
 
 class Krylov:
     """A growing Krylov space; its arrays are updated in place, `snapshot` hands out copies."""
 
-    def __init__(self, op: Operator, key: jax.Array, locked: Sequence[jax.Array] = ()):
+    def __init__(self, op: Operator, key: jax.Array, locked: Sequence[Vector] = ()):
         """`locked`: blocks of orthonormal rows that the whole space is kept orthogonal to."""
         self.op, self.key, self.locked = op, key, tuple(locked)
-        self.blocks: list[jax.Array] = []
+        self.blocks: list[Vector] = []
         self.rows = 0
         self.projection, self.coupling = np.zeros((0, 0)), np.zeros(0)
         self.num_matvecs = 0
@@ -96,15 +122,15 @@ class Krylov:
 
     @classmethod
     def begin(
-        cls, op: Operator, key: jax.Array, *, start: Any = None, locked: Sequence[jax.Array] = ()
+        cls, op: Operator, key: jax.Array, *, start: Any = None, locked: Sequence[Vector] = ()
     ) -> "Krylov":
         """From a start vector, or from a random direction."""
         krylov = cls(op, key, locked)
         if start is None:
             krylov.append_random()
             return krylov
-        vector = op.ravel(start)
-        length = float(_norm(vector))
+        vector = op.space.vector(start, "the start vector")
+        length = float(l2_norm(vector))
         if not np.isfinite(length) or not length:
             raise ValueError(f"the start vector has length {length}; it must be finite, not zero.")
         krylov.append(vector, 1 / length)
@@ -113,13 +139,16 @@ class Krylov:
     @classmethod
     def resume(cls, op: Operator, key: jax.Array, state: LanczosState) -> "Krylov":
         """From a saved state, which is left as it is."""
-        if state.blocks[0].shape[1] != op.size:
+        saved = [tuple(part.shape[1:]) for part in state.blocks[0]]
+        if saved != op.space.chosen(op.space.shapes):
             raise ValueError(
-                f"the saved state is for {state.blocks[0].shape[1]} parameters, "
-                f"the operator acts on {op.size}: resume with the operator it was made with."
+                f"the saved state is for {sum(map(math.prod, saved))} parameters of shapes "
+                f"{_listed(saved)}, the operator acts on {op.size} of shapes "
+                f"{_listed(op.space.chosen(op.space.shapes))}: resume with the operator it was "
+                "made with."
             )
         krylov = cls(op, key)
-        krylov.blocks = [jnp.array(block) for block in state.blocks]
+        krylov.blocks = [_copied(op.space.placed(block)) for block in state.blocks]
         krylov.projection = np.array(state.projection, np.float64)
         krylov.coupling = np.array(state.coupling, np.float64)
         krylov.num_matvecs = int(state.num_matvecs)
@@ -137,18 +166,18 @@ class Krylov:
     @property
     def complete(self) -> bool:
         """Whether the whole space is spanned."""
-        return self.steps + sum(block.shape[0] for block in self.locked) >= self.op.size
+        return self.steps + sum(map(_num_rows, self.locked)) >= self.op.size
 
     def snapshot(self) -> LanczosState:
         """The state as it is now; later steps do not touch it."""
-        blocks = (*self.blocks[:-1], jnp.array(self.blocks[-1]))
+        blocks = (*self.blocks[:-1], _copied(self.blocks[-1]))
         return LanczosState(blocks, self.projection.copy(), self.coupling.copy(), self.num_matvecs)
 
-    def row(self, index: int) -> jax.Array:
+    def row(self, index: int) -> Vector:
         """One vector of the basis."""
         return _get_row(self.blocks[index // BLOCK], np.int32(index % BLOCK))
 
-    def next_vector(self) -> jax.Array:
+    def next_vector(self) -> Vector:
         """The vector that the next product is taken of."""
         return self.row(self.steps)
 
@@ -168,7 +197,7 @@ class Krylov:
         m = self.steps
         vector, coefficients = self.orthogonalize(self.op.apply(self.next_vector()))
         self.num_matvecs += 1
-        beta = float(_norm(vector))
+        beta = float(l2_norm(vector))
         grown = np.zeros((m + 1, m + 1))
         grown[:m, :m] = self.projection
         grown[m, :m] = grown[:m, m] = self.coupling
@@ -200,30 +229,31 @@ class Krylov:
         following = self.next_vector()
         self.blocks = self.combine(vectors)
         coupling, self.rows = self.coupling @ vectors, vectors.shape[1]
-        missing = min(BLOCK, self.op.size - BLOCK * (len(self.blocks) - 1)) - len(self.blocks[-1])
-        self.blocks[-1] = jnp.pad(self.blocks[-1], ((0, missing), (0, 0)))
+        last = self.blocks[-1]
+        missing = min(BLOCK, self.op.size - BLOCK * (len(self.blocks) - 1)) - _num_rows(last)
+        self.blocks[-1] = _with_rows(last, missing)
         self.append(following, 1.0)
         self.projection, self.coupling = np.diag(values).astype(np.float64), coupling
         # Chains lose their meaning once they are mixed.
         self.chain_start = None
 
-    def combine(self, vectors: np.ndarray) -> list[jax.Array]:
+    def combine(self, vectors: np.ndarray) -> list[Vector]:
         """Combinations of the basis: the columns of ``[m, p]`` as blocks of rows."""
         combined = []
         for start in range(0, vectors.shape[1], BLOCK):
             weights = vectors[:, start : start + BLOCK].T
-            total = jnp.zeros((len(weights), self.op.size), self.op.dtype)
+            total = self.op.space.zeros(len(weights))
             for index, block in enumerate(self.blocks):
-                part = np.zeros((len(weights), block.shape[0]))
-                own = weights[:, index * BLOCK : index * BLOCK + block.shape[0]]
+                part = np.zeros((len(weights), _num_rows(block)))
+                own = weights[:, index * BLOCK : index * BLOCK + _num_rows(block)]
                 part[:, : own.shape[1]] = own
                 total = _combine(total, part.astype(self.op.dtype), block)
             combined.append(total)
         return combined
 
-    def orthogonalize(self, vector: jax.Array) -> tuple[jax.Array, np.ndarray]:
+    def orthogonalize(self, vector: Vector) -> tuple[Vector, np.ndarray]:
         """Twice is enough (Giraud et al. 2005); returns the coefficients in the basis."""
-        total = np.zeros(sum(block.shape[0] for block in self.blocks))
+        total = np.zeros(sum(map(_num_rows, self.blocks)))
         for _ in range(2):
             for block in self.locked:
                 vector, _ = _project_out(block, vector)
@@ -235,22 +265,21 @@ class Krylov:
                 total = total + np.concatenate([np.asarray(p, np.float64) for p in parts])
         return vector, total
 
-    def append(self, vector: jax.Array, scale: float) -> None:
+    def append(self, vector: Vector, scale: float) -> None:
         """One more row of the basis."""
         if self.rows % BLOCK == 0:
             rows = min(BLOCK, self.op.size - self.rows)
-            self.blocks.append(jnp.zeros((rows, self.op.size), self.op.dtype))
+            self.blocks.append(self.op.space.zeros(rows))
         row = np.int32(self.rows % BLOCK)
         self.blocks[-1] = _set_row(self.blocks[-1], row, vector, np.asarray(scale))
         self.rows += 1
 
     def append_random(self) -> None:
         """A random direction orthogonal to the basis: the start of a chain."""
-        key = jax.random.fold_in(self.key, self.rows)
-        vector = jax.random.normal(key, (self.op.size,), self.op.dtype)
+        vector = self.op.space.normal(jax.random.fold_in(self.key, self.rows))
         vector, _ = self.orthogonalize(vector)
         self.chain_start = self.steps if self.chain_start is not None else None
-        self.append(vector, 1 / float(_norm(vector)))
+        self.append(vector, 1 / float(l2_norm(vector)))
 
 
 def lanczos(
@@ -299,13 +328,15 @@ def lanczos(
             f"num_steps is {num_steps}, and the operator acts on {op.size} parameters: "
             f"at most {op.size} steps."
         )
-    needed = require_vectors(num_steps + 1, op.size, op.dtype, "take fewer num_steps")
+    needed = require_vectors(num_steps + 1, op.space, "take fewer num_steps")
     if resume is not None:
         krylov = Krylov.resume(op, key, resume)
     else:
         krylov = Krylov.begin(op, key, start=start)
     left = max(num_steps - krylov.steps, 0)
-    with Tracker(progress, f"Lanczos (basis {readable(needed)})", left, krylov.snapshot) as tracker:
+    with Tracker(
+        progress, f"Lanczos (basis {readable_bytes(needed)})", left, krylov.snapshot
+    ) as tracker:
         for _ in range(left):
             krylov.extend()
             tracker.step()

@@ -5,10 +5,13 @@ import pathlib
 import jax
 import jax.numpy as jnp
 
+from gapjax._text import readable_bytes
+from gapjax.landscape._space import VectorSpace
+
 
 def _available_bytes() -> float:
-    """Free memory of the default device; unlimited where it cannot be told."""
-    device = jax.devices()[0]
+    """Free memory of a device; unlimited where it cannot be told."""
+    device = jax.local_devices()[0]
     if device.platform == "cpu":
         meminfo = pathlib.Path("/proc/meminfo")
         for line in meminfo.read_text().splitlines() if meminfo.exists() else []:
@@ -21,23 +24,20 @@ def _available_bytes() -> float:
     return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
 
 
-def readable(num_bytes: float) -> str:
-    """Bytes in the unit that reads best."""
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if num_bytes < 1024:
-            return f"{num_bytes:.4g} {unit}"
-        num_bytes /= 1024
-    return f"{num_bytes:.4g} TiB"
+def require_vectors(count: int, space: VectorSpace, remedy: str) -> int:
+    """The bytes of a basis on each device, or a MemoryError that says how many and what to do.
 
-
-def require_vectors(count: int, size: int, dtype: str, remedy: str) -> int:
-    """The bytes of a basis, or a MemoryError that says how many and what to do."""
-    needed = count * size * jnp.dtype(dtype).itemsize
-    available = _available_bytes()
+    Virtual devices of a CPU share its memory.
+    """
+    needed = count * space.size_per_device * jnp.dtype(space.dtype).itemsize
+    available, here = _available_bytes(), space.num_local_devices
+    if jax.local_devices()[0].platform == "cpu":
+        available /= here
     if needed > available:
+        each = " on each device" if here > 1 else ""
         raise MemoryError(
-            f"a basis of {count} vectors of {size} parameters takes {needed} bytes "
-            f"({readable(needed)}), and {readable(available)} are free: {remedy}, or measure "
-            "fewer parameters with where=."
+            f"a basis of {count} vectors of {space.size} parameters takes {needed} bytes"
+            f"{each} ({readable_bytes(needed)}), and {readable_bytes(available)} are free: "
+            f"{remedy}, or measure fewer parameters with where=."
         )
     return needed

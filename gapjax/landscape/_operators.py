@@ -23,7 +23,13 @@ from gapjax.landscape._products import (
     loss_curvature,
     softmax_curvature,
 )
-from gapjax.landscape._trees import Layout, Where, check_match, layout_of
+from gapjax.landscape._space import (
+    Vector,
+    VectorSpace,
+    Where,
+    space_of,
+    widened,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +37,9 @@ class Operator:
     """A symmetric linear operator on parameter trees.
 
     Attributes:
-      apply: the product on flat vectors, ``[size] -> [size]``.
-      layout: how the selected leaves of a tree lie in the flat vector.
+      apply: the product with a vector, the tuple of the selected leaves in `dtype`, each in the
+        shape and with the sharding of its parameter.
+      space: the vectors that it acts on.
 
     Example:
       >>> import jax.numpy as jnp
@@ -44,34 +51,37 @@ class Operator:
       3
     """
 
-    apply: Callable[[jax.Array], jax.Array]
-    layout: Layout
+    apply: Callable[[Vector], Vector]
+    space: VectorSpace
 
     @property
     def size(self) -> int:
         """The number of parameters that the operator acts on."""
-        return self.layout.size
+        return self.space.size
 
     @property
     def dtype(self) -> str:
-        """The type of flat vectors: the widest of the selected parameters, at least float32."""
-        return self.layout.dtype
+        """The type of vectors: the widest of the selected parameters, at least float32."""
+        return self.space.dtype
 
     def ravel(self, tree: Any) -> jax.Array:
-        """A tree like the parameters, to the flat vector of its selected leaves."""
-        return self.layout.ravel(tree)
+        """A tree like the parameters as one flat array of its selected leaves, ``[size]``.
 
-    def unravel(self, vector: jax.Array) -> Any:
-        """A flat vector to a tree like the parameters, zero where not selected."""
-        return self.layout.unravel(vector)
+        For tools that want flat arrays; nothing here needs it.
+        """
+        return jnp.concatenate([leaf.ravel() for leaf in self.space.vector(tree)])
+
+    def unravel(self, flat: jax.Array) -> Any:
+        """A flat array, ``[size]``, as a tree like the parameters, zero where not selected."""
+        return self.space.embed(self.space.split(flat))
 
     def matvec(self, tree: Any) -> Any:
         """The product with a tree like the parameters.
 
         Leaves left out by ``where=`` count as zero, and are zero in the result: the operator is
-        the diagonal block of the selected parameters.
+        the diagonal block of the selected parameters. So are leaves of integers or keys.
         """
-        return self.unravel(self.apply(self.ravel(tree)))
+        return self.space.embed(self.apply(self.space.vector(tree)))
 
     def __matmul__(self, tree: Any) -> Any:
         """``op @ tree``, the same as `matvec`."""
@@ -79,24 +89,22 @@ class Operator:
 
 
 @jax.jit
-def _all_finite(vector: jax.Array) -> jax.Array:
+def _all_finite(vector: Vector) -> jax.Array:
     """Whether every entry is finite."""
-    return jnp.isfinite(vector).all()
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in vector]).all()
 
 
-def _streamed(kernel: Any, layout: Layout, batches: Batches, *args: Any) -> Operator:
+def _streamed(kernel: Any, space: VectorSpace, batches: Batches, *args: Any) -> Operator:
     """The operator whose product is the weighted mean of a kernel over the data."""
+    zeros = space.zeros_maker()
 
-    def zeros() -> jax.Array:
-        return jnp.zeros(layout.size, layout.dtype)
-
-    def apply(vector: jax.Array) -> jax.Array:
+    def apply(vector: Vector) -> Vector:
         product = weighted_mean(kernel, zeros(), batches, *args, vector)
         if not _all_finite(product):
             _name_the_batch(vector)
         return product
 
-    def _name_the_batch(vector: jax.Array) -> None:
+    def _name_the_batch(vector: Vector) -> None:
         if not _all_finite(vector):
             raise FloatingPointError("the vector to multiply is not finite.")
         for index, (batch, _) in enumerate(batches):
@@ -109,7 +117,7 @@ def _streamed(kernel: Any, layout: Layout, batches: Batches, *args: Any) -> Oper
                 )
         raise FloatingPointError("the mean of the products overflows; scale the loss down.")
 
-    return Operator(apply, layout)
+    return Operator(apply, space)
 
 
 def hessian(
@@ -159,10 +167,11 @@ def hessian(
       >>> (op @ jnp.ones(2)).tolist()
       [0.5, 0.5]
     """
-    layout, batches = layout_of(params, where), Batches(data, weight_fn)
+    params = widened(params)
+    space, batches = space_of(params, where), Batches(data, weight_fn)
     if check:
         check_repeatable(loss_fn, params, batches)
-    return _streamed(HessianProduct(layout), layout, batches, as_partial(loss_fn), params)
+    return _streamed(HessianProduct(space), space, batches, as_partial(loss_fn), params)
 
 
 def ggn(
@@ -206,11 +215,12 @@ def ggn(
       >>> (op @ jnp.ones(2)).tolist()
       [0.5, 0.5]
     """
-    layout, batches = layout_of(params, where), Batches(data, weight_fn)
+    params = widened(params)
+    space, batches = space_of(params, where), Batches(data, weight_fn)
     if check:
         check_repeatable(lambda p, b: output_loss(apply_fn(p, b), b), params, batches)
-    kernel = OutputProduct(layout, loss_curvature)
-    return _streamed(kernel, layout, batches, as_partial(apply_fn), as_partial(output_loss), params)
+    kernel = OutputProduct(space, loss_curvature)
+    return _streamed(kernel, space, batches, as_partial(apply_fn), as_partial(output_loss), params)
 
 
 def fisher(
@@ -263,13 +273,14 @@ def fisher(
             "the empirical Fisher needs the gradient of the loss: pass "
             "output_loss=lambda outputs, batch: mean loss, or kind='exact'."
         )
-    layout, batches = layout_of(params, where), Batches(data, weight_fn)
+    params = widened(params)
+    space, batches = space_of(params, where), Batches(data, weight_fn)
     loss = output_loss or _mean_output
     if check:
         check_repeatable(lambda p, b: loss(apply_fn(p, b), b), params, batches)
     of_outputs = softmax_curvature if kind == "exact" else gradient_curvature
-    kernel = OutputProduct(layout, of_outputs)
-    return _streamed(kernel, layout, batches, as_partial(apply_fn), as_partial(loss), params)
+    kernel = OutputProduct(space, of_outputs)
+    return _streamed(kernel, space, batches, as_partial(apply_fn), as_partial(loss), params)
 
 
 def _mean_output(outputs: jax.Array, batch: Any) -> jax.Array:
@@ -299,14 +310,13 @@ def from_matvec(matvec: Callable[[Any], Any], like: Any) -> Operator:
       >>> (op @ jnp.ones(3)).tolist()
       [0.0, 1.0, 2.0]
     """
-    layout = layout_of(like)
+    space = space_of(like)
 
-    def apply(vector: jax.Array) -> jax.Array:
-        product = matvec(layout.unravel(vector))
-        check_match(layout.like, product, "the product")
-        flat = layout.join(layout.select(product))
+    def apply(vector: Vector) -> Vector:
+        product = matvec(space.embed(vector))
+        flat = space.vector(product, "the product")
         if not _all_finite(flat):
             raise FloatingPointError("the product of matvec is not finite.")
         return flat
 
-    return Operator(apply, layout)
+    return Operator(apply, space)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from gapjax._checks import one_of
-from gapjax.landscape._evaluate import GIVEN, REBUILT, Evaluate, combination, sweep
 from gapjax.landscape._progress import Progress
-from gapjax.landscape._trees import check_match
+from gapjax.landscape._space import check_match, combination
+from gapjax.landscape._sweep import GIVEN, REBUILT, Evaluate, sweep
 
 
 @dataclasses.dataclass(frozen=True)

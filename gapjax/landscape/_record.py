@@ -1,7 +1,8 @@
 """Products kept on disk, so that work that was cut off goes on from its last product."""
 
+import hashlib
 import json
-import os
+import mmap
 import pathlib
 
 import jax
@@ -9,25 +10,34 @@ import jax.numpy as jnp
 import numpy as np
 
 from gapjax.landscape._operators import Operator
+from gapjax.landscape._space import Vector, l2_norm
+
+# A record is this mark, a hash of the vector, the product, and a hash of both.
+MARK = b"\x89product"
+HASH = 16
 
 
 def recorded(op: Operator, path: str | pathlib.Path) -> Operator:
-    """The same operator, with every product appended to a file and read back on a second run.
+    """The same operator, with every product kept in a file, and read back when asked for again.
 
     Everything here is fixed by its key, so the same call after an interruption asks for the same
-    products in the same order: those already in the file are read, the first new one is computed.
-    Each product is stored with a checksum of its vector, and a file that belongs to another
-    operator or key is refused. Wrap the operator again for each run; delete the file when done.
+    products: those that are in the file are read, the others computed and appended. A product is
+    found by a hash of its vector, so neither the order of calls nor their number matters, and one
+    file serves several calls. The first one that is found is computed all the same, and compared:
+    a file of another operator is noticed, for one product a run. A record that was cut off or
+    damaged does not match its checksum, and counts as missing.
 
     Args:
       op: the operator.
-      path: the file; made if it does not exist. It grows by one vector a product.
+      path: the file; made if it does not exist. It grows by one vector a product; delete it when
+        the work is done. Several processes may append to it.
 
     Returns:
       An `Operator`.
 
     Raises:
-      ValueError: a file of another operator; later, of another key or call.
+      ValueError: a file of an operator on other parameters; later, one of another operator. One
+        run over several processes, none of which has whole vectors.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -36,55 +46,102 @@ def recorded(op: Operator, path: str | pathlib.Path) -> Operator:
       >>> path = pathlib.Path(tempfile.mkdtemp()) / "products"
       >>> op = landscape.from_matvec(lambda v: jnp.arange(9.0) * v, jnp.zeros(9))
       >>> first = landscape.trace(landscape.recorded(op, path), jax.random.key(0))
-      >>> broken = landscape.from_matvec(lambda v: v / 0, jnp.zeros(9))
-      >>> again = landscape.trace(landscape.recorded(broken, path), jax.random.key(0))
+      >>> again = landscape.trace(landscape.recorded(op, path), jax.random.key(0))
       >>> again == first
       True
+      >>> other = landscape.from_matvec(lambda v: 2 * v, jnp.zeros(9))
+      >>> landscape.trace(landscape.recorded(other, path), jax.random.key(0))
+      Traceback (most recent call last):
+      ValueError: ... holds products of another operator...
     """
-    path = pathlib.Path(path)
-    dtype = np.dtype(op.dtype)
-    header = json.dumps({"size": op.size, "dtype": dtype.name}).encode() + b"\n"
-    length = 8 + op.size * dtype.itemsize
-    if not path.exists() or not path.stat().st_size:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(header)
-    with path.open("rb") as file:
-        found = file.readline()
-    if found != header:
+    if jax.process_count() > 1:
         raise ValueError(
-            f"{path} holds other products ({found[:80]!r}, not {header!r}): "
-            "give each operator a file of its own."
+            f"recorded keeps whole vectors, and of {jax.process_count()} processes none has them: "
+            "keep the state that lanczos returns or that progress.partial() hands out, arrays laid "
+            "out like the parameters, in a checkpoint, and go on with resume=."
         )
-    # A record that was cut off in the middle of writing is written anew.
-    kept = (path.stat().st_size - len(header)) // length
-    os.truncate(path, len(header) + kept * length)
-    calls = 0
+    path, space = pathlib.Path(path), op.space
+    shapes, dtype = space.chosen(space.shapes), np.dtype(space.dtype)
+    _begin(path, {"shapes": shapes, "dtype": dtype.name})
+    length = len(MARK) + HASH + space.size * dtype.itemsize + HASH
+    places, compared = _index(path, length), False
 
-    def apply(vector: jax.Array) -> jax.Array:
-        nonlocal calls
-        index, calls = calls, calls + 1
-        mark = float(_checksum(vector))
-        if index < kept:
-            with path.open("rb") as file:
-                file.seek(len(header) + index * length)
-                record = file.read(length)
-            # Replayed arithmetic may round differently on another machine, not by more.
-            if abs(mark - np.frombuffer(record[:8])[0]) > 1e-2 * float(jnp.linalg.norm(vector)):
-                raise ValueError(
-                    f"product {index} in {path} is of another vector: the file was made with "
-                    "another key or another call. Delete it, or repeat that call."
-                )
-            return jnp.asarray(np.frombuffer(record[8:], dtype))
+    def compare(vector: Vector, product: Vector) -> None:
+        anew = op.apply(vector)
+        off = float(l2_norm(jax.tree.map(jnp.subtract, anew, product)))
+        size = max(float(l2_norm(anew)), float(l2_norm(product)))
+        # Another machine may round differently, not by more than this.
+        if off > 1000 * np.finfo(dtype).eps * size:
+            raise ValueError(
+                f"{path} holds products of another operator: computed anew, one of them differs "
+                f"by {off / size:.2g} of its length. Give each operator a file of its own; where "
+                "the loss, the parameters or the data were changed, delete this one."
+            )
+
+    def apply(vector: Vector) -> Vector:
+        nonlocal compared
+        key = _hash(*(np.asarray(leaf).tobytes() for leaf in vector))
+        record = _read(path, places[key], length) if key in places else b""
+        if _whole(record, length):
+            flat = np.frombuffer(record[len(MARK) + HASH : -HASH], dtype)
+            product = space.split(flat)
+            if not compared:
+                compare(vector, product)
+                compared = True
+            return product
         product = op.apply(vector)
-        with path.open("ab") as file:
-            file.write(np.float64(mark).tobytes() + np.asarray(product).tobytes())
+        body = key + b"".join(np.asarray(leaf).tobytes() for leaf in product)
+        with path.open("ab", buffering=0) as file:
+            written = file.write(MARK + body + _hash(body))
+            places[key] = file.tell() - written
         return product
 
-    return Operator(apply, op.layout)
+    return Operator(apply, space)
 
 
-@jax.jit
-def _checksum(vector: jax.Array) -> jax.Array:
-    """One number that another direction would not share."""
-    signs = jax.random.rademacher(jax.random.key(0), vector.shape, vector.dtype)
-    return jnp.vdot(signs, vector)
+def _begin(path: pathlib.Path, description: dict) -> None:
+    """Makes the file, or refuses one whose products are of other parameters."""
+    header = json.dumps(description).encode() + b"\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        file.seek(0)
+        found = file.readline()
+        if found != header and header.startswith(found):  # nothing yet, or cut off right there
+            file.truncate(0)
+            file.write(header)
+        elif found != header:
+            raise ValueError(
+                f"{path} holds products on other parameters ({found[:80]!r}, not {header[:80]!r}): "
+                "give each operator a file of its own."
+            )
+
+
+def _index(path: pathlib.Path, length: int) -> dict[bytes, int]:
+    """Where the record of each vector starts; what is between whole records is passed over."""
+    found = {}
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at = data.find(MARK)
+        while at >= 0:
+            record = data[at : at + length]
+            whole = _whole(record, length)
+            if whole:
+                found[record[len(MARK) :][:HASH]] = at
+            at = data.find(MARK, at + (length if whole else 1))
+    return found
+
+
+def _read(path: pathlib.Path, start: int, length: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(length)
+
+
+def _whole(record: bytes, length: int) -> bool:
+    return len(record) == length and _hash(record[len(MARK) : -HASH]) == record[-HASH:]
+
+
+def _hash(*parts: bytes) -> bytes:
+    digest = hashlib.blake2b(digest_size=HASH)
+    for part in parts:
+        digest.update(part)
+    return digest.digest()

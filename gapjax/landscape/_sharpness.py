@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gapjax._checks import one_of, positive_float, positive_int
@@ -17,7 +16,16 @@ from gapjax.landscape._ascent import (
 )
 from gapjax.landscape._data import Batches, Data, num_examples
 from gapjax.landscape._progress import Progress, Tracker
-from gapjax.landscape._trees import Where, layout_of
+from gapjax.landscape._space import (
+    Vector,
+    Where,
+    l2_norm,
+    magnitudes,
+    scaled,
+    space_of,
+    times,
+    widened,
+)
 
 
 def sam_sharpness(
@@ -68,16 +76,14 @@ def sam_sharpness(
       1.25
     """
     positive_float("rho", rho)
-    layout, batches = layout_of(params, where), Batches(data, weight_fn)
-    whole = Objective(loss_fn, params, layout, batches, check)
+    params, batches = widened(params), Batches(data, weight_fn)
+    space = space_of(params, where)
+    whole = Objective(loss_fn, params, space, batches, check)
 
     def measure(objective: Objective) -> tuple[float, list[float]]:
-        at = objective.gradient(jnp.zeros_like(objective.point))
-        length = float(jnp.linalg.norm(at[1]))
-        if not length:
-            return at[0], [at[0]]
-        step = at[1] * jnp.asarray(rho / length, at[1].dtype)
-        return at[0], [objective.value(step)]
+        loss, slope = objective.gradient(space.zeros())
+        length = float(l2_norm(slope))
+        return loss, [objective.value(scaled(slope, rho / length)) if length else loss]
 
     with Tracker(progress, "SAM sharpness", 2) as tracker:
         return _measured(measure, whole, per_batch, tracker, np.mean)
@@ -156,29 +162,31 @@ def adaptive_sharpness(
         raise ValueError("num_draws must be at least 2: one draw has no standard error.")
     if key is None and (mode == "average" or num_starts > 1):
         raise ValueError("random draws and starts come from a key: pass key=jax.random.key(0).")
-    layout, batches = layout_of(params, where), Batches(data, weight_fn)
-    whole = Objective(loss_fn, params, layout, batches, check)
-    size = jnp.abs(whole.point)
-    half_width = rho * np.asarray(size, np.float64)
+    params, batches = widened(params), Batches(data, weight_fn)
+    space = space_of(params, where)
+    whole = Objective(loss_fn, params, space, batches, check)
+    size = magnitudes(whole.point)
     chance = jax.random.key(0) if key is None else key
 
-    def draw(index: int) -> jax.Array:
-        return jax.random.normal(jax.random.fold_in(chance, index), size.shape, size.dtype)
+    def draw(index: int) -> Vector:
+        return space.normal(jax.random.fold_in(chance, index))
 
     def average(objective: Objective) -> tuple[float, list[float]]:
-        reach, nearby = jnp.asarray(rho, size.dtype) * size, []
+        nearby = []
         for index in range(num_draws):
-            step = reach * draw(index)
-            nearby.append((objective.value(step) + objective.value(-step)) / 2)
-        return objective.value(jnp.zeros_like(size)), nearby
+            step = times(size, scaled(draw(index), rho))
+            both = objective.value(step), objective.value(scaled(step, -1))
+            nearby.append(sum(both) / 2)
+        return objective.value(space.zeros()), nearby
 
     def worst(objective: Objective) -> tuple[float, list[float]]:
-        loss, slope = objective.gradient(jnp.zeros_like(size))
+        loss, slope = objective.gradient(space.zeros())
         if norm == "linf":
-            starts = box_starts(chance, slope, num_starts)
-            peaks = [highest_in_box(objective, half_width, start, maxiter) for start in starts]
+            half_width, maps = rho * space.flat(size), (space.split, space.flat)
+            starts = box_starts(chance, space.flat(slope), num_starts)
+            peaks = [highest_in_box(objective, half_width, s, maxiter, *maps) for s in starts]
         else:
-            slopes = [size * slope, *(draw(index) for index in range(1, num_starts))]
+            slopes = [times(size, slope), *(draw(index) for index in range(1, num_starts))]
             peaks = [highest_in_ball(objective, size, rho, s, maxiter) for s in slopes]
         return loss, [max(peak, loss) for peak in peaks]
 
@@ -211,7 +219,7 @@ def _measured(
         alone = Objective(
             whole.loss_fn,
             whole.params,
-            whole.layout,
+            whole.space,
             Batches([batch], whole.batches.weight_fn),
             check=False,
         )

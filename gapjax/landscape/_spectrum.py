@@ -8,8 +8,9 @@ import jax
 import numpy as np
 
 from gapjax._checks import positive_float, positive_int
+from gapjax._text import readable_bytes
 from gapjax.landscape._lanczos import Krylov
-from gapjax.landscape._memory import readable, require_vectors
+from gapjax.landscape._memory import require_vectors
 from gapjax.landscape._operators import Operator
 from gapjax.landscape._progress import Progress, Tracker
 from gapjax.landscape._trace import Estimate
@@ -127,9 +128,9 @@ def spectral_density(
     def result() -> Density:
         return _smooth(nodes, weights, grid, sigma, op.size, spent)
 
-    needed = require_vectors(steps + 1, op.size, op.dtype, "take fewer num_steps")
+    needed = require_vectors(steps + 1, op.space, "take fewer num_steps")
     total = max(num_probes - len(nodes), 0) * steps
-    task = f"spectral density (basis {readable(needed)})"
+    task = f"spectral density (basis {readable_bytes(needed)})"
     with Tracker(progress, task, total, result) as tracker:
         for probe in range(len(nodes), num_probes):
             quadrature = _quadrature(op, jax.random.fold_in(key, probe), steps, tracker)
@@ -268,7 +269,7 @@ def count_above(
     if not np.isfinite(thresholds).all():
         raise ValueError(f"thresholds must be finite, not {threshold!r}.")
     steps = min(num_steps, op.size)
-    require_vectors(2 * (steps + 1), op.size, op.dtype, "take fewer num_steps")
+    require_vectors(2 * (steps + 1), op.space, "take fewer num_steps")
     with Tracker(progress, "eigenvalue count", (num_probes + 1) * steps) as tracker:
         krylov = Krylov.begin(op, jax.random.fold_in(key, 0))
         for _ in range(steps):

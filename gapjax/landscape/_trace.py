@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gapjax._checks import one_of, positive_int
@@ -12,6 +11,9 @@ from gapjax.landscape._lanczos import Krylov
 from gapjax.landscape._memory import require_vectors
 from gapjax.landscape._operators import Operator
 from gapjax.landscape._progress import Progress, Tracker
+from gapjax.landscape._space import inner
+
+_inner = jax.jit(inner)
 
 
 class Estimate(NamedTuple):
@@ -82,26 +84,24 @@ def trace(
             f"not {num_matvecs}."
         )
     sketch = min(sketch, op.size)
-    require_vectors(sketch + 1, op.size, op.dtype, "take fewer num_matvecs or 'hutchinson'")
+    require_vectors(sketch + 1, op.space, "take fewer num_matvecs or 'hutchinson'")
     with Tracker(progress, "trace", num_matvecs) as tracker:
-        space = Krylov(op, jax.random.fold_in(key, 1))
+        krylov = Krylov(op, jax.random.fold_in(key, 1))
         if sketch:
-            space.append_random()
+            krylov.append_random()
         for _ in range(sketch):
-            space.extend()
+            krylov.extend()
             tracker.step()
-        known = float(np.trace(space.projection))
-        if space.complete:
+        known = float(np.trace(krylov.projection))
+        if krylov.complete:
             return Estimate(known, 0.0, tracker.done)
         if sketch:
-            space.drop_next()
+            krylov.drop_next()
         samples = np.empty(probes)
         for index in range(probes):
-            probe = jax.random.rademacher(
-                jax.random.fold_in(jax.random.fold_in(key, 0), index), (op.size,), op.dtype
-            )
-            probe, _ = space.orthogonalize(probe)
-            samples[index] = float(jnp.vdot(probe, op.apply(probe), precision="highest"))
+            probe = op.space.signs(jax.random.fold_in(jax.random.fold_in(key, 0), index))
+            probe, _ = krylov.orthogonalize(probe)
+            samples[index] = float(_inner(probe, op.apply(probe)))
             tracker.step()
     stderr = float(np.std(samples, ddof=1) / np.sqrt(probes))
     return Estimate(known + float(np.mean(samples)), stderr, tracker.done)

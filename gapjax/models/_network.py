@@ -39,6 +39,7 @@ class Network(NamedTuple):
         fresh_start: whether ``init`` draws new weights from its key. False for an nnx module that
             was built already: its own weights are the start of every seed.
         describe: a line for people: the class, and its settings.
+        identity: what tells it from other networks: the module, or the function that makes it.
     """
 
     init: Callable[..., tuple[Any, Any]]
@@ -46,6 +47,7 @@ class Network(NamedTuple):
     batch_statistics: Callable[..., dict[str, dict[str, jax.Array]]]
     fresh_start: bool = True
     describe: str = "a network"
+    identity: Any = None
 
 
 def as_network(model: Any) -> Network:
@@ -76,9 +78,12 @@ def as_network(model: Any) -> Network:
     if isinstance(model, nn.Module):
         return _from_linen(model)
     if isinstance(model, nnx.Module):
-        return _from_nnx(lambda rngs: nnx.clone(model), _line(type(model).__name__), fresh=False)
+        name = _line(type(model).__name__)
+        network = _from_nnx(lambda rngs: nnx.clone(model), name, fresh=False)
+        return network._replace(identity=(type(model), network.init(jax.random.key(0), None)))
     if callable(model) and not (inspect.isclass(model) and issubclass(model, nn.Module)):
-        return _from_nnx(model, _line(getattr(model, "__name__", repr(model))), fresh=True)
+        name = _line(getattr(model, "__name__", repr(model)))
+        return _from_nnx(model, name, fresh=True)._replace(identity=model)
     raise ValueError(
         f"model must be a linen module, an nnx module, or a function from rngs to an nnx module, "
         f"not {model!r}. A linen class must be called first: model=MyNet(...)."
@@ -137,7 +142,7 @@ def _from_linen(model: nn.Module) -> Network:
             )
         return ghost.batch_norms(after)
 
-    return Network(init, apply, batch_statistics, True, _line(repr(model)))
+    return Network(init, apply, batch_statistics, True, _line(repr(model)), model)
 
 
 def _from_nnx(build: Callable[[nnx.Rngs], nnx.Module], name: str, *, fresh: bool) -> Network:

@@ -3,54 +3,102 @@
 ``Study`` says what is trained, ``run_study`` trains it and writes a folder, ``load_result`` reads
 the folder back, ``write_report`` draws the report again. ``dry_run`` compiles what ``run_study``
 would and tells what it needs, before anything is trained.
+
+A ``Task`` is the only place that knows a loss and a metric (``classification``, ``multilabel``,
+``regression``, ``next_token`` ship); a ``Regime`` is a batch and remedies, and ``REMEDIES`` are
+those that ship.
 """
 
 from gapjax.study._dry_run import NEEDS_COLUMNS, Needs, dry_run, needs_notes, needs_row
-from gapjax.study._figures import (
-    plot_accuracy,
+from gapjax.study._findings._gap import Comparison, GapFindings
+from gapjax.study._findings._intervals import Interval, paired_difference, share_of_gap
+from gapjax.study._findings._measures import MEASURES, Measure, Number, Solution
+from gapjax.study._findings._result import StudyResult, load_result
+from gapjax.study._optimizers import OPTIMIZERS
+from gapjax.study._plan import Plan, make_plan
+from gapjax.study._presets import PRESETS, preset
+from gapjax.study._regimes import BATCHES, Regime
+from gapjax.study._remedies import REMEDIES, Remedy
+from gapjax.study._report._figures import (
+    FIGURES,
+    Figure,
     plot_curves,
     plot_distance,
     plot_gap_closed,
     plot_growth,
+    plot_headline,
+    plot_lines,
+    plot_spectrum,
+    plot_way,
 )
-from gapjax.study._landscape_report import plot_lines, plot_spectrum, plot_way
-from gapjax.study._plan import Plan, make_plan
-from gapjax.study._regimes import REGIMES, Regime
-from gapjax.study._report import write_report
-from gapjax.study._result import StudyResult, load_result
-from gapjax.study._run import run_study
-from gapjax.study._study import PRESETS, Study, preset
-from gapjax.study._table import COLUMNS, finding, notes, rows
-from gapjax.study._train import Progress
+from gapjax.study._report._page import write_report
+from gapjax.study._report._table import columns, notes, rows
+from gapjax.study._report._words import finding
+from gapjax.study._results._records import OverSeeds, RegimeRecord, Run
+from gapjax.study._run import StudyProgress, run_study
+from gapjax.study._schedules import SCHEDULES
+from gapjax.study._study import Study
+from gapjax.study._task import (
+    TASKS,
+    Task,
+    classification,
+    multilabel,
+    next_token,
+    regression,
+)
 
 __all__ = [
-    "COLUMNS",
+    "BATCHES",
+    "FIGURES",
+    "MEASURES",
     "NEEDS_COLUMNS",
+    "OPTIMIZERS",
     "PRESETS",
-    "REGIMES",
+    "REMEDIES",
+    "SCHEDULES",
+    "TASKS",
+    "Comparison",
+    "Figure",
+    "GapFindings",
+    "Interval",
+    "Measure",
     "Needs",
+    "Number",
+    "OverSeeds",
     "Plan",
-    "Progress",
     "Regime",
+    "RegimeRecord",
+    "Remedy",
+    "Run",
+    "Solution",
     "Study",
+    "StudyProgress",
     "StudyResult",
+    "Task",
+    "classification",
+    "columns",
     "dry_run",
     "finding",
     "load_result",
     "make_plan",
+    "multilabel",
     "needs_notes",
     "needs_row",
+    "next_token",
     "notes",
-    "plot_accuracy",
+    "paired_difference",
     "plot_curves",
     "plot_distance",
     "plot_gap_closed",
     "plot_growth",
+    "plot_headline",
     "plot_lines",
     "plot_spectrum",
     "plot_way",
     "preset",
+    "regression",
     "rows",
     "run_study",
+    "share_of_gap",
     "write_report",
 ]

@@ -6,17 +6,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from gapjax import data, diffusion, training
+from gapjax import training
 from gapjax._text import readable_bytes
-from gapjax.study._members import MEMBERS, ROWS, make_population
 from gapjax.study._plan import Plan, make_plan
-from gapjax.study._prepare import Prepared, populations, prepare_study
+from gapjax.study._population._member import MEMBERS, ROWS, Member, as_arrays, make_population
+from gapjax.study._population._setup import count
+from gapjax.study._population._train import segment_length
+from gapjax.study._prepare import Prepared, populations, prepare_study, with_reference
+from gapjax.study._report._table import Column
 from gapjax.study._study import Study
-from gapjax.study._table import Column
-from gapjax.study._train import segment_length
 
 
 class Needs(NamedTuple):
@@ -72,7 +72,7 @@ def dry_run(study: Study, *, batch_devices: int = 1) -> Iterator[Needs]:
 
     Example:
         >>> needs = next(dry_run(Study(seeds=2, epochs=1, regimes=("SB", "LB"))))
-        >>> needs.plan.regime.name, needs.members, needs.parameters, needs.sent
+        >>> needs.plan.name, needs.members, needs.parameters, needs.sent
         ('SB', 2, 43402, ())
     """
     prepared = prepare_study(study, batch_devices)
@@ -81,13 +81,14 @@ def dry_run(study: Study, *, batch_devices: int = 1) -> Iterator[Needs]:
             split = prepared.setup.train
             if phase == "tune":
                 assert prepared.splits is not None
-                split = prepared.splits[0]
-                plan = make_plan(study, plan.regime, len(split))
+                split = prepared.splits.train
+                plan = make_plan(study, plan.regime, count(split), plan.longest)
             yield _needs(prepared, plan, phase, members, split)
 
 
-def _needs(prepared: Prepared, plan: Plan, phase: str, members: int, split: data.Split) -> Needs:
-    population = make_population(prepared.setup, plan, members, _reference(prepared, plan))
+def _needs(prepared: Prepared, plan: Plan, phase: str, members: int, split: Any) -> Needs:
+    setup = prepared.setup
+    population = make_population(setup, with_reference(plan, prepared.plans), members)
 
     def lie(tree: Any, *axes: str | None) -> Any:
         sharding = NamedSharding(population.mesh, PartitionSpec(*axes))
@@ -95,24 +96,27 @@ def _needs(prepared: Prepared, plan: Plan, phase: str, members: int, split: data
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
         )
 
-    seeds, rates = (jax.ShapeDtypeStruct((members,), kind) for kind in (jnp.uint32, jnp.float32))
-    states = lie(jax.eval_shape(population.init, seeds, rates, split.images[:2]), *MEMBERS)
+    hyper = as_arrays([Member(0, plan.rate)] * members)
+    states = lie(jax.eval_shape(population.init, hyper, setup.sample()), *MEMBERS)
     length = segment_length(plan, members, plan.batch_size)
-    rows = lie(jax.ShapeDtypeStruct((length, members, plan.batch_size), jnp.int32), *ROWS)
-    arguments = states, lie(rates, *MEMBERS), lie(split), rows, 1
+    names = ("example",) if setup.augment is None else ("example", "epoch")
+    each = jax.ShapeDtypeStruct((length, members, plan.batch_size), jnp.int32)
+    rows = lie(dict.fromkeys(names, each), *ROWS)
+    arguments = states, lie(hyper, *MEMBERS), lie(split), rows, 1
     compiled = population.advance.lower(*arguments).compile()
     program = training.inspect_program(compiled)
     if population.loop == "host":
-        rows = jax.ShapeDtypeStruct(rows.shape[1:], rows.dtype)
+        rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), rows)
     # Where all that lies is asked of the program itself.
     (at_states, _, at_examples, at_rows, *_), _ = compiled.input_shardings
-    *_, members_here, examples_here = at_rows.shard_shape(rows.shape)
+    first, shape = at_rows["example"], rows["example"].shape
+    *_, members_here, examples_here = first.shard_shape(shape)
     return Needs(
         plan=plan,
         phase=phase,
         members=members,
-        mesh=dict(at_rows.mesh.shape) if isinstance(at_rows, NamedSharding) else {},
-        devices=len(at_rows.device_set),
+        mesh=dict(first.mesh.shape) if isinstance(first, NamedSharding) else {},
+        devices=len(first.device_set),
         members_per_device=members_here,
         examples_per_device=examples_here,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(states.params)) // members,
@@ -122,14 +126,6 @@ def _needs(prepared: Prepared, plan: Plan, phase: str, members: int, split: data
         program=program,
         sent=tuple(c for c in program.collectives if population.loop == "host" or c.in_loop),
     )
-
-
-def _reference(prepared: Prepared, plan: Plan) -> diffusion.DiffusionRecord | None:
-    """A curve of the size of the one that a regime will follow, which is not known yet."""
-    if plan.regime.match is None:
-        return None
-    steps = np.array(prepared.plans[plan.regime.match].marks)
-    return diffusion.DiffusionRecord(steps, np.log1p(steps), np.full(len(steps), np.nan))
 
 
 def _bytes(tree: Any, shardings: Any = None) -> int:
@@ -167,7 +163,7 @@ def needs_row(needs: Needs) -> list[str]:
     mesh = " × ".join(f"{name} {size}" for name, size in needs.mesh.items() if size > 1)
     kinds = training.Program(None, needs.sent).by_kind()
     return [
-        plan.regime.name + (" (tune)" if needs.phase == "tune" else ""),
+        plan.name + (" (tune)" if needs.phase == "tune" else ""),
         f"{plan.updates}",
         "→".join(dict.fromkeys(map(str, sizes))),
         f"{needs.members}",

@@ -1,49 +1,88 @@
-"""What a regime does with a data set: its updates, its schedule, and where it is looked at."""
+"""What a regime does with a data set: its batches, its rates, its budget, where it is looked at."""
 
 import dataclasses
+import functools
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import optax
 
 from gapjax import diffusion, growth
-from gapjax.study._regimes import Regime
-from gapjax.study._study import Study
+from gapjax.study._optimizers import taken_by
+from gapjax.study._schedules import at_fractions, course, piecewise, warmed_up
+from gapjax.study._task import Task
+
+KEEP = ("epochs", "updates", "longest")
+
+
+class _Run(NamedTuple):
+    """Batches and rates over the updates of a regime, before any warm-up."""
+
+    batch_sizes: growth.StepwiseBatch
+    schedule: optax.Schedule
+    updates: int
+    boundaries: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A regime on a data set of a known size.
+    """A regime on a data set of a known size; what remedies change, and what follows from it.
 
     Attributes:
+        study: the study.
         regime: the regime.
-        batch_sizes: update -> examples per update.
-        ghost_size: examples per ghost, or None.
-        updates: how many updates are made.
-        epochs: how many passes over the data that is.
-        learning_rate: the rate of the regime's rule before any decay.
-        schedule: update -> learning rate, by the regime's rule.
-        boundaries: the updates at which the rate drops.
-        marks: the updates after which the distance is measured, log-spaced, the last one included.
-        evaluations: the marks after which losses and accuracies are measured too.
-        noise_std: of the weights of per-example losses; 0 for none.
-        pace: updates of the small batch that one update stands for, epoch by epoch.
+        num_examples: how many examples there are to train on.
+        task: what is trained for; a remedy may change its training loss.
+        optimizer: the name of an optimizer, or a function from a schedule to an optax chain.
+        hyper: the hyperparameters of the optimizer that are not its defaults.
+        peak: the rate of the small batch before any decay.
+        rule: how the rate follows the batch size: ``"none"``, ``"sqrt"`` or ``"linear"``.
+        keep: what is held fixed against the small batch: ``"epochs"`` (as many examples, so fewer
+            updates), ``"updates"`` (as many updates, so more examples) or ``"longest"`` (as many
+            examples as the regime that sees most).
+        warmup: the share of the updates over which the rate rises in a line.
+        ghost_size: examples per ghost of batch norms, or None.
+        follows: the regime whose distance from the start this one follows, or None.
+        reference: how far that regime travelled; before it is trained, a curve of the same size.
+        longest: the examples that the regime sees which sees most, for ``keep="longest"``.
     """
 
-    regime: Regime
-    batch_sizes: growth.StepwiseBatch
-    ghost_size: int | None
-    updates: int
-    epochs: float
-    learning_rate: float
-    schedule: optax.Schedule
-    boundaries: tuple[int, ...]
-    marks: tuple[int, ...]
-    evaluations: frozenset[int]
-    noise_std: float
-    pace: float
+    study: Any
+    regime: Any
+    num_examples: int
+    task: Task
+    optimizer: Any
+    hyper: Mapping[str, float]
+    peak: float
+    rule: str = "none"
+    keep: str = "epochs"
+    warmup: float = 0.0
+    ghost_size: int | None = None
+    follows: str | None = None
+    reference: diffusion.DiffusionRecord | None = None
+    longest: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the regime."""
+        return self.regime.name
+
+    @property
+    def small_batch(self) -> int:
+        """The batch that schedules and rules start from."""
+        return self.study.small_batch
+
+    @functools.cached_property
+    def _run(self) -> _Run:
+        return _growing(self) if self.regime.grows else _constant(self)
+
+    @property
+    def batch_sizes(self) -> growth.StepwiseBatch:
+        """Update -> examples per update."""
+        return self._run.batch_sizes
 
     @property
     def batch_size(self) -> int:
@@ -51,104 +90,201 @@ class Plan:
         return max(self.batch_sizes.sizes())
 
     @property
+    def updates(self) -> int:
+        """How many updates are made."""
+        return self._run.updates
+
+    @property
+    def boundaries(self) -> tuple[int, ...]:
+        """The updates at which the rate drops or starts to fall (or the batch grows instead)."""
+        return self._run.boundaries
+
+    @functools.cached_property
+    def examples(self) -> int:
+        """How many examples are seen."""
+        return self.batch_sizes.examples_before(self.updates)
+
+    @property
+    def epochs(self) -> float:
+        """How many passes over the data that is."""
+        return self.examples / self.num_examples
+
+    @property
+    def rate(self) -> float:
+        """The rate by the rule, before any decay."""
+        return diffusion.scale_learning_rate(
+            self.peak,
+            batch_size=self.batch_size,
+            base_batch_size=self.small_batch,
+            rule=self.rule,
+        )
+
+    def schedule(self, warmup: Any = None) -> optax.Schedule:
+        """Update -> rate, by the rule; with another warm-up than the plan's where one is given."""
+        share = self.warmup if warmup is None else warmup
+        return warmed_up(self._run.schedule, share * self.updates)
+
+    @property
     def budget(self) -> str:
         """The budget that is held fixed against the small batch."""
-        return "same epochs" if self.regime.keep == "epochs" else "same updates"
+        return {"longest": "most examples"}.get(self.keep, f"same {self.keep}")
+
+    @property
+    def pace(self) -> float:
+        """Updates of the small batch that one update stands for, epoch by epoch."""
+        return 1.0 if self.keep == "updates" else self.batch_size / self.small_batch
+
+    @functools.cached_property
+    def evaluations(self) -> frozenset[int]:
+        """The updates after which metrics are measured: evenly spaced, and early ones."""
+        evenly = {round(u) for u in np.linspace(0, self.updates, self.study.evaluations + 1)} - {0}
+        return frozenset(evenly | set(diffusion.log_spaced(self.updates, per_decade=4)))
+
+    @functools.cached_property
+    def marks(self) -> tuple[int, ...]:
+        """The updates after which the distance is measured: log-spaced, and the evaluations."""
+        return tuple(sorted({*diffusion.log_spaced(self.updates), *self.evaluations}))
+
+    def hyper_of(self, optimizer: Any) -> dict[str, float]:
+        """The hyperparameters that the study names and an optimizer takes."""
+        given = self.study.hyperparameters
+        return {name: given[name] for name in taken_by(optimizer) if name in given}
 
 
-def make_plan(study: Study, regime: Regime, num_examples: int) -> Plan:
+def make_plan(study: Any, regime: Any, num_examples: int, longest: int | None = None) -> Plan:
     """The plan of a regime.
 
+    Args:
+        study: the study.
+        regime: one of its regimes.
+        num_examples: how many examples there are to train on.
+        longest: the examples of the regime that sees most; where it is not known, a regime that
+            wants as many is planned as if there were no other.
+
     Raises:
-        ValueError: a batch larger than the data, or a ghost size that does not fit the batch.
+        ValueError: a batch larger than the data, or a hook of a remedy that gives no plan.
     """
-    base_updates = max(1, math.ceil(study.epochs * num_examples / study.small_batch))
-    drops = {max(1, round(f * base_updates)): study.decay_factor for f in study.decay_at}
-    if regime.batch == "grow":
-        schedule, sizes = _growing(study, regime, drops)
-        boundaries, updates = sizes.boundaries, _updates(sizes, study.epochs * num_examples)
-    else:
-        named = {"small": study.small_batch, "large": study.large_batch}
-        batch = named[regime.batch] if isinstance(regime.batch, str) else regime.batch
-        sizes = growth.constant_batch(batch)
-        schedule = diffusion.adapt_regime(
-            _decaying(study.learning_rate, drops),
-            batch_size=batch,
-            base_batch_size=study.small_batch,
-            rule=regime.rule,
-            keep=regime.keep,
-        )
-        stretch = study.small_batch / batch if regime.keep == "epochs" else 1.0
-        boundaries = tuple(math.ceil(u * stretch) for u in drops)
-        updates = max(1, math.ceil(base_updates * stretch))
-    for size in sizes.sizes():
-        _check_size(study, regime, size, num_examples)
-    evenly = {round(u) for u in np.linspace(0, updates, study.evaluations + 1)} - {0}
-    evaluations = evenly | set(
-        diffusion.log_spaced(updates, per_decade=4)
-    )  # the early ones count on log axes
-    largest = max(sizes.sizes())
-    return Plan(
-        regime=regime,
-        batch_sizes=sizes,
-        ghost_size=study.ghost_size if regime.ghost else None,
-        updates=updates,
-        epochs=sum(map(sizes, range(updates))) / num_examples,
-        learning_rate=float(schedule(0)),
-        schedule=schedule,
-        boundaries=boundaries,
-        marks=tuple(sorted(set(diffusion.log_spaced(updates)) | evaluations)),
-        evaluations=frozenset(evaluations),
-        noise_std=diffusion.noise_std(largest, study.small_batch) if regime.noise else 0.0,
-        pace=largest / study.small_batch if regime.keep == "epochs" else 1.0,
+    plan = Plan(
+        study,
+        regime,
+        num_examples,
+        task=study.task,
+        optimizer=study.optimizer,
+        hyper=study.hyperparameters,
+        peak=study.learning_rate,
+        keep=study.keep,
+        warmup=study.warmup,
+        longest=longest,
+    )
+    for remedy in regime.remedies:
+        if remedy.plan is not None:
+            plan = remedy.plan(plan)
+            if not isinstance(plan, Plan):
+                raise ValueError(
+                    f"plan of remedy {remedy.name} must give a plan, not {plan!r}: write "
+                    "plan=lambda plan: dataclasses.replace(plan, ...)."
+                )
+    _check(plan)
+    return plan
+
+
+def make_plans(study: Any, regimes: Sequence[Any], num_examples: int) -> dict[str, Plan]:
+    """The plans of several regimes, by name, in an order in which they can be trained.
+
+    A regime that follows another comes after it; one that is to see as many examples as the longest
+    is planned with the others known.
+    """
+    plans = {regime.name: make_plan(study, regime, num_examples) for regime in regimes}
+    others = [plan.examples for plan in plans.values() if plan.keep != "longest"]
+    for name, plan in plans.items():
+        if plan.keep == "longest":
+            longest = max(others, default=plan.examples)
+            plans[name] = make_plan(study, plan.regime, num_examples, longest)
+    for name, plan in plans.items():
+        if plan.follows is not None and plan.follows not in plans:
+            raise ValueError(
+                f"regime {name} follows {plan.follows}, which must be among the regimes of the "
+                f"study: {', '.join(plans)}."
+            )
+        if plan.follows == name:
+            raise ValueError(f"regime {name} cannot follow itself; see baseline.")
+    return dict(sorted(plans.items(), key=lambda item: item[1].follows is not None))
+
+
+def _base_updates(plan: Plan) -> int:
+    """Updates of the small batch: what the schedule is written for."""
+    wanted = plan.study.epochs * plan.num_examples if plan.longest is None else plan.longest
+    return max(1, math.ceil(wanted / plan.small_batch))
+
+
+def _constant(plan: Plan) -> _Run:
+    named = {"small": plan.study.small_batch, "large": plan.study.large_batch}
+    batch = named.get(plan.regime.batch, plan.regime.batch)
+    updates = _base_updates(plan)
+    base = course(plan.study, updates, plan.peak)
+    keep = "updates" if plan.keep == "updates" else "epochs"
+    schedule = diffusion.adapt_regime(
+        base.schedule,
+        batch_size=batch,
+        base_batch_size=plan.small_batch,
+        rule=plan.rule,
+        keep=keep,
+    )
+    stretch = 1.0 if keep == "updates" else plan.small_batch / batch
+    return _Run(
+        growth.constant_batch(batch),
+        schedule,
+        max(1, math.ceil(updates * stretch)),
+        at_fractions(base.boundaries, stretch),
     )
 
 
-def _decaying(rate: float, drops: Mapping[int, float]) -> optax.Schedule:
-    """The rate, multiplied by a factor at each drop."""
-    rates = list(itertools.accumulate(drops.values(), lambda r, factor: r * factor, initial=rate))
-    return optax.join_schedules([optax.constant_schedule(r) for r in rates], list(drops))
-
-
-def _growing(
-    study: Study, regime: Regime, drops: Mapping[int, float]
-) -> tuple[optax.Schedule, growth.StepwiseBatch]:
+def _growing(plan: Plan) -> _Run:
     """The first drops of the rate as growth of the batch; those after them stay drops."""
-    count = len(drops) if regime.growths is None else regime.growths
-    grown = dict(list(drops.items())[:count])
+    study, updates = plan.study, _base_updates(plan)
+    drops: Any = course(study, updates, plan.peak).boundaries
+    if not drops or None in drops.values():
+        raise ValueError(
+            f"regime {plan.name}: the batch grows where the rate would drop, and schedule="
+            f"{study.schedule!r} has no drops: use schedule='step' with decay_at."
+        )
+    count = 1 if plan.regime.batch == "hybrid" else len(drops)
     schedule, sizes = growth.grow_instead_of_decay(
-        study.learning_rate,
-        grown,
+        plan.peak,
+        dict(itertools.islice(drops.items(), count)),
         batch_size=study.small_batch,
         maximum=study.large_batch,
         keep="epochs",
     )
-    later = {_updates(sizes, u * study.small_batch): f for u, f in list(drops.items())[count:]}
-    scale = _decaying(1.0, later)
-    return lambda update: schedule(update) * scale(update), sizes
+    rest = itertools.islice(drops.items(), count, None)
+    later = {_updates_for(sizes, u * study.small_batch): factor for u, factor in rest}
+    scale = piecewise(1.0, later)
+    total = study.epochs * plan.num_examples if plan.longest is None else plan.longest
+    return _Run(
+        sizes,
+        lambda update: schedule(update) * scale(update),
+        _updates_for(sizes, total),
+        (*sizes.boundaries, *later),
+    )
 
 
-def _updates(sizes: growth.StepwiseBatch, num_examples: float) -> int:
+def _updates_for(sizes: growth.StepwiseBatch, num_examples: float) -> int:
     """How many updates it takes to see so many examples."""
-    first = 0
-    for size, end in zip(sizes.values, sizes.boundaries, strict=False):
-        if num_examples <= (end - first) * size:
-            return first + math.ceil(num_examples / size)
-        num_examples -= (end - first) * size
-        first = end
-    return first + max(1, math.ceil(num_examples / sizes.values[-1]))
+    return sizes.update_at(max(math.ceil(num_examples), 1) - 1) + 1
 
 
-def _check_size(study: Study, regime: Regime, batch: int, num_examples: int) -> None:
-    if batch > num_examples:
-        raise ValueError(
-            f"regime {regime.name}: a batch of {batch} is larger than the {num_examples} training "
-            f"examples: use at most {num_examples}."
-        )
-    if regime.ghost and batch % study.ghost_size:
-        fits = [g for g in range(2, batch + 1) if batch % g == 0]
-        nearest = sorted(fits, key=lambda g: abs(g - study.ghost_size))[:3]
-        raise ValueError(
-            f"regime {regime.name}: a batch of {batch} is not a multiple of "
-            f"ghost_size={study.ghost_size}: use {' or '.join(map(str, sorted(nearest)))}."
-        )
+def _check(plan: Plan) -> None:
+    for size in plan.batch_sizes.sizes():
+        if size > plan.num_examples:
+            raise ValueError(
+                f"regime {plan.name}: a batch of {size} is larger than the {plan.num_examples} "
+                f"training examples: use at most {plan.num_examples}."
+            )
+        ghost = plan.ghost_size
+        if ghost is not None and size % ghost:
+            fits = [g for g in range(2, size + 1) if size % g == 0]
+            nearest = sorted(fits, key=lambda g: abs(g - ghost))[:3]
+            raise ValueError(
+                f"regime {plan.name}: a batch of {size} is not a multiple of ghost_size={ghost}: "
+                f"use {' or '.join(map(str, sorted(nearest)))}."
+            )

@@ -1,18 +1,44 @@
-"""Before anything is trained: a study's parts, checked against its data."""
+"""Before anything is trained: all parts of a study, checked against each other and its data."""
 
-import functools
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from gapjax import _checks, data, growth, training
-from gapjax.study._members import Setup, make_setup
-from gapjax.study._plan import Plan, make_plan
-from gapjax.study._regimes import as_regime
+from gapjax import _checks, data, diffusion, ghost, growth, training
+from gapjax.study._errors import first_line, naming
+from gapjax.study._plan import Plan, make_plan, make_plans
+from gapjax.study._population._member import Member, as_arrays, member_functions
+from gapjax.study._population._noise import noise_function
+from gapjax.study._population._setup import Setup, count, make_setup, rows_of
 from gapjax.study._study import Study
 
 TUNING_SEEDS = 4
+
+
+class Splits(NamedTuple):
+    """The training set cut for tuning: the same cut for every regime and seed."""
+
+    train: Any
+    validation: Any
+
+
+class Prepared(NamedTuple):
+    """A study whose parts were found to fit together.
+
+    Attributes:
+        dataset: the examples.
+        setup: what the regimes share.
+        splits: the training and validation examples of tuning, None where nothing is tuned.
+        plans: the plan of every regime, by name, in the order of training.
+    """
+
+    dataset: data.Dataset
+    setup: Setup
+    splits: Splits | None
+    plans: dict[str, Plan]
 
 
 def populations(study: Study) -> dict[str, int]:
@@ -23,68 +49,61 @@ def populations(study: Study) -> dict[str, int]:
     return {"tune": study.tune * min(study.seeds, TUNING_SEEDS), "train": 2 * study.seeds}
 
 
-class Prepared(NamedTuple):
-    """A study whose parts were found to fit together.
-
-    Attributes:
-        dataset: the examples.
-        setup: what the regimes share.
-        splits: the training and validation examples of tuning, None where nothing is tuned.
-        plans: the plan of every regime, by name.
-    """
-
-    dataset: data.Dataset
-    setup: Setup
-    splits: tuple[data.Split, data.Split] | None
-    plans: dict[str, Plan]
-
-
 def prepare_study(study: Study, batch_devices: int = 1) -> Prepared:
-    """Load the data and check everything against it; nothing is computed.
+    """Load the data and check everything against it; one update of every regime is traced.
 
     Raises:
         ValueError: something the study asks for does not fit.
     """
     dataset = study.load_dataset()
-    if not isinstance(dataset.train, data.Split) or not isinstance(dataset.test, data.Split):
+    if any(isinstance(part, data.StreamedSplit) for part in (dataset.train, dataset.test)):
         raise ValueError(
             f"data set {dataset.name} does not fit in memory, which a study needs: take a part of "
             "it, such as gapjax.data.load(name, train='train[:10%]')."
         )
-    network = study.make_network(dataset.num_classes)
-    setup = make_setup(study, network, dataset.train, dataset.test)
-    setup = setup._replace(devices_per_member=batch_devices)
+    setup = make_setup(study, dataset, batch_devices)
+    plans = make_plans(study, study.regimes, setup.num_examples)
     splits = _split(setup) if study.tune else None
-    plans = {}
-    for regime in study.regimes:
-        plan = make_plan(study, as_regime(regime), len(dataset.train))
-        plans[plan.regime.name] = plan
-        if splits:  # what does not fit is said now
-            _check_tuning(study, plan, len(splits[0]))
+    if splits is not None:
+        for plan in plans.values():
+            _check_tuning(study, plan, count(splits.train))
     _check_devices(study, batch_devices, plans)
-    _check_network(setup, dataset.num_classes, plans)
+    _check_outputs(setup, dataset)
+    for plan in plans.values():
+        _trace(setup, with_reference(plan, plans))
     return Prepared(dataset, setup, splits, plans)
 
 
-def _split(setup: Setup) -> tuple[data.Split, data.Split]:
-    """Training and validation examples for tuning: the same cut for every regime and seed."""
-    study, examples = setup.study, setup.train
-    held = max(1, round(study.validation * len(examples)))
-    order = growth.epoch_order(study.first_seed, 0, len(examples))
-    parts = order[held:], order[:held]
-    first, second = (jax.tree.map(lambda x, rows=rows: x[rows], examples) for rows in parts)
-    return first, second
+def with_reference(plan: Plan, plans: Mapping[str, Plan]) -> Plan:
+    """The plan with a curve of the size of the one that it follows, which is not known yet."""
+    if plan.follows is None:
+        return plan
+    steps = np.array(plans[plan.follows].marks)
+    blank = np.full(len(steps), np.nan)
+    record = diffusion.DiffusionRecord(steps, np.log1p(steps), blank)
+    return dataclasses.replace(plan, reference=record)
+
+
+def _split(setup: Setup) -> Splits:
+    study, examples = setup.study, setup.num_examples
+    held = max(1, round(study.validation * examples))
+    if held >= examples:
+        raise ValueError(
+            f"validation={study.validation:g} leaves none of {examples} examples to train on."
+        )
+    order = growth.epoch_order(study.first_seed, 0, examples)
+    return Splits(rows_of(setup.train, order[held:]), rows_of(setup.train, order[:held]))
 
 
 def _check_tuning(study: Study, plan: Plan, left: int) -> None:
     try:
-        make_plan(study, plan.regime, left)
+        make_plan(study, plan.regime, left, plan.longest)
     except ValueError as error:
         held = f"validation={study.validation:g} of the training set held out for tuning"
         raise ValueError(f"with {held}, {error}") from None
 
 
-def _check_devices(study: Study, batch_devices: int, plans: dict[str, Plan]) -> None:
+def _check_devices(study: Study, batch_devices: int, plans: Mapping[str, Plan]) -> None:
     """Seeds, rates and batches must lie evenly on the devices there are."""
     _checks.positive_int("batch_devices", batch_devices)
     for members in populations(study).values():
@@ -98,35 +117,88 @@ def _check_devices(study: Study, batch_devices: int, plans: dict[str, Plan]) -> 
                 )
 
 
-def _check_network(setup: Setup, num_classes: int, plans: dict[str, Plan]) -> None:
-    """Trace the network on the data before anything is trained; nothing is computed."""
-    network = setup.network
-    images = jax.ShapeDtypeStruct((2, *setup.train.images.shape[1:]), np.float32)
+def _check_outputs(setup: Setup, dataset: data.Dataset) -> None:
+    """Trace network and task on a few examples; nothing is computed."""
+    network, task = setup.network, setup.task
+    batch = setup.sample()
+    inputs = jax.eval_shape(setup.inputs, batch)
+    shape = jax.tree.map(lambda x: list(x.shape[1:]), inputs)
     try:
-        params, state = jax.eval_shape(network.init, jax.random.key(0), images)
-        logits, _ = jax.eval_shape(
-            lambda p, s, x: network.apply(p, s, x, train=False), params, state, images
+        params, state = jax.eval_shape(network.init, jax.random.key(0), inputs)
+        outputs, _ = jax.eval_shape(
+            lambda p, s, x: network.apply(p, s, x, train=False), params, state, inputs
         )
-    except (TypeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # whatever a network of the user's raises
         raise ValueError(
-            f"model {network.describe} does not run on images of shape {images.shape[1:]}: {reason}"
+            f"model {network.describe} does not run on inputs of shape {shape}: {first_line(error)}"
         ) from error
-    if logits.shape != (2, num_classes):
+    width = None if task.width is None else task.width(dataset)
+    last = getattr(outputs, "shape", ())[-1:]
+    if width is not None and last and last[0] != width:
         raise ValueError(
-            f"model {network.describe} gives logits of shape {logits.shape[1:]} for "
-            f"{num_classes} classes: make its last layer {num_classes} wide."
+            f"model {network.describe} gives outputs of shape {list(outputs.shape[1:])} for "
+            f"{width} {'classes' if task.name == 'classification' else 'targets'}: make its "
+            f"last layer {width} wide."
         )
-    ghosts = [name for name, plan in plans.items() if plan.ghost_size]
-    if ghosts and not jax.tree.leaves(state):
+    try:
+        jax.eval_shape(lambda o, b: (task.measure(o, b), task.weights(b)), outputs, batch)
+    except ValueError:
+        raise
+    except Exception as error:
         raise ValueError(
-            f"regime {ghosts[0]} wants ghost batch norm, but model {network.describe} has no "
-            "batch norm: add one, or leave out the regimes with GBN."
+            f"task {task.name!r} does not fit outputs of shape "
+            f"{list(getattr(outputs, 'shape', ()))} and its data: {first_line(error)}"
+        ) from error
+    if not ghost.batch_norms(state):
+        for regime in setup.study.all_regimes:
+            if regime.has("GBN"):
+                raise ValueError(
+                    f"regime {regime.name} wants ghost batch norm, but model {network.describe} "
+                    "has no batch norm: add one, or leave out the regimes with GBN."
+                )
+
+
+def _trace(setup: Setup, plan: Plan) -> None:
+    """Trace the start of a regime, and an update at each of its batch sizes."""
+    rates = [float(plan.schedule()(u)) for u in (0, plan.updates - 1)]
+    if not all(np.isfinite(rates)):
+        raise ValueError(f"regime {plan.name}: its learning rate is {rates}, and must be finite.")
+    with naming(f"regime {plan.name}"):
+        step, init = member_functions(setup, plan)
+        member = jax.tree.map(lambda x: x[0], as_arrays([Member(0, plan.rate)]))
+        examples = setup.sample()
+        state = jax.eval_shape(init, member, examples)
+        for size in plan.batch_sizes.sizes():
+            batch = jax.tree.map(
+                lambda x, n=size: jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype), examples
+            )
+            rows = jax.ShapeDtypeStruct((size,), np.int32)
+            names = ("example",) if setup.augment is None else ("example", "epoch")
+            try:
+                after, _ = jax.eval_shape(step, state, member, (batch, dict.fromkeys(names, rows)))
+            except Exception as error:
+                raise ValueError(
+                    f"regime {plan.name}, batch {size}: {first_line(error)}"
+                ) from error
+            _check_same(plan, state, after)
+        if setup.study.noise_scale:
+            jax.eval_shape(noise_function(setup, plan), state, setup.train)
+
+
+def _check_same(plan: Plan, before: Any, after: Any) -> None:
+    """An update must leave a state of the same shapes and types, or it cannot be repeated."""
+    structures = [str(jax.tree.structure(state)) for state in (before, after)]
+    if structures[0] != structures[1]:
+        raise ValueError(
+            f"regime {plan.name}: an update changes the structure of the state; optimizer and "
+            "network must keep theirs."
         )
-    if ghosts:  # the norms themselves say which ghosts are too small
-        plan = plans[ghosts[0]]
-        batch = jax.ShapeDtypeStruct((plan.batch_size, *images.shape[1:]), np.float32)
-        ghostly = functools.partial(
-            network.apply, train=True, key=jax.random.key(0), ghost_size=plan.ghost_size
-        )
-        jax.eval_shape(ghostly, params, state, batch)
+    for (path, old), (_, new) in zip(
+        *(jax.tree_util.tree_leaves_with_path(state) for state in (before, after)), strict=True
+    ):
+        if (old.shape, old.dtype) != (new.shape, new.dtype):
+            raise ValueError(
+                f"regime {plan.name}: an update turns state{jax.tree_util.keystr(path)} from "
+                f"{old.dtype}{list(old.shape)} into {new.dtype}{list(new.shape)}; the optimizer "
+                "must keep shapes and types."
+            )

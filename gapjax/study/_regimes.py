@@ -1,95 +1,110 @@
-"""Regimes: one way each to train the same network."""
+"""Regimes: a batch and remedies, the same words in Python and on the command line."""
 
 import dataclasses
+import re
+from typing import Any
 
 from gapjax import _checks
+from gapjax.study._remedies import Remedy, check_together, find_remedies
+
+# What the command line calls them, and what they mean.
+BATCHES: dict[str, tuple[str, str]] = {
+    "SB": ("small", "the small batch"),
+    "LB": ("large", "the large batch"),
+    "GROW": ("grow", "from small towards large, growing where the rate would drop"),
+    "HYBRID": ("hybrid", "likewise at the first drop; the later ones stay drops of the rate"),
+}
+_WORDS = {word: name for name, (word, _) in BATCHES.items()}
+STANDARD = ("SB", "LB", "LB+LR", "LB+LR+GBN", "LB+LR+GBN+RA")
 
 
 @dataclasses.dataclass(frozen=True)
 class Regime:
-    """How a study trains: which batch, and which remedies.
+    """How a study trains: with which batch, and which remedies.
 
     Attributes:
-        name: what tables and files call it.
-        batch: ``"small"`` or ``"large"`` (the study's sizes), a number of examples, or ``"grow"``:
-            from small towards large, growing where the learning rate would drop (Smith et al.
-            2018).
-        rule: how the learning rate follows the batch size: ``"none"``, ``"sqrt"`` (Hoffer et al.
-            2017, section 4) or ``"linear"``.
-        ghost: whether batch norms normalize ghosts of the study's ghost size.
-        keep: the budget: ``"epochs"`` (as many examples as the small batch sees, so fewer
-            updates) or ``"updates"`` (regime adaptation, Hoffer et al. 2017, section 5: as many
-            updates, so more epochs).
+        name: what tables, figures and files call it.
+        batch: ``"small"`` or ``"large"`` (the study's sizes), a number of examples, or a batch that
+            grows from small to large in place of the drops of the rate (Smith et al. 2018):
+            ``"grow"`` at each of them, ``"hybrid"`` at the first.
+        remedies: names from ``REMEDIES``, or ``Remedy`` objects of your own.
 
     Raises:
-        ValueError: an unknown word, or a batch that is not positive.
+        ValueError: an unknown word, a batch that is not positive, or remedies that exclude each
+            other.
 
     Example:
-        >>> Regime("LB+linear", rule="linear").keep
-        'epochs'
+        >>> Regime.parse("160+LINEAR+WARMUP").batch
+        160
+        >>> [remedy.name for remedy in Regime("LB+LR", remedies=("LR",)).remedies]
+        ['LR']
     """
 
     name: str
     batch: str | int = "large"
-    rule: str = "none"
-    ghost: bool = False
-    keep: str = "epochs"
-    noise: bool = False
-    match: str | None = None
-    growths: int | None = None
+    remedies: tuple[Remedy, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.name or set(self.name) & set("/\\\0") or self.name.startswith("."):
+        if not isinstance(self.name, str) or not self.name.strip() or not self.name.isprintable():
             raise ValueError(
-                f"a regime's name becomes a file name: {self.name!r} must not be empty, start with "
-                "a dot or hold a slash."
+                f"the name of a regime must be a text that can be printed, not {self.name!r}."
             )
         if isinstance(self.batch, str):
-            _checks.one_of(f"batch of regime {self.name}", self.batch, ("small", "large", "grow"))
+            _checks.one_of(f"batch of regime {self.name}", self.batch, _WORDS)
         else:
             _checks.positive_int(f"batch of regime {self.name}", self.batch)
-        _checks.one_of(f"rule of regime {self.name}", self.rule, ("none", "sqrt", "linear"))
-        _checks.one_of(f"keep of regime {self.name}", self.keep, ("epochs", "updates"))
-        grows = self.batch == "grow"
-        if grows and (self.rule, self.keep, self.noise) != ("none", "epochs", False):
+        remedies: Any = self.remedies
+        if isinstance(remedies, str | Remedy) or not hasattr(remedies, "__iter__"):
             raise ValueError(
-                f"regime {self.name}: a batch that grows takes the place of the learning rate's "
-                'drops, at the same epochs: leave rule="none", keep="epochs", noise=False.'
+                f"remedies of regime {self.name} must be several, such as ('LR', 'GBN'), not "
+                f"{remedies!r}."
             )
-        if self.growths is not None:
-            _checks.positive_int(f"growths of regime {self.name}", self.growths)
-            if not grows:
-                raise ValueError(f'regime {self.name}: growths goes with batch="grow".')
+        object.__setattr__(self, "remedies", find_remedies(remedies, self.name))
+        check_together(self.name, self.batch_name, self.remedies)
 
+    @property
+    def batch_name(self) -> str:
+        """What the command line calls the batch: ``SB``, ``LB``, ``GROW``, a number."""
+        return _WORDS[self.batch] if isinstance(self.batch, str) else str(self.batch)
 
-# The first five are cumulative, as in the tables of Hoffer et al. (2017).
-STANDARD = (
-    Regime("SB", batch="small"),
-    Regime("LB"),
-    Regime("LB+LR", rule="sqrt"),
-    Regime("LB+LR+GBN", rule="sqrt", ghost=True),
-    Regime("LB+LR+GBN+RA", rule="sqrt", ghost=True, keep="updates"),
-)
-REGIMES = {
-    regime.name: regime
-    for regime in (
-        *STANDARD,
-        Regime("LB+NOISE", noise=True),
-        Regime("LB+MATCH", match="SB"),
-        Regime("GROW", batch="grow"),
-        Regime("GROW+GBN", batch="grow", ghost=True),
-        Regime("HYBRID", batch="grow", growths=1),
-    )
-}
+    @property
+    def grows(self) -> bool:
+        """Whether the batch grows."""
+        return self.batch_name in ("GROW", "HYBRID")
+
+    def has(self, remedy: str) -> bool:
+        """Whether a remedy of this name is among its remedies."""
+        return any(own.name == remedy for own in self.remedies)
+
+    @classmethod
+    def parse(cls, text: str) -> "Regime":
+        """A regime by its words: a batch, then remedies, joined by ``+``.
+
+        Args:
+            text: ``"SB"``, ``"LB"``, ``"GROW"``, ``"HYBRID"`` or a number of examples, then any of
+                ``REMEDIES``: ``"LB+LR+GBN"``.
+
+        Raises:
+            ValueError: a word that is neither, with the nearest.
+
+        Example:
+            >>> Regime.parse("LB+LR+GBN").batch
+            'large'
+        """
+        if not isinstance(text, str):
+            raise ValueError(f"a regime is a text such as 'LB+LR+GBN', or a Regime, not {text!r}.")
+        batch, *remedies = text.split("+")
+        if re.fullmatch("[0-9]+", batch):
+            return cls(text, _checks.positive_int(f"batch of regime {text}", int(batch)), remedies)  # type: ignore[arg-type]
+        if batch not in BATCHES:
+            near = _checks.near_matches(batch, BATCHES)
+            raise ValueError(
+                f"regime {text!r} must start with its batch, one of {', '.join(BATCHES)} or a "
+                f"number of examples, not {batch!r}.{near}"
+            )
+        return cls(text, BATCHES[batch][0], remedies)  # type: ignore[arg-type]
 
 
 def as_regime(regime: Regime | str) -> Regime:
-    """A regime by its name, or as it is.
-
-    Raises:
-        ValueError: a name that is not among the standard regimes.
-    """
-    if isinstance(regime, Regime):
-        return regime
-    _checks.one_of("regime", regime, REGIMES)
-    return REGIMES[regime]
+    """A regime by its words, or as it is."""
+    return regime if isinstance(regime, Regime) else Regime.parse(regime)

@@ -1,30 +1,71 @@
 """Running a study: every regime in turn, each kept when it is done, then results and report."""
 
+import dataclasses
 import functools
 import os
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-import gapjax
-from gapjax import data, diffusion, training
-from gapjax.study import _folder, _keep, _measure, _report
-from gapjax.study._landscape import SEEDS, measure_landscape
-from gapjax.study._levels import keep_levels
-from gapjax.study._members import Setup
-from gapjax.study._origin import environment, fingerprint, versions
+from gapjax import diffusion, training
+from gapjax.study._findings._landscape import SEEDS, measure_landscape
+from gapjax.study._findings._result import StudyResult, load_result, results_json
 from gapjax.study._plan import Plan, make_plan
-from gapjax.study._prepare import TUNING_SEEDS, prepare_study
-from gapjax.study._result import StudyResult, load_result
-from gapjax.study._study import Study, describe
-from gapjax.study._train import Outcome, Progress, train
+from gapjax.study._population._keep import Keeper, config_of, remove
+from gapjax.study._population._levels import keep_levels
+from gapjax.study._population._member import Member
+from gapjax.study._population._setup import Setup
+from gapjax.study._population._train import Advance, Outcome, measured_names, train
+from gapjax.study._prepare import TUNING_SEEDS, Prepared, Splits, prepare_study
+from gapjax.study._report import _page, _words
+from gapjax.study._results import _folder
+from gapjax.study._results._identity import fingerprint
+from gapjax.study._results._names import file_name
+from gapjax.study._results._origin import describe, environment, versions
+from gapjax.study._results._records import (
+    Config,
+    Curves,
+    Diverged,
+    RegimeRecord,
+    Run,
+    TaskFacts,
+    Trial,
+    Tuning,
+    over_seeds,
+)
+from gapjax.study._study import Study
 
-OnProgress = Callable[[Progress], None]
 _TUNING_FACTOR = 2.0
+
+
+class StudyProgress(NamedTuple):
+    """Where a running study is; handed to ``run_study``'s ``progress`` function.
+
+    Attributes:
+        regime: which regime trains, or what of the landscape is measured.
+        phase: ``"train"``, ``"tune"`` or ``"landscape"``, whose updates are per cent.
+        update: updates made.
+        updates: updates of the whole regime.
+        examples_per_second: examples trained on per second, over all members, 0 at the start.
+        seconds_left: for this regime, None while unknown.
+        metrics: what was measured at this update, the mean over members, by name (``train_loss``,
+            ``test_accuracy``, ``distance``); empty where nothing was.
+    """
+
+    regime: str
+    phase: str
+    update: int
+    updates: int
+    examples_per_second: float
+    seconds_left: float | None
+    metrics: dict[str, float]
+
+
+OnProgress = Callable[[StudyProgress], None]
 
 
 def run_study(
@@ -45,12 +86,13 @@ def run_study(
     Args:
         study: what to train.
         out_dir: the folder: ``config.json``, ``results.json``, ``history.csv``, ``report.html``,
-            ``regimes/`` (one file each) and ``checkpoints/`` (the final networks).
-        progress: called with a ``Progress`` as the study goes.
+            ``regimes/`` (a record and the results of every test example each) and ``checkpoints/``
+            (the final networks).
+        progress: called with a ``StudyProgress`` as the study goes.
         command: the command line that reproduces the run, for the report.
-        landscape: whether to measure the minima that were found, too: curvature, sharpness, the way
-            from SB to LB. It is no part of the study: a folder that was trained without it gets it
-            later.
+        landscape: whether to measure the solutions that were found, too: curvature, sharpness, the
+            way from one end of the gap to the other. It is no part of the study: a folder that was
+            trained without it gets it later.
         batch_devices: over how many devices the batch of each seed is split. Seeds (and rates)
             lie on all the devices there are by themselves, as evenly as they go; this is for more
             devices than seeds. Batches must divide by it.
@@ -67,206 +109,248 @@ def run_study(
         >>> small = Study(seeds=2, epochs=1, regimes=("SB", "LB"), evaluations=2)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     result = run_study(small, folder)
-        >>> result.regimes["LB"]["updates"]
+        >>> result.regimes["LB"].updates
         2
     """
-    dataset, setup, splits, plans = prepare_study(study, batch_devices)
-    described = {
-        **describe(study),
-        "data": fingerprint((dataset.train, dataset.test)),
-        "gapjax": gapjax.__version__,
-    }
-    if not setup.network.fresh_start:  # its own weights are the start of every seed
-        weights, _ = setup.network.init(jax.random.key(0), setup.train.images[:2])
-        described["start"] = fingerprint(weights)
-    training.check_agreement({**versions(), **described, "the folder": pathlib.Path(out_dir).name})
+    prepared = prepare_study(study, batch_devices)
+    config = _config(study, prepared, command)
+    training.check_agreement({**versions(), **config.study, "folder": pathlib.Path(out_dir).name})
     folder = pathlib.Path(out_dir).expanduser()
-    training.on_first(lambda: _folder.open_folder(folder, described, environment(command)))
+    training.on_first(lambda: _folder.open_folder(folder, config))
     if not (folder / "config.json").exists():
         raise ValueError(
             f"process {jax.process_index()} does not see what process 0 wrote to {folder}: give a "
             "folder that all hosts share with --out."
         )
-    for plan in plans.values():
-        kept = folder / "regimes" / f"{plan.regime.name}.json"
-        if not kept.exists():
-            reference = _reference(folder, plan)
-            tuning = _tune(setup, plan, splits, reference, folder, progress) if splits else None
-            record = _train_and_keep(setup, plan, tuning, reference, folder, progress)
-            training.on_first(functools.partial(_folder.keep_json, kept, record))
-        _keep.remove(_unfinished(folder, plan))
+    for plan in prepared.plans.values():
+        if not _folder.regime_path(folder, plan.name).exists():
+            _train_regime(prepared, plan, folder, progress)
+        remove(_unfinished(folder, plan))
     result = load_result(folder)
     if landscape:
         found = training.on_first(
-            lambda: measure_landscape(
-                setup, folder, result.regimes, result.history, progress=progress
+            functools.partial(
+                measure_landscape,
+                prepared.setup,
+                folder,
+                result.regimes,
+                result.config,
+                progress=_landscape_reporter(progress),
             )
         )
-        result = result._replace(landscape=found)
+        result = dataclasses.replace(result, landscape=found)
     training.on_first(lambda: _write(result, folder))
     return result
 
 
+def _config(study: Study, prepared: Prepared, command: str | None) -> Config:
+    network, task = prepared.setup.network, study.task
+    described = describe(study, prepared.dataset, network)
+    if not network.fresh_start:  # its own weights are the start of every seed
+        inputs = prepared.setup.inputs(prepared.setup.sample())
+        described["start"] = fingerprint(network.init(jax.random.key(0), inputs)[0])
+    facts = TaskFacts(
+        name=task.name,
+        headline=task.headline,
+        maximize=task.maximize,
+        measures=list(task.measures),
+        percent=list(task.percent),
+        weighted=task.weight is not None,
+    )
+    return Config(described, facts, environment(command))
+
+
 def _write(result: StudyResult, folder: pathlib.Path) -> None:
     """The files that people read."""
-    _folder.write_json(folder / "results.json", {"regimes": result.regimes})
-    rows = [
-        row
-        for name, history in result.history.items()
-        for row in _folder.history_rows(name, result.regimes[name]["seeds"], history)
-    ]
-    _folder.write_history(folder / "history.csv", rows)
-    _report.write_report(result, folder / "report.html")
+    _folder.write_json(folder / "results.json", results_json(result, _words.finding(result)))
+    _folder.write_history(folder / "history.csv", result.regimes.values())
+    _page.write_report(result, folder / "report.html")
 
 
-def _reference(folder: pathlib.Path, plan: Plan) -> diffusion.DiffusionRecord | None:
-    """The mean distance curve of the regime that this one follows."""
-    if plan.regime.match is None:
-        return None
-    history = _folder.read_json(folder / "regimes" / f"{plan.regime.match}.json")["history"]
-    distance = np.array(history["distance"], np.float64)
-    distance = distance[:, np.isfinite(distance).all(axis=0)]
-    if not distance.size:
-        raise ValueError(
-            f"regime {plan.regime.name} follows {plan.regime.match}, which diverged in every seed."
-        )
-    step = np.array(history["update"])
-    return diffusion.DiffusionRecord(step, distance.mean(axis=1), np.full(len(step), np.nan))
-
-
-def _tune(
-    setup: Setup,
-    plan: Plan,
-    splits: tuple[data.Split, data.Split],
-    reference: diffusion.DiffusionRecord | None,
-    folder: pathlib.Path,
-    progress: OnProgress | None,
-) -> dict[str, Any]:
-    """Rates around the regime's rule, judged by validation accuracy over a few seeds."""
-    kept = _unfinished(folder, plan) / "tuning.json"
-    if kept.exists():
-        return _folder.read_json(kept)
-    study = setup.study
-    plan = make_plan(study, plan.regime, len(splits[0]))
-    powers = range(-(study.tune // 2), study.tune - study.tune // 2)
-    rates = [plan.learning_rate * _TUNING_FACTOR**power for power in powers]
-    seeds = _seeds(study)[:TUNING_SEEDS]
-    members = [(seed, rate) for rate in rates for seed in seeds]
-    report = _reporter(progress, plan, "tune")
-    outcome = train(
-        setup,
-        plan,
-        *splits,
-        members,
-        reference=reference,
-        progress=report,
-        keeper=_keep.Keeper(kept.parent / "tune", members),
-    )
-    accuracy = _final(outcome, "test_accuracy").reshape(len(rates), len(seeds))
-    # A rate at which any seed diverged is not a rate to recommend.
-    best = int(np.argmax(np.nan_to_num(accuracy.mean(axis=1), nan=-1.0)))
-    tuning = {
-        "rule_learning_rate": plan.learning_rate,
-        "learning_rate": rates[best],
-        "at_edge": len(rates) > 1 and best in (0, len(rates) - 1),
-        "rates": [
-            {"learning_rate": rate, "validation_accuracy": _measure.over_seeds(row)}
-            for rate, row in zip(rates, accuracy, strict=True)
-        ],
-    }
-    training.on_first(lambda: _folder.keep_json(kept, tuning))
-    return tuning
-
-
-def _train_and_keep(
-    setup: Setup,
-    plan: Plan,
-    tuning: dict[str, Any] | None,
-    reference: diffusion.DiffusionRecord | None,
-    folder: pathlib.Path,
-    progress: OnProgress | None,
-) -> dict[str, Any]:
-    """Train at the rule's rate, and at the tuned one where there is one, as one population."""
-    seeds = _seeds(setup.study)
-    rates = [plan.learning_rate]
-    if tuning and tuning["learning_rate"] != plan.learning_rate:
-        rates.append(tuning["learning_rate"])
-    members = [(seed, rate) for rate in rates for seed in seeds]
-    started = time.perf_counter()
+def _train_regime(
+    prepared: Prepared, plan: Plan, folder: pathlib.Path, progress: OnProgress | None
+) -> None:
+    """Tune a regime where the study tunes, train it, and keep what was found."""
+    setup = prepared.setup
+    started = time.monotonic()
+    plan = _following(plan, folder)
+    tuning = None
+    if prepared.splits is not None:
+        tuning = _tune(setup, plan, prepared.splits, folder, progress)
+    seeds = setup.study.all_seeds
+    # The rate that counts comes first; the rule's is trained beside it, as one population.
+    rates = [tuning.trials[tuning.best].learning_rate if tuning else plan.rate]
+    if rates[0] != plan.rate:
+        rates.append(plan.rate)
+    members = [Member(seed, rate) for rate in rates for seed in seeds]
     outcome = train(
         setup,
         plan,
         setup.train,
         setup.test,
         members,
-        reference=reference,
         progress=_reporter(progress, plan, "train"),
-        keeper=_keep.Keeper(_unfinished(folder, plan) / "train", members),
-        at_evaluation=keep_levels(folder, plan.regime.name, setup.study.loss_levels, seeds[:SEEDS]),
+        keeper=Keeper(_unfinished(folder, plan) / "train", config_of(members)),
+        at_evaluation=keep_levels(folder, plan.name, setup.study.loss_levels, seeds[:SEEDS]),
     )
-    states = outcome.states
-    final = training.to_host({"params": states.params, "model_state": states.model_state})
-    training.on_first(lambda: training.save_tree(folder / "checkpoints" / plan.regime.name, final))
+    own = jax.tree.map(lambda x: x[: len(seeds)], training.to_host(outcome.weights._asdict()))
+    path = folder / "checkpoints" / file_name(plan.name)
+    training.on_first(lambda: training.save_tree(path, own))
+    runs = [_run(setup, outcome, rate, i) for i, rate in enumerate(rates)]
+    record = RegimeRecord(
+        name=plan.name,
+        remedies=[remedy.name for remedy in plan.regime.remedies],
+        batch_size=plan.batch_size,
+        batch_sizes=[(u, plan.batch_sizes(u)) for u in (0, *plan.batch_sizes.boundaries)],
+        ghost_size=plan.ghost_size,
+        updates=plan.updates,
+        epochs=plan.epochs,
+        examples=plan.examples,
+        seconds=time.monotonic() - started,
+        budget=plan.budget,
+        boundaries=list(plan.boundaries),
+        seeds=seeds,
+        run=runs[0],
+        rule=runs[1] if len(runs) > 1 else None,
+        tuning=tuning,
+        curves=_curves(plan, outcome, len(seeds)),
+    )
+    examples = _examples(setup, outcome, len(rates))
+    training.on_first(lambda: _folder.keep_regime(folder, record, examples))
 
-    def numbers(which: int) -> dict[str, Any]:
-        part = slice(which * len(seeds), (which + 1) * len(seeds))
-        values = {name: _final(outcome, name)[part] for name in _measure.METRICS}
-        gap = values["train_accuracy"] - values["test_accuracy"]
-        return {name: _measure.over_seeds(v) for name, v in {**values, "gap": gap}.items()} | {
-            "diverged": [
-                {
-                    "seed": seed,
-                    "update": int(update),
-                    "where": training.fault_path(states.params, fault),
-                }
-                for seed, update, fault in zip(
-                    seeds, outcome.diverged[part], outcome.fault[part], strict=True
-                )
-                if update
-            ]
-        }
 
-    result = {
-        "batch_size": plan.batch_size,
-        "batch_sizes": [
-            [update, plan.batch_sizes(update)] for update in (0, *plan.batch_sizes.boundaries)
+def _following(plan: Plan, folder: pathlib.Path) -> Plan:
+    """The plan with the mean distance curve of the regime that it follows."""
+    if plan.follows is None:
+        return plan
+    curves = _folder.read_regime(folder, plan.follows).curves
+    distance = curves.array("distance")
+    distance = distance[:, np.isfinite(distance).all(axis=0)]
+    if not distance.size:
+        raise ValueError(
+            f"regime {plan.name} follows {plan.follows}, which diverged in every seed."
+        )
+    steps = np.array(curves.update)
+    blank = np.full(len(steps), np.nan)
+    reference = diffusion.DiffusionRecord(steps, distance.mean(axis=1), blank)
+    return dataclasses.replace(plan, reference=reference)
+
+
+def _tune(
+    setup: Setup,
+    plan: Plan,
+    splits: Splits,
+    folder: pathlib.Path,
+    progress: OnProgress | None,
+) -> Tuning:
+    """Rates around the regime's rule, judged by the headline metric on the validation split."""
+    kept = _unfinished(folder, plan) / "tuning.json"
+    if kept.exists():
+        return _folder.from_plain(_folder.read_json(kept), Tuning, kept)
+    study = setup.study
+    left = len(jax.tree.leaves(splits.train)[0])
+    plan = dataclasses.replace(
+        make_plan(study, plan.regime, left, plan.longest), reference=plan.reference
+    )
+    powers = range(-(study.tune // 2), study.tune - study.tune // 2)
+    rates = [plan.rate * _TUNING_FACTOR**power for power in powers]
+    seeds = study.all_seeds[:TUNING_SEEDS]
+    members = [Member(seed, rate) for rate in rates for seed in seeds]
+    outcome = train(
+        setup,
+        plan,
+        *splits,
+        members,
+        progress=_reporter(progress, plan, "tune"),
+        keeper=Keeper(kept.parent / "tune", config_of(members)),
+    )
+    values = outcome.final(f"test_{study.task.headline}").reshape(len(rates), len(seeds))
+    tuning = Tuning(
+        [Trial(rate, {}, over_seeds(row)) for rate, row in zip(rates, values, strict=True)],
+        _best(values.mean(axis=1), study.task.maximize),
+        at_edge=False,
+    )
+    at_edge = len(rates) > 1 and tuning.best in (0, len(rates) - 1)
+    tuning = dataclasses.replace(tuning, at_edge=at_edge)
+    training.on_first(lambda: _folder.keep_json(kept, tuning))
+    return tuning
+
+
+def _best(values: np.ndarray, maximize: bool) -> int:
+    """The best of several values; one that is not finite (a seed diverged) is none to recommend."""
+    signed = np.where(np.isfinite(values), values if maximize else -values, -np.inf)
+    return int(np.argmax(signed))
+
+
+def _run(setup: Setup, outcome: Outcome, rate: float, which: int) -> Run:
+    """The numbers of one rate's members."""
+    seeds, task = setup.study.all_seeds, setup.task
+    part = slice(which * len(seeds), (which + 1) * len(seeds))
+    values = {name: outcome.final(name)[part] for name in measured_names(setup)}
+    train_value, test_value = (values[f"{split}_{task.headline}"] for split in ("train", "test"))
+    sign = 1.0 if task.maximize else -1.0
+    return Run(
+        learning_rate=rate,
+        hyper={},
+        values={name: over_seeds(value) for name, value in values.items()},
+        gap=over_seeds(sign * (train_value - test_value)),
+        diverged=[
+            Diverged(seed, int(update), training.fault_path(outcome.states.params, fault))
+            for seed, update, fault in zip(
+                seeds, outcome.diverged[part], outcome.fault[part], strict=True
+            )
+            if update
         ],
-        "ghost_size": plan.ghost_size,
-        "updates": plan.updates,
-        "epochs": plan.epochs,
-        "budget": plan.budget,
-        "learning_rate": plan.learning_rate,
-        "boundaries": plan.boundaries,
-        "seeds": seeds,
-        **numbers(0),
-        "tuned": tuning and {**tuning, **numbers(len(rates) - 1)},
-    }
-    history = {
-        name: column if column.ndim == 1 else column[:, : len(seeds)]
-        for name, column in outcome.history.items()
-    }
-    return {"result": result, "history": history, "seconds": time.perf_counter() - started}
+    )
+
+
+def _curves(plan: Plan, outcome: Outcome, seeds: int) -> Curves:
+    curves = outcome.curves
+    return Curves(
+        update=curves.update.tolist(),
+        examples=[plan.batch_sizes.examples_before(u) for u in curves.update.tolist()],
+        seconds=curves.seconds.tolist(),
+        values={name: column[:, :seeds].tolist() for name, column in curves.values.items()},
+    )
+
+
+def _examples(setup: Setup, outcome: Outcome, rates: int) -> dict[str, np.ndarray]:
+    """What every test example gave: ``[S, n]`` by name, of the rule under ``rule/``."""
+    seeds = len(setup.study.all_seeds)
+    found = {"weight": setup.evaluator.example_weights(setup.test)}
+    for name in {"loss", setup.task.headline}:
+        found[name] = outcome.examples[name][:seeds]
+        if rates > 1:
+            found[f"rule/{name}"] = outcome.examples[name][seeds:]
+    return found
 
 
 def _unfinished(folder: pathlib.Path, plan: Plan) -> pathlib.Path:
     """Where a regime keeps what it needs to go on, until it is done."""
-    return folder / "checkpoints" / f"{plan.regime.name}.unfinished"
+    return folder / "checkpoints" / f"{file_name(plan.name)}.unfinished"
 
 
-def _final(outcome: Outcome, name: str) -> np.ndarray:
-    """A metric after the last update, NaN for members that diverged."""
-    return np.where(outcome.diverged > 0, np.nan, outcome.history[name][-1])
-
-
-def _seeds(study: Study) -> list[int]:
-    return list(range(study.first_seed, study.first_seed + study.seeds))
-
-
-def _reporter(
-    progress: OnProgress | None, plan: Plan, phase: str
-) -> Callable[[int, float, float | None], None]:
-    def report(update: int, speed: float, left: float | None) -> None:
+def _reporter(progress: OnProgress | None, plan: Plan, phase: str) -> Callable[[Advance], None]:
+    def report(at: Advance) -> None:
         if progress is not None:
-            progress(Progress(plan.regime.name, phase, update, plan.updates, speed, left))
+            progress(
+                StudyProgress(
+                    plan.name,
+                    phase,
+                    at.update,
+                    plan.updates,
+                    at.examples_per_second,
+                    at.seconds_left,
+                    at.metrics,
+                )
+            )
+
+    return report
+
+
+def _landscape_reporter(progress: OnProgress | None) -> Callable[[str, int, float | None], None]:
+    def report(what: str, per_cent: int, left: float | None) -> None:
+        if progress is not None:
+            progress(StudyProgress(what, "landscape", per_cent, 100, 0.0, left, {}))
 
     return report

@@ -1,44 +1,84 @@
-"""What a study is: data, network, optimizer, budget, regimes. Presets are studies with a name."""
+"""What a study is: data, network, task, optimizer, schedule, budget, regimes."""
 
 import dataclasses
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import optax
-
 from gapjax import _checks, data, models
-from gapjax.study._regimes import REGIMES, STANDARD, Regime, as_regime
+from gapjax.study._optimizers import HYPERPARAMETERS, OPTIMIZERS, check_optimizer
+from gapjax.study._regimes import STANDARD, Regime, as_regime
+from gapjax.study._schedules import SCHEDULES, check_schedule
+from gapjax.study._task import TASKS, Task
 
-MODELS: dict[str, Callable[..., Any]] = {
-    "digits-mlp": models.digits_mlp,
-    "f1": models.f1,
-    "resnet44": models.resnet44,
-}
+_LARGEST = 1e30  # of float32, with room for its square roots and products
+_MOST_SEEDS = 2**32
+Check = Callable[[str, Any], Any]
 
 
-def _field(default: Any, help: str) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help})
+def _field(default: Any, help: str, check: Check | None = None) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help, "check": check})
+
+
+def _whole(least: int = 1, most: int | None = None) -> Check:
+    return lambda name, value: _checks.whole(name, value, least=least, most=most)
+
+
+def _number(**bounds: float) -> Check:
+    return lambda name, value: _checks.number(name, value, **bounds)
+
+
+def _optional(check: Check) -> Check:
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def _several(check: Check) -> Check:
+    def each(name: str, values: Any) -> tuple[Any, ...]:
+        if isinstance(values, str) or not isinstance(values, Sequence):
+            raise ValueError(f"{name} must be several values, such as a tuple, not {values!r}.")
+        return tuple(check(f"{name}[{i}]", value) for i, value in enumerate(values))
+
+    return each
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be a text, not {value!r}.")
+    return value
+
+
+def _one_of(*choices: str) -> Check:
+    return lambda name, value: _checks.one_of(name, value, choices)
+
+
+def _named(about: Mapping[str, Any]) -> str:
+    return ", ".join(about)
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
     """Which network is trained on what, in which regimes, over how many seeds.
 
-    The schedule of the learning rate is written for the small batch, in its updates:
-    ``learning_rate``, multiplied by ``decay_factor`` at each fraction of the budget in
-    ``decay_at``. Every regime adapts it by its own rule.
+    The schedule of the learning rate is written for the small batch, in its updates; every regime
+    adapts it by its own rule. The regimes of ``baseline`` are the two ends of the generalization
+    gap, which is a gap of the task's headline metric.
 
     Attributes:
-        dataset: a name (``"digits"``, or any TFDS name), or a ``gapjax.data.Dataset``.
-        model: a name (``"digits-mlp"``, ``"f1"``, ``"resnet44"``), any linen module, or a function
-            from ``nnx.Rngs`` to an nnx module. An nnx module that was built already is the start of
-            every seed, as the report then says.
-        optimizer: ``"sgd"`` or ``"adam"``, after clipping and weight decay as set below; or a
-            function from a learning-rate schedule to any optax chain, which then stands alone.
-        regimes: names of standard regimes, or ``Regime``s.
+        dataset: a name (``"digits"``, ``"pydoc"``, or any TFDS name), or a
+            ``gapjax.data.Dataset``.
+        model: a name from ``gapjax.models.NETWORKS``, or ``"package.module:name"``; any linen
+            module, or a function from ``nnx.Rngs`` to an nnx module. An nnx module that was built
+            already is the start of every seed, as the report then says.
+        task: a name from ``TASKS``, or a ``Task``.
+        optimizer: a name from ``OPTIMIZERS``, after clipping by ``clip_norm``; or a function from a
+            learning-rate schedule to any optax chain, which stands alone. Hyperparameters that are
+            not None are passed to it where its signature takes them.
+        schedule: a name from ``SCHEDULES``, or a function ``(num_updates, peak) -> optax
+            schedule``, for the small batch.
+        regimes: texts as ``Regime.parse`` takes them, or ``Regime`` objects.
+        baseline: the names of the two regimes between which the gap lies.
         seeds: how many seeds train at once, each with its own start and its own order of examples;
             the same seed starts alike in every regime.
+        augment: what is done to training examples, see ``gapjax.data.make_augment``.
 
     The other fields are explained by ``gapjax study --help``.
 
@@ -50,71 +90,144 @@ class Study:
         640
     """
 
-    dataset: Any = _field("digits", "data set: digits (embedded), or any TFDS name")
-    model: Any = _field("digits-mlp", "network: digits-mlp, f1 or resnet44")
-    optimizer: Any = _field("sgd", "optimizer: sgd or adam")
+    dataset: Any = _field("digits", "data set: digits, pydoc (embedded), or any TFDS name")
+    model: Any = _field("digits-mlp", f"network: {_named(models.NETWORKS)}, or package.module:name")
+    task: Any = _field("classification", f"what is trained for: {_named(TASKS)}")
+    optimizer: Any = _field("sgd", f"optimizer: {_named(OPTIMIZERS)}")
+    schedule: Any = _field("step", f"schedule of the rate: {_named(SCHEDULES)}")
     regimes: Sequence[Regime | str] = _field(
-        tuple(regime.name for regime in STANDARD), f"regimes to train, of {', '.join(REGIMES)}"
+        STANDARD, "regimes to train: a batch, then remedies, such as LB+LR+GBN"
     )
-    seeds: int = _field(8, "seeds per regime, trained at once")
-    first_seed: int = _field(0, "the first seed; the others follow it")
-    epochs: float = _field(20.0, "passes of the small batch over the data")
-    small_batch: int = _field(16, "examples per update in the small-batch regime")
-    large_batch: int = _field(640, "examples per update in the large-batch regimes")
-    ghost_size: int = _field(16, "examples per ghost in regimes with ghost batch norm")
-    learning_rate: float = _field(0.05, "the rate at the small batch, before any decay")
+    baseline: tuple[str, str] = _field(("SB", "LB"), "the two regimes between which the gap lies")
+    seeds: int = _field(8, "seeds per regime, trained at once", _whole(1, 100_000))
+    first_seed: int = _field(0, "the first seed; the others follow it", _whole(0, _MOST_SEEDS))
+    epochs: float = _field(
+        20.0, "passes of the small batch over the data", _number(above=0, most=1e9)
+    )
+    keep: str = _field(
+        "epochs",
+        "what is held fixed against the small batch, where no remedy says: epochs or updates",
+        _one_of("epochs", "updates"),
+    )
+    small_batch: int = _field(16, "examples per update in the small-batch regime", _whole(1, 2**31))
+    large_batch: int = _field(
+        640, "examples per update in the large-batch regimes", _whole(1, 2**31)
+    )
+    ghost_size: int = _field(
+        16, "examples per ghost in regimes with ghost batch norm", _whole(1, 2**31)
+    )
+    learning_rate: float = _field(
+        0.05, "the rate at the small batch, before any decay", _number(above=0, most=_LARGEST)
+    )
+    warmup: float = _field(
+        0.0, "share of the updates over which the rate rises in a line", _number(least=0, most=1)
+    )
     decay_at: tuple[float, ...] = _field(
-        (0.5, 0.75), "when the rate drops, in fractions of training"
+        (0.5, 0.75),
+        "step: when the rate drops, in fractions of training",
+        _several(_number(above=0, below=1)),
     )
-    decay_factor: float = _field(0.1, "what each drop multiplies the rate by")
-    momentum: float = _field(0.9, "momentum of sgd; adam has its own")
-    weight_decay: float = _field(1e-4, "weight decay, added to the gradient")
-    clip_norm: float = _field(5.0, "global norm to which larger gradients are scaled down")
-    tune: int = _field(0, "rates to try around each regime's rule, on a validation split; 0: none")
-    validation: float = _field(0.2, "share of the training set that --tune validates on")
-    evaluations: int = _field(40, "points on each learning curve")
+    decay_factor: float = _field(
+        0.1, "step: what each drop multiplies the rate by", _number(above=0, most=1)
+    )
+    cooldown: float = _field(
+        0.2, "wsd: the share of training over which the rate falls", _number(above=0, most=1)
+    )
+    momentum: float | None = _field(
+        None, "momentum of sgd, nesterov, lars, muon", _optional(_number(least=0, below=1))
+    )
+    b1: float | None = _field(
+        None, "decay of the mean gradient (Adam and its kin)", _optional(_number(least=0, below=1))
+    )
+    b2: float | None = _field(
+        None, "decay of the mean squared gradient", _optional(_number(least=0, below=1))
+    )
+    eps: float | None = _field(
+        None, "added to the denominator of Adam and its kin", _optional(_number(above=0, most=1))
+    )
+    weight_decay: float | None = _field(
+        None, "weight decay, as the optimizer has it", _optional(_number(least=0, most=_LARGEST))
+    )
+    clip_norm: float | None = _field(
+        5.0,
+        "global norm to which larger gradients are scaled down; none: no clipping",
+        _optional(_number(above=0, most=_LARGEST)),
+    )
+    augment: Sequence[Any] = _field((), f"augmentations: {_named(data.AUGMENTATIONS)}")
+    tune: int = _field(
+        0, "rates to try around each regime's rule, on a validation split; 0: none", _whole(0, 1000)
+    )
+    validation: float = _field(
+        0.2, "share of the training set that --tune validates on", _number(above=0, below=1)
+    )
+    evaluations: int = _field(40, "points on each learning curve", _whole(1, 100_000))
+    noise_scale: bool = _field(False, "measure the gradient noise scale at every evaluation")
     loss_levels: tuple[float, ...] = _field(
-        (), "training losses at which --landscape compares the regimes on their way down, too"
+        (),
+        "training losses at which --landscape compares the regimes on their way down, too",
+        _several(_number(above=0)),
+    )
+    data_dir: str | None = _field(
+        None, "folder of prepared data sets; TFDS's own by default", _optional(_text)
+    )
+    version: str = _field(
+        "", "stands for code that cannot be told apart: another text, another study", _text
     )
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "small_batch", "large_batch", "ghost_size", "evaluations"):
-            _checks.positive_int(name, getattr(self, name))
-        for name in ("epochs", "learning_rate", "decay_factor", "clip_norm"):
-            _checks.positive_float(name, getattr(self, name))
-        for name in ("first_seed", "tune", "weight_decay", "momentum"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, and is {getattr(self, name)!r}.")
-        if self.first_seed + self.seeds > 2**32:
+        for field in dataclasses.fields(self):
+            check = field.metadata["check"]
+            if check is not None:
+                object.__setattr__(self, field.name, check(field.name, getattr(self, field.name)))
+        if not isinstance(self.noise_scale, bool):
+            raise ValueError(f"noise_scale must be True or False, not {self.noise_scale!r}.")
+        if self.first_seed + self.seeds > _MOST_SEEDS:
             raise ValueError(
-                f"first_seed must be at most {2**32 - self.seeds} for {self.seeds} seeds, and is "
-                f"{self.first_seed}."
+                f"first_seed must be at most {_MOST_SEEDS - self.seeds} for {self.seeds} seeds, "
+                f"and is {self.first_seed}."
             )
-        if not self.momentum < 1:
-            raise ValueError(f"momentum must be below 1, and is {self.momentum!r}.")
-        if not 0 < self.validation < 1:
-            raise ValueError(f"validation must lie between 0 and 1, and is {self.validation!r}.")
-        if list(self.decay_at) != sorted(set(self.decay_at)) or not all(
-            0 < fraction < 1 for fraction in self.decay_at
-        ):
+        if list(self.decay_at) != sorted(set(self.decay_at)):
             raise ValueError(
                 f"decay_at must be rising fractions between 0 and 1, and is {self.decay_at!r}."
             )
-        if any(not level > 0 for level in self.loss_levels):
-            raise ValueError(f"loss_levels must be losses above 0, and are {self.loss_levels!r}.")
+        if self.learning_rate * self.decay_factor ** len(self.decay_at) < 1e-30:
+            raise ValueError(
+                f"{len(self.decay_at)} drops by decay_factor={self.decay_factor:g} leave nothing "
+                f"of learning_rate={self.learning_rate:g} in float32: use fewer, or a larger "
+                "factor."
+            )
         if self.small_batch >= self.large_batch:
             raise ValueError(
                 f"small_batch={self.small_batch} must be smaller than "
                 f"large_batch={self.large_batch}: there is no gap between them to study."
             )
-        if isinstance(self.model, str):
-            _checks.one_of("model", self.model, MODELS)
-        if isinstance(self.optimizer, str):
-            _checks.one_of("optimizer", self.optimizer, ("sgd", "adam"))
-        elif not callable(self.optimizer):
+        if isinstance(self.model, str) and ":" not in self.model:
+            _checks.one_of("model", self.model, models.NETWORKS)
+        if isinstance(self.task, str):
+            _checks.one_of("task", self.task, TASKS)
+            object.__setattr__(self, "task", TASKS[self.task]())
+        elif not isinstance(self.task, Task):
             raise ValueError(
-                "optimizer must be 'sgd', 'adam' or a function from a learning-rate schedule to an "
-                f"optax chain, not {self.optimizer!r}: write optimizer=lambda lr: optax.sgd(lr)."
+                f"task must be one of {_named(TASKS)}, or a Task, not {self.task!r}: "
+                "study.regression(), say."
+            )
+        if not isinstance(self.dataset, str | data.Dataset):
+            raise ValueError(
+                f"dataset must be a name or a gapjax.data.Dataset, not {type(self.dataset)}: "
+                "Dataset(train, test) takes any pytrees of arrays."
+            )
+        check_schedule(self.schedule)
+        check_optimizer(self.optimizer, self.hyperparameters)
+        if isinstance(self.augment, str) or not isinstance(self.augment, Sequence):
+            raise ValueError(f"augment must be several, such as ('flip',), not {self.augment!r}.")
+        object.__setattr__(self, "augment", tuple(self.augment))
+        data.make_augment(self.augment)
+        self._check_regimes()
+
+    def _check_regimes(self) -> None:
+        if isinstance(self.regimes, str | Regime) or not isinstance(self.regimes, Sequence):
+            raise ValueError(
+                f"regimes must be several, such as ('SB', 'LB+LR'), not {self.regimes!r}."
             )
         regimes = tuple(map(as_regime, self.regimes))
         names = [regime.name for regime in regimes]
@@ -122,110 +235,42 @@ class Study:
             raise ValueError(
                 f"regimes must be at least one, each under a name of its own: {names}."
             )
-        for i, regime in enumerate(regimes):
-            if regime.match is not None and regime.match not in names[:i]:
-                raise ValueError(
-                    f"regime {regime.name} follows {regime.match}, which must be among the regimes "
-                    f"before it: {names}."
-                )
         object.__setattr__(self, "regimes", regimes)
+        baseline: Any = self.baseline
+        ends = () if isinstance(baseline, str) else tuple(baseline)
+        if len(ends) != 2 or not all(isinstance(e, str) and e for e in ends) or ends[0] == ends[1]:
+            raise ValueError(
+                f"baseline must be the names of two regimes, such as ('SB', 'LB'), not "
+                f"{baseline!r}."
+            )
+        object.__setattr__(self, "baseline", ends)
 
-    def make_optimizer(self, schedule: optax.Schedule) -> optax.GradientTransformation:
-        """The optax chain for one schedule of the learning rate."""
-        if callable(self.optimizer):
-            return self.optimizer(schedule)
-        step = (
-            optax.sgd(schedule, momentum=self.momentum or None)
-            if self.optimizer == "sgd"
-            else optax.adam(schedule)
-        )
-        return optax.chain(
-            optax.clip_by_global_norm(self.clip_norm),
-            optax.add_decayed_weights(self.weight_decay),
-            step,
-        )
+    @property
+    def hyperparameters(self) -> dict[str, float]:
+        """The hyperparameters of the optimizer that are named, not left to its defaults."""
+        named = {name: getattr(self, name) for name in HYPERPARAMETERS}
+        return {name: value for name, value in named.items() if value is not None}
+
+    @property
+    def all_regimes(self) -> tuple[Regime, ...]:
+        """The regimes, none of them a text any more."""
+        return tuple(map(as_regime, self.regimes))
+
+    @property
+    def all_seeds(self) -> list[int]:
+        """The seeds."""
+        return list(range(self.first_seed, self.first_seed + self.seeds))
 
     def load_dataset(self) -> data.Dataset:
         """The data set itself."""
-        return data.load(self.dataset) if isinstance(self.dataset, str) else self.dataset
+        if isinstance(self.dataset, str):
+            return data.load(self.dataset, data_dir=self.data_dir)
+        return self.dataset
 
-    def make_network(self, num_classes: int) -> models.Network:
+    def make_network(self, dataset: data.Dataset) -> models.Network:
         """The functional view of the network."""
-        model = MODELS[self.model](num_classes) if isinstance(self.model, str) else self.model
+        model = self.model
+        if isinstance(model, str):
+            width = None if self.task.width is None else self.task.width(dataset)
+            model = models.find_network(model, width)
         return models.as_network(model)
-
-
-# How the default preset was chosen stands in the README; the test set had no part in it.
-PRESETS: dict[str, tuple[str, Study]] = {
-    "digits": ("the embedded digits: minutes on a laptop, no download", Study()),
-    "smith-digits": (
-        "the digits, Smith et al. (2018): decay the rate, grow the batch, or half of each",
-        Study(regimes=("SB", "HYBRID", "GROW", "GROW+GBN")),
-    ),
-    "keskar-digits": (
-        "Adam on the digits until the loss stops improving, as Keskar et al. (2017); --landscape",
-        Study(
-            optimizer="adam",
-            regimes=("SB", "LB"),
-            seeds=5,
-            epochs=100.0,
-            large_batch=128,  # 10% of the data
-            learning_rate=1e-3,
-            decay_at=(),
-            weight_decay=0.0,
-            clip_norm=1e6,  # never reached: the paper does not clip
-            evaluations=200,
-            loss_levels=(0.3, 0.1, 0.03, 0.01, 0.003, 0.001),
-        ),
-    ),
-    "hoffer-f1-mnist": (
-        "F1 on MNIST with the batches of Hoffer et al. (2017)",
-        Study(
-            dataset="mnist",
-            model="f1",
-            epochs=50.0,
-            small_batch=128,
-            large_batch=4096,
-            ghost_size=128,
-            learning_rate=0.1,
-            decay_at=(0.2, 0.4, 0.6),
-            seeds=5,
-        ),
-    ),
-}
-
-
-def preset(name: str) -> Study:
-    """A study by the name of its preset.
-
-    Raises:
-        ValueError: an unknown name.
-
-    Example:
-        >>> preset("digits").seeds
-        8
-    """
-    _checks.one_of("preset", name, PRESETS)
-    return PRESETS[name][1]
-
-
-def describe(study: Study) -> dict[str, Any]:
-    """The study as JSON-able values, the same for the same study: what a folder belongs to."""
-    values = {f.name: getattr(study, f.name) for f in dataclasses.fields(study)}
-    values["regimes"] = [dataclasses.asdict(regime) for regime in study.regimes]  # type: ignore[arg-type]
-    values |= {"decay_at": list(study.decay_at), "loss_levels": list(study.loss_levels)}
-    if not isinstance(study.dataset, str):
-        values["dataset"] = study.dataset.name
-    if not isinstance(study.model, str):
-        values["model"] = models.as_network(study.model).describe
-    if not isinstance(study.optimizer, str):
-        values["optimizer"] = _source(study.optimizer)
-    return values
-
-
-def _source(function: Callable[..., Any]) -> str:
-    """The source of a function where it can be had, else its name."""
-    try:
-        return " ".join(inspect.getsource(function).split())
-    except (OSError, TypeError):
-        return getattr(function, "__qualname__", type(function).__qualname__)

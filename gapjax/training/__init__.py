@@ -1,14 +1,19 @@
 """Training: states, pure steps, how they are compiled onto devices, the loop.
 
-``make_train_step`` gives a pure step over a loss function and any optax chain, ``compile_step``
-lays it out over the devices, ``fit`` runs it over batches; with ``Checkpoints`` it goes on where it
-was stopped. ``make_advance`` runs a whole population of seeds and learning rates as one program.
-``inspect_program`` tells what a compiled program needs and sends before anything runs.
+``make_train_step`` gives a pure step over a loss function and any optax chain, which follows the
+gradient, or one of ``sam`` or ``penalize_gradient``; ``compile_step`` lays it out over the devices,
+``compile_ahead`` sees to it that no batch size waits for its compilation, ``fit`` runs it over
+batches; with ``Checkpoints`` it goes on where it was stopped. ``evaluation_params`` are the weights
+to evaluate with, of ``average_weights`` say. ``make_advance`` runs a whole population of seeds and
+hyperparameters as one program. ``inspect_program`` tells what a compiled program needs and sends
+before anything runs.
 """
 
+from gapjax.training._ahead import CompiledAhead, compile_ahead, largest_microbatch
 from gapjax.training._averaging import average_weights, evaluation_params
 from gapjax.training._checkpoints import Checkpoint, Checkpoints, CheckpointWarning
 from gapjax.training._compile import CompiledStep, compile_step
+from gapjax.training._compile_cache import enable_compile_cache
 from gapjax.training._evaluation import make_eval_step
 from gapjax.training._faults import NumericalFault, fault_path
 from gapjax.training._gradients import GradientStrategy, ValueAndGrad, penalize_gradient, sam
@@ -36,6 +41,7 @@ __all__ = [
     "CheckpointWarning",
     "Checkpoints",
     "Collective",
+    "CompiledAhead",
     "CompiledStep",
     "GradientStrategy",
     "History",
@@ -49,8 +55,10 @@ __all__ = [
     "ValueAndGrad",
     "average_weights",
     "check_agreement",
+    "compile_ahead",
     "compile_step",
     "connect",
+    "enable_compile_cache",
     "evaluation_params",
     "fault_path",
     "fit",
@@ -58,6 +66,7 @@ __all__ = [
     "init_state",
     "inspect_program",
     "is_first",
+    "largest_microbatch",
     "lay_out",
     "leave",
     "leave_on_sigterm",

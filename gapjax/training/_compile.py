@@ -1,6 +1,9 @@
 """How a pure step is laid out over devices and compiled."""
 
+import contextlib
 import dataclasses
+import functools
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +14,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from gapjax import _checks
 from gapjax.training._contents import checksum
 from gapjax.training._hosts import check_agreement
+from gapjax.training._optimizers import strong, without_aliases
 from gapjax.training._sharding import (
     AXIS,
-    PARAMETERS,
     check_mesh,
     gathering,
     is_spread,
@@ -30,12 +33,13 @@ def compile_step(
     strategy: str = "jit",
     parameters: str = "replicated",
     axis: str = AXIS,
+    donate: bool = True,
 ) -> "CompiledStep":
     """Compile ``step(state, batch) -> (state, metrics)`` for the devices of a mesh.
 
     The leading axis of the batch is split over the devices, the state is laid out as ``parameters``
     says and stays so from call to call. The state handed in is donated: its memory becomes the new
-    state's, so do not use it again.
+    state's, so do not use it again, or say ``donate=False``.
 
     Both strategies give the same numbers for a loss that is a mean over examples. Which examples a
     batch norm sees differs:
@@ -58,14 +62,16 @@ def compile_step(
             scatters gradients after it, never activations; in any other step that is left to the
             compiler. Ask ``inspect_program`` what a program communicates.
         axis: the mesh axis over which batches, and sharded parameters, are split.
+        donate: False to leave the state that is handed in as it is, for one more in memory: in a
+            notebook, say, where a cell runs twice.
 
     Returns:
-        The compiled step, with ``lower`` for ``growth.compile_ahead``. Batches may be NumPy arrays
+        The compiled step, with ``lower`` for ``compile_ahead``. Batches may be NumPy arrays
         on the host or arrays already laid out, states may lie anywhere.
 
     Raises:
         ValueError: an unknown word, a mesh that does not fit; or, when called, a batch that does
-            not divide over the devices.
+            not divide over the devices, or a state whose memory an earlier call took.
 
     Example:
         >>> import jax, optax
@@ -81,18 +87,23 @@ def compile_step(
         1.0
     """
     _checks.one_of("strategy", strategy, ("jit", "pmap"))
-    _checks.one_of("parameters", parameters, PARAMETERS)
     if mesh is None:
         mesh = jax.make_mesh((jax.device_count(),), (axis,), axis_types=(AxisType.Auto,))
     devices = check_mesh(mesh, axis)
+    where = _split_axis(step)
     if strategy == "jit":
-        return CompiledStep(_Jitted(step, mesh, parameters, axis), devices, _split_axis(step))
-    if parameters == "sharded":
+        layout = functools.partial(state_shardings, mesh=mesh, parameters=parameters, axis=axis)
+        layout({})  # what is wrong with it, is wrong now
+        if parameters == "sharded" and isinstance(step, TrainStep):
+            step = dataclasses.replace(step, loss_fn=gathering(step.loss_fn, mesh, axis))
+        jitted = functools.partial(_jit, step, mesh, PartitionSpec(*[None] * where, axis), donate)
+        return CompiledStep(_Program(layout, jitted, mesh, donate), devices, where)
+    if parameters != "replicated":
         raise ValueError(
             'strategy="pmap" keeps all parameters on every device: use strategy="jit" with '
-            'parameters="sharded".'
+            f"parameters={parameters!r}."
         )
-    return _compile_pmap(step, mesh, axis)
+    return _compile_pmap(step, mesh, axis, where, donate)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +123,7 @@ class CompiledStep:
     arrange: Callable[[Any], Any] | None = None
 
     def __call__(self, state: Any, batch: Any) -> Any:
-        """One update; the state handed in is donated."""
+        """One update."""
         self._check(batch)
         return self.compiled(state, self.arrange(batch) if self.arrange else batch)
 
@@ -136,43 +147,73 @@ class CompiledStep:
                 )
 
 
-class _Jitted:
-    """A step jitted for each structure of state it meets: the layout follows from the shapes."""
+class _Program:
+    """A step compiled for each structure of state that it meets, which it lays out and donates.
 
-    def __init__(self, step: Callable[..., Any], mesh: Mesh, parameters: str, axis: str):
-        self._batch = NamedSharding(mesh, PartitionSpec(*[None] * _split_axis(step), axis))
-        self._replicated = NamedSharding(mesh, PartitionSpec())
-        self._layout = lambda state: state_shardings(state, mesh, parameters=parameters, axis=axis)
-        if parameters == "sharded" and isinstance(step, TrainStep):
-            step = dataclasses.replace(step, loss_fn=gathering(step.loss_fn, mesh, axis))
-        self._step = step
+    Args:
+        layout: from a state to the sharding of each of its leaves.
+        compile: from these shardings to the jitted or mapped step.
+        mesh: the devices.
+        donate: whether the step takes the memory of the state.
+    """
+
+    def __init__(
+        self,
+        layout: Callable[[Any], Any],
+        compile: Callable[[Any], Any],
+        mesh: Mesh,
+        donate: bool,
+    ):
+        self._layout, self._compile, self._mesh, self._donate = layout, compile, mesh, donate
         self._known: dict[Any, tuple[list[NamedSharding], Any, Any]] = {}
+        self._own: list[weakref.ref[Any]] = []  # the leaves of the last state that it gave
 
     def __call__(self, state: Any, batch: Any) -> Any:
         leaves, shardings, layout, program = self._for(state)
+        self._refuse_deleted(leaves)
         # jit refuses arrays that lie elsewhere; to lay them out costs as much as a call.
         if any(getattr(x, "sharding", None) != s for x, s in zip(leaves, shardings, strict=True)):
             _check_alike(state)
-            state = jax.tree.map(put, state, layout)
-        return program(state, batch)
+            state = strong(jax.tree.map(put, state, layout))
+        if self._donate and not self._is_own(leaves):
+            state = without_aliases(state)
+        with self._context():
+            given = program(state, batch)
+        self._own = [weakref.ref(leaf) for leaf in jax.tree.leaves(given[0])]
+        return given
 
     def lower(self, state: Any, batch: Any) -> Any:
         _, _, layout, program = self._for(state)
-        return program.lower(jax.tree.map(_spec, state, layout), batch)
+        with self._context():
+            return program.lower(jax.tree.map(_spec, state, layout), batch)
 
     def _for(self, state: Any) -> tuple[list[Any], list[NamedSharding], Any, Any]:
         leaves, structure = jax.tree.flatten(state)
         key = structure, tuple(map(np.shape, leaves))
         if key not in self._known:
             layout = self._layout(state)
-            program = jax.jit(
-                self._step,
-                in_shardings=(layout, self._batch),
-                out_shardings=(layout, self._replicated),
-                donate_argnums=0,
-            )
-            self._known[key] = jax.tree.leaves(layout), layout, program
+            self._known[key] = jax.tree.leaves(layout), layout, self._compile(layout)
         return leaves, *self._known[key]
+
+    def _is_own(self, leaves: list[Any]) -> bool:
+        """Whether this is the state that the last call gave, in which no array is there twice."""
+        same = len(leaves) == len(self._own)
+        return same and all(x is own() for x, own in zip(leaves, self._own, strict=True))
+
+    def _refuse_deleted(self, leaves: list[Any]) -> None:
+        if any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in leaves):
+            raise ValueError(
+                "this state was handed to a step before, which took its memory for the new state: "
+                "go on with the state that step returned, or compile with "
+                "compile_step(..., donate=False)."
+            )
+
+    def _context(self) -> Any:
+        """Where another mesh was set, ours; the compiler would not have both."""
+        here = jax.sharding.get_abstract_mesh()
+        if here.empty or here == self._mesh.abstract_mesh:
+            return contextlib.nullcontext()
+        return jax.set_mesh(self._mesh)
 
 
 def _check_alike(state: Any) -> None:
@@ -192,7 +233,25 @@ def _spec(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding, weak_type=weak)
 
 
-def _compile_pmap(step: Callable[..., Any], mesh: Mesh, axis: str) -> CompiledStep:
+def _jit(
+    step: Callable[..., Any], mesh: Mesh, batch: PartitionSpec, donate: bool, layout: Any
+) -> Any:
+    """One global program."""
+    given, replicated = NamedSharding(mesh, batch), NamedSharding(mesh, PartitionSpec())
+    if any(kind is AxisType.Explicit for kind in mesh.axis_types):
+        # Inside, the compiler lays things out, as a step that knows of no mesh needs it.
+        step = jax.sharding.auto_axes(step, out_sharding=(layout, replicated))
+    return jax.jit(
+        step,
+        in_shardings=(layout, given),
+        out_shardings=(layout, replicated),
+        donate_argnums=(0,) if donate else (),
+    )
+
+
+def _compile_pmap(
+    step: Callable[..., Any], mesh: Mesh, axis: str, where: int, donate: bool
+) -> "CompiledStep":
     if not isinstance(step, TrainStep):
         raise ValueError(
             'strategy="pmap" averages gradients over devices inside the step, so it needs a step '
@@ -203,20 +262,25 @@ def _compile_pmap(step: Callable[..., Any], mesh: Mesh, axis: str) -> CompiledSt
             f'strategy="pmap" has one axis, and the mesh has {mesh.axis_names}: use a mesh of '
             f'{axis!r} alone, or strategy="jit".'
         )
-    where, devices = _split_axis(step), list(mesh.devices.flat)
+    devices = list(mesh.devices.flat)
     mapped = jax.pmap(
         dataclasses.replace(step, axis_name=axis),
         axis_name=axis,
         in_axes=(None, where),
         out_axes=(None, None),
         devices=devices,
+        donate_argnums=(0,) if donate else (),
     )
+    # Where it leaves a state: one that lies elsewhere at first would be compiled for twice.
+    mesh = Mesh(mesh.devices, mesh.axis_names)
+    layout = functools.partial(state_shardings, mesh=mesh, axis=axis)
 
     def per_device(x: Any) -> Any:
         count = len(devices)
         return x.reshape(*x.shape[:where], count, x.shape[where] // count, *x.shape[where + 1 :])
 
-    return CompiledStep(mapped, len(devices), where, lambda b: jax.tree.map(per_device, b))
+    program = _Program(layout, lambda _: mapped, mesh, donate)
+    return CompiledStep(program, len(devices), where, lambda b: jax.tree.map(per_device, b))
 
 
 def _split_axis(step: Callable[..., Any]) -> int:

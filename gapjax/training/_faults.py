@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gapjax.training._history import History
+from gapjax.training._optimizers import trained
 
 ON_FAULT = ("ignore", "stop", "skip")
 
@@ -68,7 +69,8 @@ def fault_path(params: Any, fault: Any) -> str | None:
         "['dense']['kernel']"
     """
     number = int(fault)
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    leaves = jax.tree_util.tree_leaves_with_path(trained(params))
+    paths = [jax.tree_util.keystr(path) for path, _ in leaves]
     return None if number < 0 else [*paths, "loss"][number]
 
 

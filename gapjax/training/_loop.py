@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from gapjax import _checks
+from gapjax.training._batches import as_arrays, as_batches, knows_its_place
 from gapjax.training._checkpoints import Checkpoints
 from gapjax.training._faults import NumericalFault, fault_path, say_skipped
 from gapjax.training._history import History, Recorder
@@ -23,7 +25,7 @@ def fit(
     *,
     num_updates: int,
     record_every: int = 1,
-    callbacks: Sequence[Callable[[int, Any, Any], None]] = (),
+    callbacks: Sequence[Callable[[int, Any, Any], bool | None]] = (),
     in_flight: int = 2,
     checkpoints: Checkpoints | None = None,
 ) -> tuple[Any, History]:
@@ -37,14 +39,19 @@ def fit(
     Args:
         step: ``(state, batch) -> (state, metrics)``, compiled.
         state: where to start.
-        batches: an iterable of batches, at least ``num_updates`` long. To go on, one with
-            ``state`` and ``restore`` (``growth.GrowingBatches``) is taken to its place; any other
-            must begin anew as it did, and the batches that were used are read and dropped.
+        batches: an iterable of batches, at least ``num_updates`` long: pytrees of arrays, or of
+            what turns into arrays, as loaders of PyTorch, tf.data and grain yield it. To go on,
+            one with ``state`` and ``restore`` (``growth.GrowingBatches``) is taken to its place;
+            any other must begin anew as it did, and the batches that were used are read and
+            dropped.
         num_updates: how many updates to make, those of before an interruption included.
         record_every: keep the metrics of every so many updates (and of the last one, and of every
             update that was skipped).
         callbacks: each is called as ``callback(update, state, metrics)`` after every update, with
-            values that may still be on their way on the device: reading one waits for it.
+            values that may still be on their way on the device: reading one waits for it. If one
+            returns True the run ends after this update, as after the last one: recorded, and saved
+            where there are checkpoints. The same call would go on from there, and stop again as the
+            callback says. Of several processes all have to stop after the same update.
         in_flight: how many updates may be on their way at once before the loop waits; it bounds
             memory, and keeps collectives of several processes in step.
         checkpoints: where to save, and to go on from.
@@ -69,14 +76,14 @@ def fit(
     _checks.positive_int("num_updates", num_updates)
     _checks.positive_int("record_every", record_every)
     _checks.positive_int("in_flight", in_flight)
-    done, past, source = 0, None, batches
+    done, past, source = 0, None, as_batches(batches)
     if checkpoints is not None and checkpoints.updates:
         done, state, past = _go_on(checkpoints, state, batches, num_updates, record_every)
-        source = batches if hasattr(batches, "restore") else itertools.islice(batches, done, None)
-    source = iter(source)
+        source = source if knows_its_place(batches) else itertools.islice(source, done, None)
     params = getattr(state, "params", state)
     recorder = Recorder(past)
     waiting: collections.deque[tuple[int, Any]] = collections.deque()
+    last = num_updates
 
     def wait_for(most: int) -> None:
         """Wait until at most so many updates are on their way, and look at those that are done."""
@@ -85,14 +92,14 @@ def fit(
             jax.block_until_ready(metrics)
             if _number(metrics, "fault") >= 0:
                 raise NumericalFault(update, fault_path(params, metrics["fault"]) or "loss")
-            due = update % record_every == 0 or update == num_updates
+            due = update % record_every == 0 or update == last
             if due or _number(metrics, "skipped") >= 0:
                 recorder.add(update, metrics)
 
     with leave_on_sigterm(checkpoints is not None) as told_to_leave, _settling(checkpoints):
         for update in range(done + 1, num_updates + 1):
             try:
-                batch = next(source)
+                batch = as_arrays(next(source))
             except StopIteration:
                 raise ValueError(
                     f"batches ended after {update - 1} of num_updates={num_updates} updates: give "
@@ -103,20 +110,22 @@ def fit(
             if checkpoints is not None and not checkpoints.overlap:
                 checkpoints.wait()  # for what is written since the update before
             wait_for(in_flight)
-            for callback in callbacks:
-                callback(update, state, metrics)
-            if checkpoints is None:
-                continue
-            leave = told_to_leave(update)
-            if leave or update % checkpoints.every == 0 or update == num_updates:
-                wait_for(0)
-                checkpoints.save(update, state, batches=batches, history=recorder.history())
-            if leave and update < num_updates:
-                checkpoints.wait()
-                raise Preempted(
-                    f"told to leave: saved after update {update} of {num_updates} in "
-                    f"{checkpoints.folder}. The same call goes on from there."
-                )
+            answers = [callback(update, state, metrics) for callback in callbacks]
+            if any(map(_says_stop, answers)):
+                last = update
+            if checkpoints is not None:
+                leave = told_to_leave(update)
+                if leave or update % checkpoints.every == 0 or update == last:
+                    wait_for(0)
+                    checkpoints.save(update, state, batches=batches, history=recorder.history())
+                if leave and update < last:
+                    checkpoints.wait()
+                    raise Preempted(
+                        f"told to leave: saved after update {update} of {num_updates} in "
+                        f"{checkpoints.folder}. The same call goes on from there."
+                    )
+            if update == last:
+                break
     wait_for(0)
     if checkpoints is not None:
         checkpoints.wait()
@@ -153,6 +162,13 @@ def _go_on(
     if "skipped" in metrics:
         kept |= metrics["skipped"] >= 0
     return found.update, found.state, jax.tree.map(lambda column: column[kept], found.history)
+
+
+def _says_stop(answer: Any) -> bool:
+    """Whether a callback returned True, of Python's, NumPy's or JAX's; all else means nothing."""
+    if isinstance(answer, np.bool_ | jax.Array):
+        return answer.dtype == np.bool_ and bool(answer)
+    return answer is True
 
 
 def _number(metrics: Any, name: str) -> int:

@@ -56,7 +56,7 @@ def with_all_extras(tx: Any) -> optax.GradientTransformationExtraArgs:
             reach it, because another one takes nothing of the kind: here, or at the first update
             where it may be left out.
     """
-    if not (callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))):
+    if not _is_transform(tx):
         raise ValueError(
             f"tx must be an optax transform, with init and update, not {tx!r}: optax.sgd(0.1), or "
             "optax.chain(...) of several."
@@ -69,14 +69,34 @@ def with_all_extras(tx: Any) -> optax.GradientTransformationExtraArgs:
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
         own = {name: value for name, value in extra.items() if name in told}
+        for name in {"value_fn", "obj_fn"} & set(own):
+            own[name] = _taking_all(own[name])
         try:
-            return tx.update(updates, state, params, **own)
+            # Some of optax's own mix types, which a session with strict promotion refuses.
+            with jax.numpy_dtype_promotion("standard"):
+                return tx.update(updates, state, params, **own)
         except ValueError as error:  # "has to be told"
             if lost:
                 raise ValueError(f"{error} {_say(lost[0])}") from error
             raise
 
     return optax.GradientTransformationExtraArgs(tx.init, update)
+
+
+def _taking_all(function: Callable[[Any], Any]) -> Callable[..., Any]:
+    """A function of the parameters that may be told everything else.
+
+    Line searches refuse to be told what the function they search along does not name.
+    """
+
+    def taking(params: Any, **told: Any) -> Any:
+        return function(params)
+
+    kinds = inspect.Parameter
+    names = [kinds(name, kinds.KEYWORD_ONLY, default=None) for name in EXTRA]
+    first = kinds("params", kinds.POSITIONAL_OR_KEYWORD)
+    taking.__signature__ = inspect.Signature([first, *names])  # type: ignore[attr-defined]
+    return taking
 
 
 def _told(update: Update) -> tuple[frozenset[str], Update | None]:
@@ -137,7 +157,7 @@ def _members(update: Update) -> list[Update]:
 
 
 def _updates(held: Any) -> Iterator[Update]:
-    if isinstance(held, optax.GradientTransformation):
+    if _is_transform(held):
         yield held.update
     elif isinstance(held, list | tuple):
         for one in held:
@@ -146,6 +166,11 @@ def _updates(held: Any) -> Iterator[Update]:
         yield from _updates(list(held.values()))
     elif inspect.isroutine(held) and _is_update(held):
         yield held
+
+
+def _is_transform(held: Any) -> bool:
+    """A transform of either type, or ``optax.MultiSteps``."""
+    return callable(getattr(held, "init", None)) and callable(getattr(held, "update", None))
 
 
 def _is_update(function: Callable[..., Any]) -> bool:
@@ -185,6 +210,19 @@ def _name(update: Update) -> str:
 def trained(params: Any) -> Any:
     """What the gradient is taken of: of the two copies that ``optax.lookahead`` keeps, the fast."""
     return params.fast if isinstance(params, optax.LookaheadParams) else params
+
+
+def strong(tree: Any) -> Any:
+    """A tree without weak types.
+
+    What an optimizer makes of a number may have another, for which a program is compiled anew.
+    """
+
+    def one(leaf: Any) -> Any:
+        weak = getattr(leaf, "weak_type", False)
+        return jax.lax.convert_element_type(leaf, leaf.dtype) if weak else leaf
+
+    return jax.tree.map(one, tree)
 
 
 def without_aliases(tree: Any) -> Any:

@@ -20,7 +20,8 @@ from gapjax.training._sharding import put
 
 MEMBERS, BATCH = "member", "data"  # the axes of a population's mesh
 
-MemberStep = Callable[[Any, jax.Array, Any], tuple[Any, dict[str, jax.Array]]]
+MemberStep = Callable[[Any, Any, Any], tuple[Any, dict[str, jax.Array]]]
+Axes = Any  # 0 or None, or a tree of them that begins as an argument's does, as of jax.vmap
 
 
 class Segment(NamedTuple):
@@ -39,26 +40,42 @@ class Segment(NamedTuple):
     fault: jax.Array
 
 
+def _rows_of(data: Any, rows: Any) -> Any:
+    return jax.tree.map(lambda x: x[rows], data)
+
+
 def make_advance(
-    member_step: MemberStep, *, loop: str, mesh: Mesh | None = None
+    member_step: MemberStep,
+    *,
+    loop: str,
+    mesh: Mesh | None = None,
+    take: Callable[[Any, Any], Any] = _rows_of,
+    rows_axes: Axes = 0,
 ) -> Callable[..., tuple[Any, Segment]]:
-    """Compile ``advance(states, rates, data, indices, count) -> (states, Segment)``.
+    """Compile ``advance(states, hyper, data, rows, count) -> (states, Segment)``.
 
     Args:
-        member_step: one update of one member, ``(state, rate, batch) -> (state, metrics)``, with
+        member_step: one update of one member, ``(state, hyper, batch) -> (state, metrics)``, with
             ``"loss"`` among the metrics and ``step`` in the state. A step that looks for faults
             (``make_train_step`` with ``on_fault="stop"``) does not stop here: the others go on.
         loop: ``"scan"``, the whole segment as one program; or ``"host"``, a program per update,
             for networks with convolutions on CPU, which are about 12 times slower inside a
             compiled loop there (jax issue 12868).
         mesh: where the population lies, from ``population_mesh``; one device where left out.
+        take: ``(data, rows) -> batch``, of one update of one member; by default these rows of every
+            array of the data. One of your own may be handed more than row numbers: epochs, say, to
+            augment by.
+        rows_axes: which leaves of the rows of one update have an axis of members, as ``in_axes`` of
+            ``jax.vmap`` has it: 0, or None for what all members share, or a tree of these, such as
+            ``{"example": 0, "epoch": None}``.
 
     Returns:
-        ``advance``, whose arguments are the states (leading axis P, donated), the learning rates
-        ``[P]``, the examples (a pytree with leading axis N, shared), their rows for every update
-        and member ``[L, P, B]``, and how many of the L updates to make. It has ``lower`` with the
-        same arguments, for ``inspect_program``: of the whole segment where it is one program, of
-        one update with ``loop="host"``.
+        ``advance``, whose arguments are the states (leading axis P, donated); what a member has for
+        its own (a learning rate ``[P]``, or any pytree of leading axis P); the examples (a pytree
+        with leading axis N, shared); their rows for every update and member, a pytree of ``[L, P,
+        ...]``, or ``[L, ...]`` where ``rows_axes`` says None; and how many of the L updates to
+        make. It has ``lower`` with the same arguments, for ``inspect_program``: of the whole
+        segment where it is one program, of one update with ``loop="host"``.
 
     Raises:
         ValueError: an unknown ``loop``.
@@ -80,30 +97,31 @@ def make_advance(
     """
     _checks.one_of("loop", loop, ("scan", "host"))
 
-    def update(state: Any, rate: Any, data: Any, rows: Any, sums: Segment) -> tuple[Any, Segment]:
-        state, metrics = member_step(state, rate, jax.tree.map(lambda x: x[rows], data))
+    def update(state: Any, hyper: Any, data: Any, rows: Any, sums: Segment) -> tuple[Any, Segment]:
+        state, metrics = member_step(state, hyper, take(data, rows))
         loss, fault = metrics["loss"], metrics.get("fault", jnp.int32(-1))
         first_bad = (sums.diverged == 0) & (~jnp.isfinite(loss) | (fault >= 0))
         diverged = jnp.where(first_bad, state.step.astype(jnp.int32), sums.diverged)
         fault = jnp.where(first_bad, fault, sums.fault)
         return state, Segment(sums.loss + loss.astype(jnp.float32), diverged, fault)
 
-    def segment(state: Any, rate: Any, data: Any, indices: Any, count: Any) -> tuple[Any, Segment]:
+    def segment(state: Any, hyper: Any, data: Any, rows: Any, count: Any) -> tuple[Any, Segment]:
         def body(i: Any, carry: Any) -> Any:
-            return update(carry[0], rate, data, indices[i], carry[1])
+            return update(carry[0], hyper, data, jax.tree.map(lambda x: x[i], rows), carry[1])
 
-        state, sums = jax.lax.fori_loop(0, count, body, (state, _zeros(rate)))
+        state, sums = jax.lax.fori_loop(0, count, body, (state, _nothing(())))
         return state, sums._replace(loss=sums.loss / count)
 
     if loop == "scan":
-        together = over_members(segment, (0, 0, None, 1, None), mesh=mesh)
+        later = jax.tree.map(lambda axis: axis + 1, rows_axes)  # behind that of updates
+        together = over_members(segment, (0, 0, None, later, None), mesh=mesh)
         return jax.jit(together, donate_argnums=0)
-    together = over_members(update, (0, 0, None, 0, 0), mesh=mesh)
+    together = over_members(update, (0, 0, None, rows_axes, 0), mesh=mesh)
     return _HostLoop(jax.jit(together, donate_argnums=(0, 4)))
 
 
 def over_members(
-    function: Callable[..., Any], in_axes: Sequence[int | None], *, mesh: Mesh | None = None
+    function: Callable[..., Any], in_axes: Sequence[Axes], *, mesh: Mesh | None = None
 ) -> Callable[..., Any]:
     """``jax.vmap`` over the members of a population, on each device over those that lie there.
 
@@ -114,7 +132,7 @@ def over_members(
     Args:
         function: of one member.
         in_axes: as of ``jax.vmap``, one for each argument: which axis is that of members (0 for
-            one of them), None for an argument that all share.
+            one of them), None for an argument that all share, or a tree of these.
         mesh: where the population lies, from ``population_mesh``; one device where left out.
 
     Returns:
@@ -125,28 +143,48 @@ def over_members(
         >>> over_members(lambda x, y: x + y, (0, None))(jnp.arange(2), 10).tolist()
         [10, 11]
     """
+    axes = tuple(in_axes)
 
     def here(*arguments: Any) -> Any:
-        if len(jax.tree.leaves(arguments[in_axes.index(0)])[0]) > 1:
-            return jax.vmap(function, tuple(in_axes))(*arguments)
+        lengths = _by_axis(lambda axis, x: None if axis is None else x.shape[axis], axes, arguments)
+        if set(jax.tree.leaves(lengths)) != {1}:
+            return jax.vmap(function, axes)(*arguments)
         # An axis of 1 is not free: XLA's CPU reductions and products over it run up to 1.8 times
         # slower than without it, so a member alone goes without.
-        alone = [_first(tree, axis) for tree, axis in zip(arguments, in_axes, strict=True)]
+        alone = _by_axis(
+            lambda axis, x: x if axis is None else jax.lax.index_in_dim(x, 0, axis, False),
+            axes,
+            arguments,
+        )
         return jax.tree.map(lambda x: x[None], function(*alone))
 
     if mesh is None or mesh.shape[MEMBERS] == 1:
         return here
+
+    def spec(axis: int | None) -> PartitionSpec:
+        return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, MEMBERS)
+
     return jax.shard_map(
         here,
         mesh=mesh,
-        in_specs=tuple(
-            PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, MEMBERS)
-            for axis in in_axes
-        ),
+        in_specs=jax.tree.map(spec, axes, is_leaf=_is_none),
         out_specs=PartitionSpec(MEMBERS),
         axis_names={MEMBERS},  # the batch of a member stays the compiler's to split
         check_vma=False,
     )
+
+
+def _by_axis(function: Callable[[int | None, Any], Any], axes: Axes, tree: Any) -> Any:
+    """``function(axis, leaf)`` for each leaf of a tree that begins as the tree of axes does."""
+
+    def below(axis: int | None, subtree: Any) -> Any:
+        return jax.tree.map(lambda leaf: function(axis, leaf), subtree)
+
+    return jax.tree.map(below, axes, tree, is_leaf=_is_none)
+
+
+def _is_none(x: Any) -> bool:
+    return x is None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,37 +194,37 @@ class _HostLoop:
     once: Any
 
     def __call__(
-        self, states: Any, rates: Any, data: Any, indices: Any, count: int
+        self, states: Any, hyper: Any, data: Any, rows: Any, count: int
     ) -> tuple[Any, Segment]:
         # Where the sums of the updates to come lie, or the second one is compiled anew.
-        sums = jax.device_put(_zeros(rates), getattr(rates, "sharding", None))
+        at = getattr(states.step, "sharding", None)
+        sums = jax.device_put(_nothing(states.step.shape), at)
         for i in range(count):
-            states, sums = self.once(states, rates, data, indices[i], sums)
+            now = jax.tree.map(lambda x: x[i], rows)  # noqa: B023
+            states, sums = self.once(states, hyper, data, now, sums)
         return states, sums._replace(loss=sums.loss / count)
 
-    def lower(self, states: Any, rates: Any, data: Any, indices: Any, count: int) -> Any:
+    def lower(self, states: Any, hyper: Any, data: Any, rows: Any, count: int) -> Any:
         del count
-        at = getattr(indices, "sharding", None)
-        if isinstance(at, NamedSharding):
-            at = NamedSharding(at.mesh, PartitionSpec(*at.spec[1:]))
-        rows = jax.ShapeDtypeStruct(indices.shape[1:], indices.dtype, sharding=at)
-        at = getattr(rates, "sharding", None)
+
+        def one(x: Any) -> jax.ShapeDtypeStruct:
+            at = getattr(x, "sharding", None)
+            if isinstance(at, NamedSharding):
+                at = NamedSharding(at.mesh, PartitionSpec(*at.spec[1:]))
+            return jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=at)
+
+        at = getattr(states.step, "sharding", None)
         sums = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at),
-            jax.eval_shape(_zeros, rates),
+            jax.eval_shape(lambda: _nothing(states.step.shape)),
         )
-        return self.once.lower(states, rates, data, rows, sums)
+        return self.once.lower(states, hyper, data, jax.tree.map(one, rows), sums)
 
 
-def _zeros(rates: jax.Array) -> Segment:
-    none = jnp.zeros(rates.shape, jnp.int32)
-    return Segment(jnp.zeros(rates.shape, jnp.float32), none, none - 1)
-
-
-def _first(tree: Any, axis: int | None) -> Any:
-    if axis is None:
-        return tree
-    return jax.tree.map(lambda x: jax.lax.index_in_dim(x, 0, axis, keepdims=False), tree)
+def _nothing(shape: tuple[int, ...]) -> Segment:
+    """The sums before the first update."""
+    none = jnp.zeros(shape, jnp.int32)
+    return Segment(jnp.zeros(shape, jnp.float32), none, none - 1)
 
 
 def loop_for(params: Any, platform: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gapjax import _checks
 
@@ -31,7 +31,7 @@ def state_shardings(
 
     Args:
         state: any tree of arrays or ``jax.ShapeDtypeStruct``.
-        mesh: the devices, with Auto axes.
+        mesh: the devices.
         parameters: ``"replicated"`` (every device holds everything) or ``"sharded"``.
         axis: the mesh axis to split over.
 
@@ -39,12 +39,11 @@ def state_shardings(
         A tree of ``NamedSharding`` like ``state``.
 
     Raises:
-        ValueError: an unknown word, a mesh without the axis, or one whose axes are not Auto.
+        ValueError: an unknown word, or a mesh without the axis.
 
     Example:
         >>> import jax
-        >>> from jax.sharding import AxisType
-        >>> mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+        >>> mesh = jax.make_mesh((jax.device_count(),), ("data",))
         >>> state = {"w": jax.ShapeDtypeStruct((8, 512), "float32"), "step": jax.numpy.zeros(())}
         >>> layout = state_shardings(state, mesh, parameters="sharded")
         >>> layout["w"].spec, layout["step"].spec
@@ -101,20 +100,11 @@ def check_mesh(mesh: Mesh, axis: str) -> int:
             f"the mesh has the axes {mesh.axis_names}, none of them {axis!r}: say with axis= which "
             "one batches are split over."
         )
-    if any(kind != AxisType.Auto for kind in mesh.axis_types):
-        kinds = ", ".join(kind.name for kind in mesh.axis_types)
-        raise ValueError(
-            f"the axes of the mesh must be Auto, and are {kinds} (the default of jax.make_mesh is "
-            f"Explicit): make it with {_make_mesh(axis)}."
-        )
     return mesh.shape[axis]
 
 
 def _make_mesh(axis: str) -> str:
-    return (
-        f'jax.make_mesh((jax.device_count(),), ("{axis}",), '
-        "axis_types=(jax.sharding.AxisType.Auto,))"
-    )
+    return f'jax.make_mesh((jax.device_count(),), ("{axis}",))'
 
 
 def gathering(loss_fn: Callable[..., Any], mesh: Mesh, axis: str) -> Callable[..., Any]:
@@ -122,6 +112,8 @@ def gathering(loss_fn: Callable[..., Any], mesh: Mesh, axis: str) -> Callable[..
 
     Left to itself the compiler may split the contraction instead, and gather activations.
     """
+    # The step runs where the compiler lays things out, also on a mesh with Explicit axes.
+    mesh = Mesh(mesh.devices, mesh.axis_names)
     replicated = NamedSharding(mesh, PartitionSpec())
     constrain = jax.lax.with_sharding_constraint
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gapjax.training._optimizers import without_aliases
+from gapjax.training._optimizers import strong, without_aliases
 
 
 class TrainState(NamedTuple):
@@ -52,4 +52,4 @@ def init_state(
     """
     model_state = {} if model_state is None else model_state
     state = TrainState(jnp.zeros((), jnp.int32), params, model_state, tx.init(params), key)
-    return without_aliases(state)
+    return without_aliases(strong(state))

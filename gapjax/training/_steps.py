@@ -23,7 +23,7 @@ from gapjax.training._losses import (
     with_state,
 )
 from gapjax.training._means import AxisName
-from gapjax.training._optimizers import with_all_extras
+from gapjax.training._optimizers import strong, with_all_extras
 from gapjax.training._state import TrainState
 
 
@@ -169,7 +169,7 @@ class TrainStep:
                 batch_size=loss.batch_size(),
                 **parts,
             )
-            return optax.apply_updates(state.params, updates), model_state, opt_state
+            return strong((optax.apply_updates(state.params, updates), model_state, opt_state))
 
         if self.on_fault == "ignore":
             new = update()
@@ -177,7 +177,7 @@ class TrainStep:
             new, metrics = update(), {**metrics, "fault": find_fault(metrics["loss"], grads)}
         else:
             fault = find_fault(metrics["loss"], grads)
-            old = (state.params, state.model_state, state.opt_state)
+            old = strong((state.params, state.model_state, state.opt_state))
             # Not a choice leaf by leaf, which reads and writes everything once more.
             new = jax.lax.cond(fault < 0, update, lambda: old)
             metrics = {**metrics, "skipped": fault}

@@ -87,7 +87,7 @@ def test_a_folder_without_room_or_right_to_write_still_loads(mnist, monkeypatch)
 def test_what_does_not_fit_in_memory_is_streamed(mnist, monkeypatch):
     whole = load("mnist", data_dir=mnist)
     # a machine with memory for 12 images: the 10 of the test split fit a quarter of it, 20 do not
-    monkeypatch.setattr(_prepared.os, "sysconf", lambda name: 784 * 48 if "PHYS" in name else 1)
+    monkeypatch.setattr(_prepared, "memory", lambda: 784 * 48)
     dataset = load("mnist", data_dir=mnist)
     assert isinstance(dataset.train, StreamedSplit)
     assert len(dataset.train) == 20

@@ -1,5 +1,6 @@
 """Shards, array_record and tfrecord alike: the right records, or the file that is damaged."""
 
+import contextlib
 import os
 import pickle
 
@@ -45,7 +46,7 @@ def test_every_record_is_the_same_in_both_formats(prepared):
 
 def test_what_does_not_fit_in_memory_is_read_by_number(prepared, monkeypatch):
     written, whole = prepared
-    monkeypatch.setattr(_prepared.os, "sysconf", lambda name: 1)
+    monkeypatch.setattr(_prepared, "memory", lambda: 1)
     streamed = _load(written).train
     assert isinstance(streamed, StreamedSplit)
     for split in (streamed, pickle.loads(pickle.dumps(streamed._records))):
@@ -125,6 +126,40 @@ def test_bytes_that_change_never_give_another_record(prepared):
     assert named == 120 if "tfrecord" in path.name else named >= 12
 
 
+@pytest.mark.parametrize("content", [b"", b"\x0a\x00", b"\xff" * 9])
+def test_a_record_that_is_whole_and_holds_something_else_is_named(prepared, content):
+    written, _ = prepared
+    if "tfrecord" not in _shard(written).name:
+        pytest.skip("its writer is TFDS's")
+    for split, count in (("train", 40), ("test", 10)):
+        _shard(written, split).write_bytes(files.tfrecord([content] * count))
+    with pytest.raises(ValueError, match="record 0 cannot be read"):
+        _load(written)
+
+
+def test_names_of_others_lead_nowhere(prepared, tmp_path):
+    written, _ = prepared
+    about = written / "dataset_info.json"
+    plain = about.read_text()
+    template = next(line for line in plain.splitlines() if "filepathTemplate" in line)
+    about.write_text(plain.replace(template, template.replace('": "', '": "../../../../../etc/')))
+    with pytest.raises(ValueError, match="names a shard that lies elsewhere"):
+        _load(written)
+    about.write_text(plain.replace('"name": "mine"', '"name": "../../mine"'))
+    before = {path for path in tmp_path.rglob("*") if ".gapjax-decoded" not in path.parts}
+    with contextlib.suppress(ValueError):
+        _load(written)
+    assert {p for p in tmp_path.rglob("*") if ".gapjax-decoded" not in p.parts} == before
+
+
+def test_an_example_of_a_shape_without_end_is_refused(prepared):
+    written, _ = prepared
+    about = written / "features.json"
+    about.write_text(about.read_text().replace('"9"', '"900000"'))
+    with pytest.raises(ValueError, match=r"One example of mine takes 754.4 GiB"):
+        _load(written)
+
+
 def test_records_that_move_are_found_again(prepared):
     written, _ = prepared
     path = _shard(written)
@@ -189,7 +224,7 @@ def test_the_streamed_way_never_gives_a_label_that_is_none(tmp_path, monkeypatch
     files.prepare(
         tmp_path, "some_kept_back", features, ("x", "y"), {"train": rows, "test": rows[:2]}
     )
-    monkeypatch.setattr(_prepared.os, "sysconf", lambda name: 1)
+    monkeypatch.setattr(_prepared, "memory", lambda: 1)
     streamed = load("some_kept_back", data_dir=tmp_path).train
     labels = []
     for number in range(3):

@@ -7,15 +7,23 @@ import numpy as np
 
 
 def apply(params, batch):
-    """Two tanh layers."""
+    """Two tanh layers; where types show shardings, the hidden units come together again."""
     hidden = jnp.tanh(batch["x"] @ params["first"]["kernel"] + params["first"]["bias"])
-    return hidden @ params["second"]["kernel"] + params["second"]["bias"]
+    mesh = jax.typeof(hidden).sharding.mesh
+    if jax.sharding.AxisType.Explicit not in mesh.axis_types:
+        return hidden @ params["second"]["kernel"] + params["second"]["bias"]
+    out = jnp.dot(
+        hidden, params["second"]["kernel"], out_sharding=jax.NamedSharding(mesh, jax.P("data"))
+    )
+    return out + params["second"]["bias"]
 
 
 def output_loss(outputs, batch):
     """Mean cross entropy."""
     log_p = jax.nn.log_softmax(outputs)
-    return -jnp.mean(jnp.take_along_axis(log_p, batch["y"][:, None], axis=1))
+    return -jnp.mean(
+        jnp.sum(log_p * jax.nn.one_hot(batch["y"], log_p.shape[1], dtype=log_p.dtype), 1)
+    )
 
 
 def loss(params, batch):
@@ -48,6 +56,17 @@ def split(batch, size):
     return [jax.tree.map(lambda a: a[i : i + size], batch) for i in range(0, count, size)]
 
 
+def placed(params, batches, axes):
+    """Hidden units over "model", examples over "data", on a mesh of 2 x 4 devices."""
+    mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(axes, axes))
+    specs = {
+        "first": {"kernel": jax.P(None, "model"), "bias": jax.P("model")},
+        "second": {"kernel": jax.P("model"), "bias": jax.P()},
+    }
+    params = jax.tree.map(lambda p, s: jax.device_put(p, jax.NamedSharding(mesh, s)), params, specs)
+    return params, jax.device_put(batches, jax.NamedSharding(mesh, jax.P("data")))
+
+
 def dense(function, params, batch):
     """The float64 Hessian of function(params, batch) in flat parameters."""
     with jax.enable_x64(True):
@@ -62,4 +81,5 @@ def dense(function, params, batch):
 
 def matrix_of(op):
     """The matrix of an operator, column by column."""
-    return np.stack([np.asarray(op.apply(e)) for e in jnp.eye(op.size, dtype=op.dtype)], axis=1)
+    units = np.eye(op.size, dtype=op.dtype)
+    return np.stack([op.space.flat(op.apply(op.space.split(e))) for e in units], axis=1)

@@ -56,7 +56,7 @@ def test_resuming_costs_only_the_missing_products(problem):
         calls.append(1)
         return op.apply(vector)
 
-    counting = landscape.Operator(counted, op.layout)
+    counting = landscape.Operator(counted, op.space)
     key, kept = jax.random.key(2), []
     straight = landscape.eigh_topk(counting, key, 3, progress=lambda p: kept.append(p.partial()))
     assert len(calls) == straight.num_matvecs

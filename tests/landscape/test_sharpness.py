@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from gapjax import landscape
-from gapjax.landscape import _columns
-from gapjax.landscape._columns import Columns
+from gapjax.landscape import _keskar
+from gapjax.landscape._keskar import Columns
+from gapjax.landscape._space import space_of
 from tests.landscape import networks
 
 
@@ -13,11 +14,6 @@ from tests.landscape import networks
 def problem():
     params, batch = networks.make(2)
     return params, networks.split(batch, 40)
-
-
-@pytest.fixture(scope="module")
-def columns():
-    return Columns(jax.random.key(4), 6, 3, "float32", normalize=False)
 
 
 def linear(params, batch):
@@ -51,8 +47,9 @@ def test_the_subspace_box_is_as_defined(normalize):
         key=key,
         normalize_columns=normalize,
     )
-    drawn = Columns(jax.random.split(key)[1], 6, 3, "float32", normalize)
-    a = np.stack([np.asarray(drawn.expand(e), np.float64) for e in np.eye(3)], axis=1)
+    space = space_of(jnp.asarray(POINT))
+    drawn = Columns(jax.random.split(key)[1], space, 3, normalize)
+    a = np.stack([space.flat(drawn.expand(e)) for e in np.eye(3)], axis=1)
     if normalize:
         np.testing.assert_allclose(np.linalg.norm(a, axis=0), 1, rtol=1e-6)
     half = 0.1 * (np.abs(np.linalg.pinv(a) @ POINT) + 1)
@@ -60,19 +57,18 @@ def test_the_subspace_box_is_as_defined(normalize):
     np.testing.assert_allclose(found.loss_max, loss + np.abs(SLOPE @ a) @ half, rtol=1e-5)
 
 
-def test_columns_made_in_bands_are_one_matrix(monkeypatch):
-    monkeypatch.setattr(_columns, "CHUNK", 40)
-    columns = Columns(jax.random.key(0), 27, 4, "float32", normalize=False)
-    assert (columns.rows, columns.bands) == (10, 3)
-    a = np.stack([np.asarray(columns.expand(e), np.float64) for e in np.eye(4)], axis=1)
-    np.testing.assert_allclose(columns.gram, a.T @ a, rtol=1e-5, atol=1e-5)
-    x = np.linspace(-1, 1, 27, dtype=np.float32)
-    np.testing.assert_allclose(columns.reduce(jnp.asarray(x)), a.T @ x, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(
-        columns.coordinates(jnp.asarray(x)), np.linalg.lstsq(a, x)[0], rtol=1e-4, atol=1e-5
-    )
+def test_columns_made_some_at_a_time_are_one_matrix(monkeypatch):
+    monkeypatch.setattr(_keskar, "CHUNK", 40)
+    space = space_of({"a": jnp.zeros((5, 3)), "b": jnp.zeros(4), "c": jnp.zeros(())})
+    columns = Columns(jax.random.key(0), space, 5, normalize=False)
+    assert columns.at_once == 2
+    a = np.stack([space.flat(columns.expand(e)) for e in np.eye(5)], axis=1)
+    x = np.linspace(-1, 1, 20)
+    np.testing.assert_allclose(columns.reduce(space.split(x)), a.T @ x, rtol=1e-5, atol=1e-5)
+    found = columns.coordinates(space.split(x))
+    np.testing.assert_allclose(found, np.linalg.lstsq(a, x)[0], rtol=1e-4, atol=1e-5)
     assert 0.7 < a.std() < 1.3
-    assert len(np.unique(a)) == a.size, "no band repeats another"
+    assert len(np.unique(a)) == a.size, "no column repeats another"
 
 
 def test_a_stationary_point_is_left(problem):

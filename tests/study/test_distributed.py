@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from gapjax import cli, study
-from gapjax.study import _keep
+from gapjax.study._population import _keep
 from tests.processes import finish, start
+from tests.study.conftest import numbers
 
-pytestmark = pytest.mark.xdist_group("distributed")  # they share runs that take long
+# They share runs that take long.
+pytestmark = [pytest.mark.xdist_group("distributed"), pytest.mark.processes]
 
 OWN = study.Study(seeds=8, epochs=1, evaluations=2, regimes=("SB", "LB+LR+GBN"))
 STUDY = ["--seeds", "8", "--epochs", "1", "--evaluations", "2", "--regimes", "SB", "LB+LR+GBN"]
@@ -42,14 +44,14 @@ def test_two_processes_train_what_one_does(two, tmp_path):
     folder, said = two
     assert "LB+LR+GBN" in said[0][0] and said[1][0] == ""  # only the first one prints
     found = json.loads((folder / "results.json").read_text())["regimes"]
-    for name, regime in expected.items():
+    for name, record in expected.items():
         for metric in ("train_loss", "test_loss", "distance"):
             np.testing.assert_allclose(
-                found[name][metric]["values"], regime[metric]["values"], rtol=1e-4
+                found[name][metric]["values"], record.run.values[metric].values, rtol=1e-4
             )
-        assert found[name]["updates"] == regime["updates"]
+        assert found[name]["updates"] == record.updates
     config = json.loads((folder / "config.json").read_text())
-    assert (config["run"]["devices"], config["run"]["processes"]) == (8, 2)
+    assert (config["environment"]["devices"], config["environment"]["processes"]) == (8, 2)
     assert (folder / "report.html").exists()
 
 
@@ -66,13 +68,13 @@ def main(dies_at, arguments):
     """The command line; until it dies with a checkpoint after every segment, else as it is."""
     save, restore = _keep.Keeper.save, _keep.Keeper.restore
 
-    def save_and_die(keeper, at, **options):
-        save(keeper, at, **options)
+    def save_and_die(keeper, at, curves, **options):
+        save(keeper, at, curves, **options)
         if at.update >= dies_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def restore_and_say(keeper, start):
-        at = restore(keeper, start)
+    def restore_and_say(keeper, start, curves):
+        at = restore(keeper, start, curves)
         print(f"begins after update {at.update}", file=sys.stderr)
         return at
 
@@ -103,8 +105,7 @@ def test_a_study_of_which_a_process_is_killed_goes_on_inside_the_regime(two, tmp
     assert begun[0] == begun[1]
     inside, anew = begun[0]  # SB, and the regime after it
     assert 0 < inside < 80 and anew == 0
-    for name in ("results.json", "history.csv"):
-        assert (tmp_path / name).read_bytes() == (two[0] / name).read_bytes()
+    assert numbers(tmp_path) == numbers(two[0])
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from gapjax import cli, study, training
-from gapjax.study import _dry_run, _train
-from gapjax.study._members import make_population
+from gapjax.study import _dry_run
+from gapjax.study._population import _train
+from gapjax.study._population._member import Member, make_population
 from gapjax.study._prepare import prepare_study
 
 SMALL = study.Study(seeds=2, epochs=1, regimes=("SB", "LB+LR+GBN", "GROW"), evaluations=2)
@@ -16,7 +17,7 @@ PARAMETERS = sum(a * b + b for a, b in itertools.pairwise(DENSE)) + 2 * sum(DENS
 
 
 def test_needs_are_those_of_the_program():
-    needs = {n.plan.regime.name: n for n in study.dry_run(SMALL)}
+    needs = {n.plan.name: n for n in study.dry_run(SMALL)}
     assert list(needs) == ["SB", "LB+LR+GBN", "GROW"]
     for need in needs.values():
         assert (need.members, need.members_per_device, need.devices) == (2, 1, 2)
@@ -64,7 +65,7 @@ def test_the_program_is_the_one_that_trains(monkeypatch):
     list(study.dry_run(small))
     prepared = prepare_study(small)
     plan, setup = prepared.plans["LB+LR+GBN"], prepared.setup
-    members = [(seed, plan.learning_rate) for seed in range(2)]
+    members = [Member(seed, plan.rate) for seed in range(2)]
     _train.train(setup, plan, setup.train, setup.test, members)
     assert len(given) > 1 and all(one == given[0] for one in given)
 
@@ -79,7 +80,7 @@ def test_tuning_is_told_before_training():
 
 def test_regimes_that_follow_a_curve_are_compiled_too():
     *_, match = study.dry_run(study.Study(seeds=1, epochs=1, regimes=("SB", "LB+MATCH")))
-    assert match.plan.regime.name == "LB+MATCH" and match.program.memory.peak > 0
+    assert match.plan.name == "LB+MATCH" and match.program.memory.peak > 0
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,7 +86,46 @@ def test_growing_batches_meet_programs_compiled_ahead():
     compiled = training.compile_step(training.make_train_step(loss_fn, step.tx), mesh=mesh)
     source = {name: np.concatenate([b[name] for b in batches]) for name in ("x", "y")}
     grown = growth.GrowingBatches(source, growth.piecewise_batch(4, {3: 8}), seed=0, mesh=mesh)
-    ahead = growth.compile_ahead(compiled, grown)
+    ahead = training.compile_ahead(compiled, grown)
     state, history = training.fit(ahead, state, grown, num_updates=6)
     assert int(state.step) == 6 and np.isfinite(history.metrics["loss"]).all()
     assert traced == [4, 8]  # each size once, though the second was met in the background
+
+
+@pytest.mark.parametrize("strategy", ["jit", "pmap"])
+def test_a_state_that_was_donated_says_what_to_do(strategy):
+    step, state, batches = _problem()
+    compiled = training.compile_step(step, mesh=data_mesh(2), strategy=strategy)
+    first, _ = compiled(state, batches[0])
+    again = jax.tree.map(jnp.copy, first)
+    second, _ = compiled(first, batches[1])
+    with pytest.raises(ValueError, match=r"handed to a step before.*returned.*donate=False"):
+        compiled(first, batches[1])
+    same, _ = compiled(again, batches[1])  # and nothing was broken by that
+    chex.assert_trees_all_equal(same.params, second.params)
+
+
+@pytest.mark.parametrize("strategy", ["jit", "pmap"])
+def test_without_donation_a_cell_runs_twice(strategy):
+    step, state, batches = _problem()
+    compiled = training.compile_step(step, mesh=data_mesh(2), strategy=strategy, donate=False)
+    found = [compiled(state, batches[0])[0] for _ in range(2)]
+    chex.assert_trees_all_equal(found[0].params, found[1].params)
+    after = [compiled(found[0], batches[1])[0] for _ in range(2)]
+    chex.assert_trees_all_equal(after[0].params, after[1].params)
+    assert np.isfinite(jax.tree.leaves(state.params)[0]).all()
+
+
+def test_pmap_compiles_once():
+    step, state, batches = _problem()
+    traced = []
+
+    def loss_fn(*arguments):
+        traced.append(1)
+        return step.loss_fn(*arguments)
+
+    counted = training.make_train_step(loss_fn, step.tx)
+    compiled = training.compile_step(counted, mesh=data_mesh(4), strategy="pmap")
+    for batch in batches:
+        state, _ = compiled(state, batch)
+    assert len(traced) == 1

@@ -2,12 +2,12 @@
 
 import signal
 
-import jax
 import numpy as np
 import pytest
 
 from benchmarks.faults.kill import children, killed_run
 from benchmarks.faults.run import Run
+from gapjax import training
 
 pytestmark = pytest.mark.xdist_group("kill")  # they share runs that take long
 
@@ -17,7 +17,7 @@ SETTINGS = {"every": 4, "seed": 5}
 
 @pytest.fixture(scope="module")
 def cache():
-    return jax.config.jax_compilation_cache_dir
+    return str(training.enable_compile_cache())
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import os
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -167,3 +168,112 @@ def test_a_run_in_another_thread_leaves_signals_alone(tmp_path):
         future = threads.submit(_run, tmp_path)
         assert float(future.result()[0]) == float(_run(tmp_path)[0])
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize("record_every", [1, 4])
+def test_a_callback_that_returns_true_stops_the_run(tmp_path, record_every):
+    """After that update: its state, its history, its checkpoint."""
+    seen = []
+
+    def stop(update, state, metrics):
+        seen.append(update)
+        return metrics["loss"] > 60.0  # a boolean on the device
+
+    expected = _run(tmp_path / "short", num_updates=6, record_every=record_every)
+    assert float(expected[1].metrics["loss"][-1]) > 60
+    found = _run(tmp_path / "stopped", callbacks=[stop], record_every=record_every)
+    assert seen[-1] == 6 and training.Checkpoints(tmp_path / "stopped", every=1).updates[-1] == 6
+    _assert_same_run(found, expected)
+    whole = _run(tmp_path / "whole", record_every=record_every)
+    _assert_same_run(_run(tmp_path / "stopped", record_every=record_every), whole)  # goes on
+
+
+def test_only_a_boolean_stops_and_every_callback_is_called():
+    seen = []
+    for answer, updates in ((np.True_, 1), (True, 1), (False, 3), (1, 3), ("yes", 3), (0.5, 3)):
+        state, history = training.fit(
+            _step,
+            np.float32(0),
+            itertools.repeat(np.float32(1)),
+            num_updates=3,
+            callbacks=[lambda *_: answer, lambda update, *_: seen.append(update)],
+        )
+        assert float(state) == len(history.step) == updates
+    assert len(seen) == 2 * 1 + 4 * 3
+
+
+class _Tensor:
+    """As PyTorch's and TensorFlow's: it knows how to become an array, and jit does not know it."""
+
+    def __init__(self, values):
+        self.values = np.asarray(values)
+
+    def __array__(self, dtype=None, copy=None):
+        return self.values if dtype is None else self.values.astype(dtype)
+
+
+class _BFloat16(_Tensor):
+    """As PyTorch's of bfloat16: no NumPy, but DLPack."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError("Got unsupported ScalarType BFloat16")
+
+    def __dlpack__(self, **kwargs):
+        return jnp.asarray(self.values, jnp.bfloat16).__dlpack__(**kwargs)
+
+    def __dlpack_device__(self):
+        return jnp.zeros(()).__dlpack_device__()
+
+
+class _TensorFlowDataset:
+    def __init__(self, batches):
+        self.batches = batches
+
+    def as_numpy_iterator(self):
+        return iter(self.batches)
+
+    def __iter__(self):
+        raise AssertionError("eager tensors, one by one")
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        [[_Tensor([1.0, 2.0]), _Tensor([3])] for _ in range(3)],  # PyTorch yields lists
+        ({"x": x, "y": 3} for x in (_Tensor([1.0, 2.0]),) * 3),
+        _TensorFlowDataset([(np.array([1.0, 2.0]), np.array([3]))] * 3),
+        [(_BFloat16([1.0, 2.0]), jnp.array([3]))] * 3,
+    ],
+)
+def test_loaders_of_other_libraries(loader):
+    @jax.jit
+    def step(state, batch):
+        x, y = batch.values() if isinstance(batch, dict) else batch
+        return state + x.astype(jnp.float32).sum() * jnp.sum(y).astype(jnp.float32), {}
+
+    state, _ = training.fit(step, np.float32(0), loader, num_updates=3)
+    assert float(state) == 27
+
+
+class _Requiring(_Tensor):
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+
+
+@pytest.mark.parametrize(
+    ("batch", "told"),
+    [
+        ({"text": "a"}, r"batch\['text'\] is a str, which no device takes: leave it out"),
+        ({"text": np.array(["a", "b"])}, r"batch\['text'\] is a <U1 array"),
+        ([np.array([None, 1], object)], r"batch\[0\] is a object array"),
+        (_Requiring([1.0]), r"batch is a _Requiring, .* \(Can't call numpy\(\) on Tensor"),
+    ],
+)
+def test_what_is_no_array_is_named(batch, told):
+    with pytest.raises(ValueError, match=told):
+        training.fit(_step, np.float32(0), [batch], num_updates=1)
+
+
+def test_batches_must_be_an_iterable():
+    with pytest.raises(ValueError, match=r"an iterable of batches, not a int: a list of them"):
+        training.fit(_step, np.float32(0), 3, num_updates=1)

@@ -189,3 +189,71 @@ def test_convolutions_of_members_on_devices_of_their_own_communicate_nothing(loo
         3,
     )
     assert not training.inspect_program(lowered.compile()).collectives
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("loop", ["scan", "host"])
+def test_members_have_hyperparameters_and_rows_of_several_kinds(loop, devices):
+    """A rate and a decay for each; example numbers for each, an epoch for all."""
+
+    def member(state, hyper, batch):
+        x, epoch, number = batch
+        loss = jnp.mean((state.w - x) ** 2) + 0 * epoch.astype(jnp.float32)
+        grad = jnp.mean(2 * (state.w - x)) + epoch.astype(jnp.float32) + jnp.mean(number)
+        w = state.w - hyper["rate"] * (grad + hyper["decay"] * state.w)
+        return State(state.step + 1, w), {"loss": loss}
+
+    def take(data, rows):
+        number = rows["example"].astype(jnp.float32)
+        return data["x"][rows["example"]], rows["epoch"], number
+
+    rng = np.random.default_rng(0)
+    data = {"x": rng.normal(size=20).astype(np.float32)}
+    rows = {
+        "example": rng.integers(20, size=(5, 4, 6)).astype(np.int32),
+        "epoch": np.arange(5, dtype=np.int32) // 2,
+    }
+    hyper = {
+        "rate": np.array([0.1, 0.2, 0.05, 0.01], np.float32),
+        "decay": np.array([0.0, 0.1, 0.2, 0.3], np.float32),
+    }
+    mesh = training.population_mesh(4, devices=jax.devices()[:devices])
+    advance = training.make_advance(
+        member, loop=loop, mesh=mesh, take=take, rows_axes={"example": 0, "epoch": None}
+    )
+    laid = (
+        training.lay_out(mesh, jax.device_get(_start(4)), "member"),
+        training.lay_out(mesh, hyper, "member"),
+        training.lay_out(mesh, data),
+        {
+            "example": training.lay_out(mesh, rows["example"], None, "member"),
+            "epoch": training.lay_out(mesh, rows["epoch"]),
+        },
+    )
+    program = training.inspect_program(advance.lower(*laid, 5).compile())
+    assert not program.collectives
+    states, segment = advance(*laid, 5)
+    for p in range(4):
+        w, losses = 0.0, []
+        for i in range(5):
+            x, number = data["x"][rows["example"][i, p]], rows["example"][i, p]
+            losses.append(np.mean((w - x) ** 2))
+            grad = np.mean(2 * (w - x)) + rows["epoch"][i] + np.mean(number)
+            w -= hyper["rate"][p] * (grad + hyper["decay"][p] * w)
+        np.testing.assert_allclose(states.w[p], w, rtol=1e-5)
+        np.testing.assert_allclose(segment.loss[p], np.mean(losses), rtol=1e-5)
+
+
+def test_a_member_alone_goes_without_its_axis():
+    seen = []
+
+    def function(x, shared, tree):
+        seen.append((jnp.ndim(x), jnp.ndim(shared), jnp.ndim(tree["a"]), jnp.ndim(tree["b"])))
+        return x + shared + tree["a"] + tree["b"]
+
+    over = training.over_members(function, (0, None, {"a": 1, "b": None}))
+    for members in (1, 3):
+        tree = {"a": jnp.ones((2, members)), "b": jnp.ones(2)}
+        found = over(jnp.ones(members), jnp.ones(2), tree)
+        assert found.shape == (members, 2) and (found == 4).all()
+    assert seen == [(0, 1, 1, 1)] * 2

@@ -74,18 +74,6 @@ def test_loss_of_other_arity_is_refused():
         training.make_train_step(lambda a, b, c: 0.0, optax.sgd(0.1))
 
 
-def test_ragged_evaluation_adds_up_to_the_exact_mean():
-    values = np.arange(10, dtype=np.float32)
-    step = jax.jit(training.make_eval_step(lambda p, s, batch: {"v": batch["x"] ** 2}))
-    state = _start(optax.identity())
-    parts = [{"x": values[:6]}, {"x": values[6:]}]
-    padded = {"x": np.append(values[6:], [7e9, np.nan]).astype(np.float32)}
-    padded["mask"] = np.array([1, 1, 1, 1, 0, 0], np.float32)
-    for last in (parts[1], padded):
-        sums = jax.tree.map(jnp.add, step(state, parts[0]), step(state, last))
-        assert float(sums["v"] / sums["count"]) == np.mean(values**2)
-
-
 def test_step_compiles_once():
     tx = optax.sgd(0.1)
     step = jax.jit(chex.assert_max_traces(training.make_train_step(_quadratic, tx).__call__, n=1))

@@ -1,0 +1,59 @@
+"""Figures of merit at many points of parameter space, resumable point by point."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gapjax.landscape._progress import Progress, Tracker
+
+Evaluate = Callable[..., Any] | Mapping[str, Callable[..., Any]]
+
+GIVEN = "batch statistics: as the evaluation functions have them, none rebuilt"
+REBUILT = "batch statistics: rebuilt at every point"
+
+
+def sweep(
+    evaluate: Evaluate,
+    points: Sequence[Callable[[], Any]],
+    task: str,
+    rebuild: Callable[[Any], Any] | None,
+    progress: bool | Callable[[Progress], None],
+    done: Mapping[str, np.ndarray] | None,
+    result: Callable[[dict[str, np.ndarray]], Any],
+) -> Any:
+    """Evaluates every point that `done` lacks (not a number there), and wraps up the result."""
+    values = {name: np.array(v, np.float64).ravel() for name, v in (done or {}).items()}
+    for name, known in values.items():
+        if len(known) != len(points):
+            raise ValueError(
+                f"the result to resume has {len(known)} points of {name!r}, asked are "
+                f"{len(points)}: resume with the same points."
+            )
+    missing = [
+        i for i in range(len(points)) if not values or any(np.isnan(v[i]) for v in values.values())
+    ]
+
+    def partial() -> Any:
+        return result({name: v.copy() for name, v in values.items()})
+
+    with Tracker(progress, task, len(missing), partial) as tracker:
+        for index in missing:
+            params = points[index]()
+            state = () if rebuild is None else (rebuild(params),)
+            for name, value in _figures(evaluate, params, state).items():
+                values.setdefault(name, np.full(len(points), np.nan))[index] = value
+            tracker.step()
+    return partial()
+
+
+def _figures(evaluate: Evaluate, params: Any, state: tuple[Any, ...]) -> dict[str, float]:
+    """All figures at one point under flat names: ``train/loss``, ``loss`` or ``value``."""
+    if not isinstance(evaluate, Mapping):
+        evaluate = {"": evaluate}
+    figures = {}
+    for name, function in evaluate.items():
+        found = function(params, *state)
+        for key, value in (found if isinstance(found, Mapping) else {"": found}).items():
+            figures["/".join(filter(None, (name, key))) or "value"] = float(value)
+    return figures

@@ -1,0 +1,1 @@
+"""Findings: intervals, the gap and its share, budgets, diffusion, the landscape."""

@@ -1,0 +1,138 @@
+"""The gap of the headline metric, what closes it, and every regime beside both ends of it."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+
+from gapjax.study._findings._intervals import (
+    LEVEL,
+    Interval,
+    holm,
+    paired_difference,
+    seeds_to_resolve,
+    share_of_gap,
+)
+from gapjax.study._results._records import Config, RegimeRecord
+
+Examples = Mapping[str, Mapping[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A regime beside one end of the gap, paired by seed and by test example.
+
+    Attributes:
+        regime: which.
+        baseline: beside which.
+        difference: of the headline metric, the regime's less the baseline's.
+        p_adjusted: the p value adjusted for all comparisons of the study (Holm); None without one.
+        seeds_needed: seeds that would tell this difference from none with a power of 80%; None
+            where none would, with these test examples.
+    """
+
+    regime: str
+    baseline: str
+    difference: Interval
+    p_adjusted: float | None
+    seeds_needed: int | None
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the difference is told from none, all comparisons of the study counted."""
+        return self.p_adjusted is not None and self.p_adjusted < 1 - LEVEL
+
+
+@dataclasses.dataclass(frozen=True)
+class GapFindings:
+    """What a study says of the generalization gap, in one choice of learning rates.
+
+    Attributes:
+        gap: of the headline metric, what the small batch has less what the large has; None where
+            one of them is missing or diverged in every seed.
+        shares: regime -> the share of the gap it closes; all None where there is no gap to close.
+        simultaneous: the same, all intervals right at once at 95%.
+        comparisons: every regime beside both ends.
+    """
+
+    gap: Interval | None
+    shares: dict[str, Interval]
+    simultaneous: dict[str, Interval]
+    comparisons: list[Comparison]
+
+    def is_clear(self, maximize: bool) -> bool:
+        """Whether the large batch is worse, told from chance."""
+        if self.gap is None or self.gap.low is None or self.gap.high is None:
+            return False
+        return self.gap.low > 0 if maximize else self.gap.high < 0
+
+
+NO_SHARE = Interval(None)
+
+
+def find_gap(
+    records: Mapping[str, RegimeRecord], examples: Examples, config: Config, which: str = "run"
+) -> GapFindings:
+    """The gap and its shares.
+
+    Args:
+        records: the regimes that are done.
+        examples: per regime what every test example gave, see ``read_examples``.
+        config: of the study.
+        which: ``"run"``, or ``"rule"`` for the rates of the rules where others were tuned.
+    """
+    small, large = config.baseline
+    tables = {
+        name: of_run(examples[name], config.task.headline, which, record)
+        for name, record in records.items()
+    }
+    weight = next((found["weight"] for found in examples.values()), None)
+    if weight is not None and not config.task.weighted:
+        weight = None
+    others = [name for name in tables if name not in (small, large)]
+    gap, shares, together = None, {}, {}
+    if small in tables and large in tables and tables[small].shape == tables[large].shape:
+        found = paired_difference(tables[small], tables[large], weight=weight)
+        gap = found if found.mean is not None else None
+        level = 1 - (1 - LEVEL) / max(len(others), 1)
+        for name in others:
+            three = tables[name], tables[small], tables[large]
+            alike = len({table.shape for table in three}) == 1
+            shares[name] = share_of_gap(*three, weight=weight) if alike else NO_SHARE
+            together[name] = share_of_gap(*three, weight=weight, level=level) if alike else NO_SHARE
+    comparisons = [
+        Comparison(
+            name,
+            end,
+            paired_difference(tables[name], tables[end], weight=weight),
+            None,
+            seeds_to_resolve(tables[name], tables[end], weight=weight),
+        )
+        for end in (small, large)
+        for name in tables
+        if end in tables and name != end and tables[name].shape == tables[end].shape
+        if not (name == small and end == large)  # the same as the other way round
+    ]
+    return GapFindings(gap, shares, together, _adjusted(comparisons))
+
+
+def of_run(
+    examples: Mapping[str, np.ndarray], measure: str, which: str, record: RegimeRecord
+) -> np.ndarray:
+    """A measure of every test example, ``[S, n]``; seeds that diverged are NaN."""
+    name = f"rule/{measure}" if which == "rule" and record.rule is not None else measure
+    run = record.rule if which == "rule" and record.rule is not None else record.run
+    table = np.array(examples[name], np.float64)
+    lost = {one.seed for one in run.diverged}
+    table[[seed in lost for seed in record.seeds]] = np.nan
+    return table
+
+
+def _adjusted(comparisons: list[Comparison]) -> list[Comparison]:
+    """With p values adjusted for their number."""
+    told = [c for c in comparisons if c.difference.p_value is not None]
+    adjusted = iter(holm([c.difference.p_value or 0.0 for c in told]))
+    return [
+        dataclasses.replace(c, p_adjusted=next(adjusted)) if c.difference.p_value is not None else c
+        for c in comparisons
+    ]

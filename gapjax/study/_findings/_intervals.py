@@ -1,0 +1,457 @@
+r"""Intervals over seeds and test examples.
+
+Every seed answers every example, so results are a table :math:`d_{si}` of seeds s and examples i,
+both of them samples. The mean over the table has the variance of seeds, of examples and of what is
+left (two-way, crossed):
+
+.. math:: \mathrm{Var}(\bar d) = V_s + V_i - V_{si}, \quad
+    V_s = \tfrac1S \mathrm{var}_s(\bar d_{s\cdot}), \;
+    V_i = \tfrac1n \mathrm{var}_i(\bar d_{\cdot i}), \;
+    V_{si} = \tfrac{1}{Sn} \mathrm{var}(d_{si} - \bar d_{s\cdot} - \bar d_{\cdot i} + \bar d)
+
+never below the larger of the first two, with the degrees of freedom of Satterthwaite.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+LEVEL = 0.95
+POWER = 0.8
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A number with its interval.
+
+    Attributes:
+        mean: the estimate; None where there is none.
+        low: the lower end, None where there is no bound (or a single seed, which has no interval).
+        high: the upper end, likewise.
+        p_value: two-sided, that a difference this large comes by chance; None where nothing was
+            tested.
+        stderr_seeds: its standard error over seeds alone.
+        stderr_examples: over test examples alone.
+    """
+
+    mean: float | None
+    low: float | None = None
+    high: float | None = None
+    p_value: float | None = None
+    stderr_seeds: float | None = None
+    stderr_examples: float | None = None
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether it has both ends."""
+        return self.low is not None and self.high is not None
+
+    @property
+    def rules(self) -> str | None:
+        """Which source of error is the larger, ``"seeds"`` or ``"examples"``."""
+        if self.stderr_seeds is None or self.stderr_examples is None:
+            return None
+        return "seeds" if self.stderr_seeds >= self.stderr_examples else "examples"
+
+
+class _Variance(NamedTuple):
+    """The variance of the mean of a table, by source, with its degrees of freedom."""
+
+    seeds: float
+    examples: float
+    rest: float
+    total: float
+    df: float
+
+
+def paired_difference(
+    a: np.ndarray, b: np.ndarray, *, weight: np.ndarray | None = None, level: float = LEVEL
+) -> Interval:
+    """The mean of ``a - b`` over seeds and test examples, with its interval.
+
+    Args:
+        a: results of one regime: metric or loss of every example, ``[S, n]``; rows that are not
+            finite (a seed that diverged) are left out of both.
+        b: of another, ``[S, n]``: rows paired by seed, columns by example.
+        weight: what every example counts, ``[n]``; alike by default.
+        level: of the interval.
+
+    Returns:
+        An ``Interval`` with the p value that there is no difference; without both for a single
+        seed.
+
+    Raises:
+        ValueError: arrays that are not two tables of one shape.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> b = rng.normal(size=(8, 500))
+        >>> found = paired_difference(b + 1.0 + 0.1 * rng.normal(size=(8, 1)), b)
+        >>> found.low < 1.0 < found.high, found.rules
+        (True, 'seeds')
+
+    References:
+        Cameron, Gelbach, Miller, Robust inference with multiway clustering, J. Bus. Econ. Stat. 29,
+        2011; Satterthwaite, Biometrics Bull. 2, 1946.
+    """
+    first, second = _tables(a=a, b=b)
+    d = _linear(first - second, weight)
+    if not len(d):
+        return Interval(None)
+    mean = float(d.mean())
+    if len(d) == 1:
+        return Interval(mean)
+    variance = _variance(d)
+    half = _quantile(variance.df, level) * math.sqrt(variance.total)
+    return Interval(
+        mean,
+        mean - half,
+        mean + half,
+        _p_value(mean, variance),
+        math.sqrt(variance.seeds),
+        math.sqrt(variance.examples),
+    )
+
+
+def share_of_gap(
+    metric: np.ndarray,
+    small: np.ndarray,
+    large: np.ndarray,
+    *,
+    weight: np.ndarray | None = None,
+    level: float = LEVEL,
+) -> Interval:
+    r"""The share of the generalization gap that a regime closes, with its interval.
+
+    .. math:: \rho = \frac{m - m_L}{m_S - m_L}
+
+    of means over seeds and test examples. The interval is Fieller's: every :math:`\rho` for which
+    the mean of :math:`(m - m_L) - \rho\,(m_S - m_L)` is not told from zero, by the variance of that
+    table over seeds and examples.
+
+    Args:
+        metric: of the regime, every example, ``[S, n]``.
+        small: of the small batch, the same seeds and examples.
+        large: of the large batch, likewise.
+        weight: what every example counts, ``[n]``.
+        level: of the interval.
+
+    Returns:
+        An ``Interval``; low and high are None where the gap itself is not told from nothing (then
+        no share can be excluded), or of a single seed. All None without a gap at all.
+
+    Raises:
+        ValueError: arrays that are not three tables of one shape.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> small, large = rng.normal(0.9, 0.1, (8, 500)), rng.normal(0.8, 0.1, (8, 500))
+        >>> found = share_of_gap((small + large) / 2, small, large)
+        >>> round(found.mean, 3), found.low < 0.5 < found.high
+        (0.5, True)
+
+    References:
+        Fieller, Some problems in interval estimation, J. R. Stat. Soc. B 16, 1954.
+    """
+    m, s, b = _tables(metric=metric, small=small, large=large)
+    top, bottom = _linear(m - b, weight), _linear(s - b, weight)
+    return _ratio(top, bottom, level)
+
+
+def ratio_of_means(top: np.ndarray, bottom: np.ndarray, *, level: float = LEVEL) -> Interval:
+    """The ratio of two means over the same seeds, with Fieller's interval.
+
+    Args:
+        top: one number per seed, ``[S]``.
+        bottom: of the same seeds, ``[S]``.
+        level: of the interval.
+
+    Returns:
+        An ``Interval``, as of :func:`share_of_gap`.
+
+    Example:
+        >>> found = ratio_of_means(np.array([1.0, 1.1, 0.9]), np.array([2.0, 2.1, 1.9]))
+        >>> round(found.mean, 3), round(found.low, 3), round(found.high, 3)
+        (0.5, 0.429, 0.555)
+    """
+    first, second = _tables(top=np.reshape(top, (-1, 1)), bottom=np.reshape(bottom, (-1, 1)))
+    return _ratio(first, second, level)
+
+
+def mean_interval(values: np.ndarray | Sequence[float], *, level: float = LEVEL) -> Interval:
+    """The mean of one number per seed with the interval of Student's t; not finite: left out.
+
+    Example:
+        >>> found = mean_interval([1.0, 2.0, 3.0])  # 2 -+ 4.303 / sqrt(3)
+        >>> round(found.low, 3), round(found.high, 3)
+        (-0.484, 4.484)
+    """
+    values = np.asarray(values, np.float64)
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return Interval(None)
+    mean = float(finite.mean())
+    if finite.size < 2:
+        return Interval(mean)
+    variance = _variance(finite[:, None])
+    half = _quantile(variance.df, level) * math.sqrt(variance.total)
+    return Interval(
+        mean, mean - half, mean + half, _p_value(mean, variance), math.sqrt(variance.seeds)
+    )
+
+
+def geometric_ratio(over: np.ndarray, under: np.ndarray) -> Interval:
+    """The ratio of two quantities over seeds: its geometric mean, and the interval of that.
+
+    Seeds in which either is not above 0 are left out.
+
+    Example:
+        >>> found = geometric_ratio(np.array([2.0, 8.0, 4.0]), np.array([1.0, 1.0, 1.0]))
+        >>> round(found.mean, 2), round(found.low, 2), round(found.high, 2)
+        (4.0, 0.71, 22.38)
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(np.asarray(over, np.float64) / np.asarray(under, np.float64))
+    found = mean_interval(logs)
+    mean, low, high = (
+        None if v is None else math.exp(v) for v in (found.mean, found.low, found.high)
+    )
+    return Interval(mean, low, high, found.p_value)
+
+
+def jackknife(
+    statistic: Callable[..., float], *columns: np.ndarray, least: float = -math.inf
+) -> Interval:
+    """Any statistic of curves over the same seeds, with an interval from leaving out each seed.
+
+    The interval is Student's t over the seeds' pseudo-values ``n s - (n - 1) s_without``, about
+    the statistic itself.
+
+    Args:
+        statistic: of the columns, to a number.
+        columns: arrays with the same seeds on the last axis.
+        least: what the statistic cannot fall below; the interval ends there.
+
+    Returns:
+        An ``Interval``; one seed has none.
+
+    Example:
+        >>> jackknife(lambda x: x.mean(), np.array([1.0, 2.0, 3.0])).mean
+        2.0
+
+    References:
+        Tukey, Bias and confidence in not-quite large samples, Ann. Math. Stat. 29, 1958.
+    """
+    count = columns[0].shape[-1]
+    value = float(statistic(*columns))
+    if count == 1:
+        return Interval(value)
+    without = np.array(
+        [statistic(*(np.delete(c, seed, axis=-1) for c in columns)) for seed in range(count)]
+    )
+    error = (count - 1) * without.std(ddof=1) / math.sqrt(count)
+    half = _quantile(count - 1, LEVEL) * error
+    return Interval(value, max(value - half, least), value + half)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjustment of several p values: that any of them is wrong stays below the level.
+
+    Example:
+        >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+        [0.03, 0.06, 0.06]
+
+    References:
+        Holm, A simple sequentially rejective multiple test procedure, Scand. J. Stat. 6, 1979.
+    """
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(np.argsort(p_values, kind="stable")):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted
+
+
+def seeds_to_resolve(
+    a: np.ndarray, b: np.ndarray, *, weight: np.ndarray | None = None, most: int = 10_000
+) -> int | None:
+    """How many seeds would tell the difference seen from none, with a power of 80%.
+
+    The examples stay as they are, so where they alone leave too much open there is no such number.
+
+    Args:
+        a: results of one regime, ``[S, n]``.
+        b: of another, ``[S, n]``.
+        weight: what every example counts, ``[n]``.
+        most: beyond which it is none.
+
+    Returns:
+        The number of seeds, at least 2; None where none would do, or a single seed was trained.
+    """
+    first, second = _tables(a=a, b=b)
+    d = _linear(first - second, weight)
+    if len(d) < 2 or not d.mean():
+        return None
+    found, count = _variance(d), len(d)
+    of_seed = max(found.seeds - found.rest, 0.0) * count  # the variance of a seed's own effect
+    of_example = max(found.examples - found.rest, 0.0)
+    cell = found.rest * count
+    from scipy.special import stdtrit
+
+    def resolves(seeds: int) -> bool:
+        parts = of_seed / seeds + cell / seeds, of_example + cell / seeds
+        total = max(of_seed / seeds + of_example + cell / seeds, *parts)
+        df = total**2 / (parts[0] ** 2 / (seeds - 1) + parts[1] ** 2 / max(d.shape[1] - 1, 1))
+        needed = stdtrit(df, 1 - (1 - LEVEL) / 2) + stdtrit(df, POWER)
+        return bool(d.mean() ** 2 >= needed**2 * total)
+
+    if not resolves(most):
+        return None
+    low, high = 1, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if resolves(middle) else (middle, high)
+    return high
+
+
+def _tables(**tables: np.ndarray) -> list[np.ndarray]:
+    """Tables of seeds and examples as float64, without the seeds that diverged in any."""
+    arrays = {name: np.asarray(table, np.float64) for name, table in tables.items()}
+    shapes = {array.shape for array in arrays.values()}
+    if len(shapes) > 1 or any(array.ndim != 2 for array in arrays.values()):
+        said = ", ".join(f"{name} has {array.shape}" for name, array in arrays.items())
+        raise ValueError(
+            f"results must be tables [seeds, examples] of one shape, and {said}: pair rows by "
+            "seed and columns by example."
+        )
+    if not next(iter(shapes))[1]:
+        raise ValueError("results must hold at least one test example.")
+    finite = np.all([np.isfinite(array).all(axis=1) for array in arrays.values()], axis=0)
+    return [array[finite] for array in arrays.values()]
+
+
+def _linear(d: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+    """A table whose plain mean is the weighted one, and whose spread is that of the weighted one.
+
+    A weighted mean is a ratio of two sums over examples: this is its linearization, per seed.
+    """
+    if weight is None or not len(d):
+        return d
+    weight = np.asarray(weight, np.float64)
+    if weight.shape != d.shape[1:] or not weight.sum() > 0 or (weight < 0).any():
+        raise ValueError(
+            f"weight must be one number per example, [{d.shape[1]}], none negative, not all 0; "
+            f"its shape is {weight.shape}."
+        )
+    relative = weight / weight.mean()
+    own = (d * relative).mean(axis=1, keepdims=True)
+    return own + relative * (d - own)
+
+
+class _Covariance(NamedTuple):
+    """Covariances of the means of several tables, by source: ``[K, K]`` each."""
+
+    seeds: np.ndarray
+    examples: np.ndarray
+    rest: np.ndarray
+    num_seeds: int
+    num_examples: int
+
+    def of(self, *factors: float) -> _Variance:
+        """The variance of the mean of the tables' sum, each times a factor."""
+        by = np.array(factors)
+        seeds, examples, rest = (
+            float(by @ part @ by) for part in (self.seeds, self.examples, self.rest)
+        )
+        free = self.num_seeds - 1
+        if self.num_examples == 1:
+            return _Variance(seeds, 0.0, 0.0, seeds, free)
+        total = max(seeds + examples - rest, seeds, examples)
+        spread = seeds**2 / free + examples**2 / (self.num_examples - 1)
+        spread += rest**2 / (free * (self.num_examples - 1))
+        df = total**2 / spread if spread > 0 else float(free)
+        return _Variance(seeds, examples, rest, total, max(df, 1.0))
+
+
+def _covariance(*tables: np.ndarray) -> _Covariance:
+    """The covariances of the means of tables of at least two seeds."""
+    count, size = tables[0].shape
+    rows = np.stack([t.mean(axis=1) for t in tables])
+    columns = np.stack([t.mean(axis=0) for t in tables])
+    seeds = np.atleast_2d(np.cov(rows)) / count
+    if size == 1:
+        none = np.zeros_like(seeds)
+        return _Covariance(seeds, none, none, count, size)
+    left = np.stack(
+        [
+            (t - row[:, None] - column[None, :] + t.mean()).ravel()
+            for t, row, column in zip(tables, rows, columns, strict=True)
+        ]
+    )
+    rest = left @ left.T / ((count - 1) * (size - 1)) / (count * size)
+    return _Covariance(seeds, np.atleast_2d(np.cov(columns)) / size, rest, count, size)
+
+
+def _variance(d: np.ndarray) -> _Variance:
+    """The variance of the mean of a table of at least two seeds."""
+    return _covariance(d).of(1.0)
+
+
+def _p_value(mean: float, variance: _Variance) -> float:
+    from scipy.special import stdtr
+
+    if not variance.total > 0:
+        return 1.0 if mean == 0 else 0.0
+    return float(2 * stdtr(variance.df, -abs(mean) / math.sqrt(variance.total)))
+
+
+def _quantile(df: float, level: float) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(df, 0.5 + level / 2))
+
+
+def _ratio(top: np.ndarray, bottom: np.ndarray, level: float) -> Interval:
+    """The ratio of the means of two tables, by inverting the test that it is some number."""
+    from scipy.optimize import brentq
+
+    if not len(top) or bottom.mean() == 0:
+        return Interval(None)
+    x, y = float(top.mean()), float(bottom.mean())
+    value = x / y
+    if len(top) == 1:
+        return Interval(value)
+
+    covariance = _covariance(top, bottom)
+
+    def excess(angle: float) -> float:
+        """Above 0 where the ratio tan(angle) is excluded; at +-pi/2 it is that of no gap."""
+        over, under = math.cos(angle), -math.sin(angle)
+        variance = covariance.of(over, under)
+        return (over * x + under * y) ** 2 - _quantile(variance.df, level) ** 2 * variance.total
+
+    # An angle instead of a ratio: the whole line is then one turn, also where bounds are far off.
+    start = math.atan(value)
+    if excess(math.pi / 2) <= 0:  # the gap itself is not told from nothing
+        return Interval(value)
+    ends = []
+    for edge in (-math.pi / 2, math.pi / 2):
+        grid = start + (edge - start) * np.linspace(0, 1, 65)[1:] ** 2
+        low = start
+        if excess(low) >= 0:  # no spread at all
+            ends.append(value)
+            continue
+        for high in grid:
+            if excess(float(high)) > 0:
+                ends.append(math.tan(brentq(excess, low, float(high), xtol=1e-14)))
+                break
+            low = float(high)
+    if len(ends) < 2:
+        return Interval(value)
+    variance = covariance.of(1.0, -value)
+    # Of what does not vary at all the sums round to either side of 0.
+    parts = (max(v, 0.0) for v in (variance.seeds, variance.examples))
+    seeds, examples = (math.sqrt(v) / abs(y) for v in parts)
+    return Interval(value, ends[0], ends[1], None, seeds, examples)

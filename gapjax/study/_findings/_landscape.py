@@ -1,0 +1,567 @@
+"""What the solutions of a study look like: curvature, sharpness, and what lies between them.
+
+The loss is the same function for every regime: the mean over the training set, in evaluation mode.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gapjax import ghost, landscape, training
+from gapjax.study._findings._intervals import Interval, geometric_ratio, mean_interval
+from gapjax.study._findings._measures import MEASURES, Measure, OnStep, Solution
+from gapjax.study._population._levels import crossed, weights_path
+from gapjax.study._population._setup import Setup
+from gapjax.study._results import _folder
+from gapjax.study._results._names import file_name
+from gapjax.study._results._records import Config, OverSeeds, RegimeRecord, over_seeds
+
+SEEDS = 3
+_ROWS = 4096  # examples of one batch
+Measured = Mapping[str, Mapping[str, Any]]  # by measurement
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A curve over seeds: its points, the mean and the deviation."""
+
+    mean: list[float | None]
+    std: list[float | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Surroundings:
+    """What was measured at the solutions of one regime.
+
+    Attributes:
+        seeds: which.
+        numbers: every number of ``MEASURES``, over seeds.
+        errors: what each leaves open by itself, the largest over seeds; of those that say.
+        still_falling: by how much the training loss fell over the last quarter of the updates.
+        density: of the first seed: ``grid``, ``density``, ``stderr``.
+        line: ``t`` and the mean over seeds of what was evaluated on it.
+    """
+
+    seeds: list[int]
+    numbers: dict[str, OverSeeds]
+    errors: dict[str, float]
+    still_falling: OverSeeds
+    density: dict[str, list[float]]
+    line: dict[str, Curve]
+    t: list[float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """The regimes at equal training loss, on their way down.
+
+    Attributes:
+        loss: the level.
+        regimes: per regime its numbers over seeds, and the update at which it came there.
+        ratios: of the large batch to the small.
+    """
+
+    loss: float
+    regimes: dict[str, dict[str, OverSeeds]]
+    ratios: dict[str, Interval]
+
+
+@dataclasses.dataclass(frozen=True)
+class Between:
+    """The straight way from the small batch's solutions to the large batch's.
+
+    Attributes:
+        alpha: where on it, 0 the small batch, 1 the large.
+        curves: means over seeds of what was evaluated on it.
+        barrier: by how much the training loss rises above the chord between its ends.
+        test_barrier: likewise the test loss.
+        higher_end: the training loss at the higher end.
+    """
+
+    alpha: list[float]
+    curves: dict[str, Curve]
+    barrier: Interval
+    test_barrier: Interval
+    higher_end: Interval
+
+
+@dataclasses.dataclass(frozen=True)
+class Observations:
+    """The observations of Keskar et al. (2017, section 2.1), over seeds, of the two ends.
+
+    Attributes:
+        train_difference: of the headline metric on the training set, large less small.
+        test_difference: on the test set.
+        below_own_peak: how far the large batch ends from the best of its own test curve.
+        smallest_to_largest: per end, the smallest eigenvalue over the largest.
+        negative_mass: per end, the negative share of the absolute spectrum.
+        distance_ratio: how much further from the start the small batch ends.
+    """
+
+    train_difference: Interval
+    test_difference: Interval
+    below_own_peak: Interval
+    smallest_to_largest: dict[str, Interval]
+    negative_mass: dict[str, Interval]
+    distance_ratio: Interval
+
+
+@dataclasses.dataclass(frozen=True)
+class LandscapeFindings:
+    """What ``landscape.json`` holds.
+
+    Attributes:
+        mode: how batch norms are evaluated.
+        regimes: by name.
+        ratios: of the large batch to the small, of the numbers that are compared.
+        levels: at equal loss.
+        between: from the small batch to the large; None where one is missing.
+        observations: likewise.
+    """
+
+    mode: str
+    regimes: dict[str, Surroundings]
+    ratios: dict[str, Interval]
+    levels: list[Level]
+    between: Between | None
+    observations: Observations | None
+
+
+def measure_landscape(
+    setup: Setup,
+    folder: pathlib.Path,
+    records: Mapping[str, RegimeRecord],
+    config: Config,
+    *,
+    seeds: int = SEEDS,
+    progress: Callable[[str, int, float | None], None] = lambda *_: None,
+) -> LandscapeFindings:
+    """Measure the solutions that a finished study kept, and write ``landscape.json``.
+
+    Every measurement is kept in ``landscape/`` when it is done, and a later call goes on from
+    there. Solutions are those at the learning rate that counts; a seed that diverged has none.
+
+    Args:
+        setup: of the study.
+        folder: of the study.
+        records: the regimes that are done.
+        config: of the study.
+        seeds: how many seeds of each regime.
+        progress: called as ``progress(what, per cent, seconds left)``.
+    """
+    (folder / "landscape").mkdir(exist_ok=True)
+    bench = _Bench(setup)
+    kept: dict[str, dict[int, Measured]] = {}
+    for name, record in records.items():
+        alive = _alive(record, seeds)
+        report = _Reporter(progress, name, len(alive) * len(MEASURES))
+        kept[name] = {}
+        for member in alive:
+            make = functools.partial(bench.solution, folder, name, member)
+            path = folder / "landscape" / f"{file_name(name)}-{record.seeds[member]}.json"
+            kept[name][member] = _measured(path, MEASURES, make, report)
+    levels = _levels(setup, bench, folder, records, seeds, progress)
+    ends, paths = config.baseline, {}
+    if set(ends) <= set(records):
+        small, large = ends
+        pairs = [member for member in kept[small] if member in kept[large]]
+        report = _Reporter(progress, f"{small} to {large}", len(pairs))
+        way = Measure("path", bench.between)
+        for member in pairs:
+            stem = f"{file_name(small)} to {file_name(large)}-{records[small].seeds[member]}"
+            path = folder / "landscape" / f"{stem}.json"
+            both = functools.partial(bench.ends, folder, ends, member)
+            paths[member] = _measured(path, (way,), both, report)["path"]
+    found = _summarize(kept, paths, levels, records, config)
+    _folder.keep_json(folder / "landscape.json", found)
+    return read_landscape(folder)  # type: ignore[return-value]  # as every later reader has it
+
+
+def read_landscape(folder: pathlib.Path) -> LandscapeFindings | None:
+    """What was measured at the solutions of a study; None where nothing was."""
+    path = folder / "landscape.json"
+    if not path.exists():
+        return None
+    return _folder.from_plain(_folder.read_json(path), LandscapeFindings, path)
+
+
+def _levels(
+    setup: Setup,
+    bench: "_Bench",
+    folder: pathlib.Path,
+    records: Mapping[str, RegimeRecord],
+    seeds: int,
+    progress: Callable[[str, int, float | None], None],
+) -> dict[float, dict[str, dict[int, tuple[int, Measured]]]]:
+    """What was measured where the training loss first fell to each level, by regime and member."""
+    measures = [measure for measure in MEASURES if measure.on_the_way]
+    found: dict[float, dict[str, dict[int, tuple[int, Measured]]]] = {}
+    for level in setup.study.loss_levels:
+        found[level] = {}
+        for name, record in records.items():
+            rows, losses = record.curves.measured("train_loss")
+            at = crossed(losses, level)[:seeds]
+            there = [int(member) for member in np.flatnonzero(at >= 0)]
+            report = _Reporter(progress, f"{name} at {level:g}", len(there) * len(measures))
+            found[level][name] = {}
+            for member in there:
+                seed = record.seeds[member]
+                weights = weights_path(folder, name, seed, level)
+                make = functools.partial(bench.on_the_way, weights)
+                stem = f"{file_name(name)}-{seed} at loss {level:g}"
+                path = folder / "landscape" / f"{stem}.json"
+                update = record.curves.update[int(rows[at[member]])]
+                found[level][name][member] = update, _measured(path, measures, make, report)
+    return found
+
+
+def _alive(record: RegimeRecord, seeds: int) -> list[int]:
+    """The first members that did not diverge."""
+    lost = {one.seed for one in record.run.diverged}
+    return [i for i, seed in enumerate(record.seeds[:seeds]) if seed not in lost]
+
+
+def _measured(
+    path: pathlib.Path,
+    measures: Iterable[Measure],
+    make: Callable[[], Any],
+    report: "_Reporter",
+) -> dict[str, Any]:
+    """What a file holds, with what is missing measured; each is kept when it is done."""
+    found: dict[str, Any] = _folder.read_json(path) if path.exists() else {}
+    subject = None
+    for measure in measures:
+        if measure.name not in found:
+            subject = make() if subject is None else subject
+            found[measure.name] = measure.compute(subject, report.inside)
+            _folder.keep_json(path, found)
+            found = _folder.read_json(path)  # as a run that was interrupted here would have it
+        report.done()
+    return found
+
+
+class _Reporter:
+    """Turns the progress of one measurement into per cent of all of a regime."""
+
+    def __init__(self, progress: Callable[[str, int, float | None], None], what: str, total: int):
+        self.progress, self.what, self.total = progress, what, total
+        self.finished, self.at_start, self.started = 0, 0, time.monotonic()
+        self.working, self.inner = False, 0.0
+
+    def inside(self, at: Any) -> None:
+        if not self.working:  # what an earlier run has done took no time in this one
+            self.working, self.at_start, self.started = True, self.finished, time.monotonic()
+        # One measurement may run several searches, each with a count of its own.
+        self.inner = max(self.inner, at.done / max(at.total, at.done, 1))
+        self._tell(self.inner)
+
+    def done(self) -> None:
+        self.finished, self.inner = self.finished + 1, 0.0
+        self._tell(self.inner)
+
+    def _tell(self, part: float) -> None:
+        here = self.finished + part
+        share = (here - self.at_start) / (self.total - self.at_start or 1)
+        elapsed = time.monotonic() - self.started
+        left = elapsed / share * (1 - share) if self.working and share > 0 else None
+        self.progress(self.what, int(100 * here / self.total), left)
+
+
+class _Bench:
+    """The losses of a study, made once so that every solution shares what is compiled."""
+
+    def __init__(self, setup: Setup):
+        self.setup = setup
+        self.batches = {name: _batches(getattr(setup, name)) for name in ("train", "test")}
+        network, task = setup.network, setup.task
+        # Taken beforehand: a loss is asked for very often.
+        weigh = jax.jit(lambda batch: jnp.sum(task.weights(batch)))
+        weights = {
+            id(jax.tree.leaves(batch)[0]): float(weigh(batch))
+            for batches in self.batches.values()
+            for batch in batches
+        }
+        self.weight_fn = lambda batch: weights[id(jax.tree.leaves(batch)[0])]
+
+        def metrics(model_state: Any, params: Any, batch: Any) -> dict[str, jax.Array]:
+            outputs, _ = network.apply(params, model_state, setup.inputs(batch), train=False)
+            own = task.weights(batch)
+            total = jnp.maximum(jnp.sum(own), 1e-30)
+            return {
+                name: jnp.sum(jnp.where(own > 0, values * own, 0.0)) / total
+                for name, values in task.measure(outputs, batch).items()
+            }
+
+        def loss(model_state: Any, params: Any, batch: Any) -> jax.Array:
+            outputs, _ = network.apply(params, model_state, setup.inputs(batch), train=False)
+            losses = task.losses(outputs, batch)
+            if task.weight is None:
+                return losses.mean()
+            own = task.weights(batch)
+            counted = jnp.where(own > 0, losses * own, 0.0)
+            return jnp.sum(counted) / jnp.maximum(jnp.sum(own), 1e-30)
+
+        def rebuilt(params: Any, model_state: Any, batch: Any) -> dict[str, jax.Array]:
+            return metrics(model_state, params, batch)
+
+        @jax.jit
+        def statistics(params: Any, model_state: Any, batch: Any) -> Any:
+            return network.batch_statistics(params, model_state, setup.inputs(batch))
+
+        self.loss, self.metrics, self.rebuilt, self.statistics = loss, metrics, rebuilt, statistics
+
+    def _as_network(self, kept: Mapping[str, Any]) -> tuple[Any, Any]:
+        """Weights and running statistics from a checkpoint, as the network holds them."""
+        shapes = jax.eval_shape(
+            self.setup.network.init, jax.random.key(0), self.setup.inputs(self.setup.sample())
+        )
+        params, model_state = map(
+            _as_saved, shapes, (kept["params"], kept.get("model_state") or {})
+        )
+        return params, model_state
+
+    def _end(self, folder: pathlib.Path, name: str, member: int) -> tuple[Any, Any]:
+        """Weights and running statistics of one member at the end."""
+        parts = self._as_network(training.load_tree(folder / "checkpoints" / file_name(name)))
+        return jax.tree.map(lambda x: jnp.asarray(x[member]), parts)
+
+    def solution(self, folder: pathlib.Path, name: str, member: int) -> Solution:
+        """The solution of one member of a regime."""
+        return self._around(*self._end(folder, name, member))
+
+    def on_the_way(self, weights: pathlib.Path) -> Solution:
+        """Where one member was when its loss reached a level."""
+        return self._around(
+            *jax.tree.map(jnp.asarray, self._as_network(training.load_tree(weights)))
+        )
+
+    def _around(self, params: Any, model_state: Any) -> Solution:
+        # The statistics are arguments of what is compiled, not constants in it.
+        loss_fn = jax.tree_util.Partial(self.loss, model_state)
+        metric_fn = jax.tree_util.Partial(self.metrics, model_state)
+        evaluate = {
+            name: landscape.evaluator(metric_fn, batches, weight_fn=self.weight_fn)
+            for name, batches in self.batches.items()
+        }
+        batches = self.batches["train"]
+        hessian = landscape.hessian(loss_fn, params, batches, weight_fn=self.weight_fn)
+        return Solution(params, loss_fn, evaluate, batches, self.weight_fn, hessian)
+
+    def ends(self, folder: pathlib.Path, names: Sequence[str], member: int) -> tuple[Any, Any, Any]:
+        """The weights of both ends, and the statistics of the first."""
+        (small, model_state), (large, _) = (self._end(folder, name, member) for name in names)
+        return small, large, model_state
+
+    def between(self, ends: tuple[Any, Any, Any], on_step: OnStep) -> dict[str, Any]:
+        """Losses and metrics on the line from the small batch (at 0) to the large and beyond."""
+        small, large, model_state = ends
+
+        def rebuild(params: Any) -> Any:
+            if not ghost.batch_norms(model_state):
+                return model_state
+            pooled = ghost.precise_statistics(
+                lambda p, batch: self.statistics(p, model_state, batch),
+                params,
+                self.batches["train"],
+            )
+            return ghost.with_statistics(model_state, pooled)
+
+        evaluate = {
+            name: landscape.evaluator(self.rebuilt, batches, weight_fn=self.weight_fn)
+            for name, batches in self.batches.items()
+        }
+        path = landscape.interpolate(evaluate, small, large, rebuild=rebuild, progress=on_step)
+        return {"alpha": path.coords, **path.values, "barrier": path.barrier}
+
+
+def _batches(split: Any) -> list[Any]:
+    """A split on the device, in batches."""
+    cuts = range(0, len(jax.tree.leaves(split)[0]), _ROWS)
+    return [jax.tree.map(lambda x, i=i: jnp.asarray(x[i : i + _ROWS]), split) for i in cuts]
+
+
+def _as_saved(shapes: Any, saved: Any) -> Any:
+    """A checkpoint under the keys of the network, which it keeps as text."""
+    if not isinstance(shapes, Mapping):
+        return saved
+    return {key: _as_saved(shapes[key], saved.get(key, saved.get(str(key)))) for key in shapes}
+
+
+def _each(found: Iterable[Any], get: Callable[[Any], Any]) -> np.ndarray:
+    """One number per seed; None, which JSON has for what is not finite, as NaN."""
+    return np.array([get(one) for one in found], np.float64)
+
+
+def _summarize(
+    kept: Mapping[str, Mapping[int, Measured]],
+    paths: Mapping[int, Mapping[str, Any]],
+    levels: Mapping[float, Mapping[str, Mapping[int, tuple[int, Measured]]]],
+    records: Mapping[str, RegimeRecord],
+    config: Config,
+) -> LandscapeFindings:
+    mode = (
+        "Batch norm in evaluation mode at and around each solution: its own statistics, held fixed."
+    )
+    if paths:
+        mode += (
+            " On the way between the two ends, where neither's statistics fit, they are recomputed "
+            "over the training set at every point."
+        )
+    regimes = {
+        name: _surroundings(list(found.values()), records[name], list(found))
+        for name, found in kept.items()
+        if found
+    }
+    small, large = config.baseline
+    ratios: dict[str, Interval] = {}
+    between = observations = None
+    if {small, large} <= set(regimes):
+        both = [m for m in kept[small] if m in kept[large]]
+        pair = [[kept[name][m] for m in both] for name in (small, large)]
+        ratios = _ratios(pair[1], pair[0], lambda number: number.compared)
+        between = _between(list(paths.values())) if paths else None
+        observations = _observations(pair, both, records, config)
+    return LandscapeFindings(
+        mode, regimes, ratios, _level_findings(levels, config), between, observations
+    )
+
+
+def _ratios(
+    over: Sequence[Measured], under: Sequence[Measured], wanted: Callable[[Any], bool]
+) -> dict[str, Interval]:
+    """Ratios of numbers over paired seeds."""
+    return {
+        number.name: geometric_ratio(
+            *(
+                _each(side, lambda m, n=number, k=measure: n.get(m[k.name]))  # type: ignore[misc]
+                for side in (over, under)
+            )
+        )
+        for measure in MEASURES
+        for number in measure.numbers
+        if wanted(number)
+    }
+
+
+def _surroundings(
+    found: Sequence[Measured], record: RegimeRecord, members: Sequence[int]
+) -> Surroundings:
+    numbers, errors = {}, {}
+    for measure in MEASURES:
+        each = [one[measure.name] for one in found]
+        for number in measure.numbers:
+            numbers[number.name] = over_seeds(_each(each, number.get))
+            if number.error is not None:
+                errors[number.name] = float(np.max(_each(each, number.error)))
+    lines = [one["line"] for one in found if "line" in one]
+    names = [name for name in (lines[0] if lines else ()) if name != "t"]
+    density = found[0].get("density", {})
+    return Surroundings(
+        seeds=[record.seeds[member] for member in members],
+        numbers=numbers,
+        errors=errors,
+        still_falling=over_seeds(_last_quarter(record)[list(members)]),
+        density={k: density[k] for k in ("grid", "density", "stderr") if k in density},
+        line={name: _curve(lines, name) for name in names},
+        t=lines[0]["t"] if lines else [],
+    )
+
+
+def _curve(found: Sequence[Mapping[str, Any]], name: str) -> Curve:
+    values = _each(found, lambda one: one[name])
+    std = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1])
+    return Curve(list(values.mean(axis=0)), list(std))
+
+
+def _last_quarter(record: RegimeRecord) -> np.ndarray:
+    """By how much the training loss of each seed fell over the last quarter of its updates."""
+    rows, loss = record.curves.measured("train_loss")
+    update = np.array(record.curves.update)[rows]
+    before = loss[int(np.searchsorted(update, 0.75 * update[-1], side="right")) - 1]
+    return before - loss[-1]
+
+
+def _between(found: Sequence[Mapping[str, Any]]) -> Between:
+    names = [name for name in found[0] if name not in ("alpha", "barrier")]
+    alpha = np.array(found[0]["alpha"], np.float64)
+    at = [int(np.argmin(np.abs(alpha - end))) for end in (0.0, 1.0)]
+    return Between(
+        alpha=alpha.tolist(),
+        curves={name: _curve(found, name) for name in names},
+        barrier=mean_interval(_each(found, lambda p: p["barrier"]["train/loss"])),
+        test_barrier=mean_interval(_each(found, lambda p: p["barrier"]["test/loss"])),
+        higher_end=mean_interval(_each(found, lambda p: max(p["train/loss"][i] for i in at))),
+    )
+
+
+def _level_findings(
+    levels: Mapping[float, Mapping[str, Mapping[int, tuple[int, Measured]]]], config: Config
+) -> list[Level]:
+    small, large = config.baseline
+    found = []
+    for loss, regimes in levels.items():
+        numbers: dict[str, dict[str, OverSeeds]] = {}
+        for name, members in regimes.items():
+            if not members:
+                continue
+            each = [measured for _, measured in members.values()]
+            numbers[name] = {
+                "update": over_seeds(np.array([update for update, _ in members.values()], float))
+            } | {
+                number.name: over_seeds(
+                    _each(each, lambda m, n=number, k=measure: n.get(m[k.name]))  # type: ignore[misc]
+                )
+                for measure in MEASURES
+                for number in measure.numbers
+                if number.on_the_way
+            }
+        both = [m for m in regimes.get(small, {}) if m in regimes.get(large, {})]
+        over, under = ([regimes[name][m][1] for m in both] for name in (large, small))
+        ratios = _ratios(over, under, lambda n: n.on_the_way and n.compared) if both else {}
+        found.append(Level(loss, numbers, ratios))
+    return found
+
+
+def _observations(
+    pair: Sequence[Sequence[Measured]],
+    members: Sequence[int],
+    records: Mapping[str, RegimeRecord],
+    config: Config,
+) -> Observations:
+    small, large = (records[name] for name in config.baseline)
+    headline = config.task.headline
+    sign = 1.0 if config.task.maximize else -1.0
+
+    def difference(split: str) -> Interval:
+        name = f"{split}_{headline}"
+        return mean_interval(large.run.values[name].array - small.run.values[name].array)
+
+    _, curve = large.curves.measured(f"test_{headline}")
+    with np.errstate(invalid="ignore"):
+        peak = np.nanmax(sign * curve, axis=0) - sign * curve[-1]
+
+    def over_both(get: Callable[[Measured], float], *needed: str) -> dict[str, Interval]:
+        return {
+            name: mean_interval(_each(found, get) if {*needed} <= {*found[0]} else [])
+            for name, found in zip(config.baseline, pair, strict=True)
+        }
+
+    return Observations(
+        train_difference=difference("train"),
+        test_difference=difference("test"),
+        below_own_peak=mean_interval(peak),
+        smallest_to_largest=over_both(
+            lambda m: m["bottom"]["value"] / m["top"]["values"][0], "bottom", "top"
+        ),
+        negative_mass=over_both(lambda m: m["density"]["negative_mass"], "density"),
+        distance_ratio=geometric_ratio(
+            small.run.values["distance"].array, large.run.values["distance"].array
+        ),
+    )

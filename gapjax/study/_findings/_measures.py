@@ -1,0 +1,317 @@
+"""What is measured at a solution: a row per measurement, from which all else follows.
+
+Numbers over seeds, the columns of the table, its notes and the JSON are made from these rows, so a
+new measure of sharpness is a function and an entry in ``MEASURES``.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from gapjax import landscape
+
+TOP = 5
+THRESHOLDS = (0.01, 0.1, 1.0, 10.0)
+EPSILONS = (1e-3, 5e-4)
+RHO = 0.05
+OnStep = Callable[[Any], None]
+
+
+class Solution(NamedTuple):
+    """Where one seed of one regime ended, with the loss around it.
+
+    Attributes:
+        params: the weights.
+        loss_fn: ``loss_fn(params, batch) -> mean loss``, in evaluation mode.
+        evaluate: ``evaluate(params) -> {name: mean}`` by ``"train"`` and ``"test"``.
+        batches: the training examples that are measured on.
+        weight_fn: what a batch counts.
+        hessian: of the training loss.
+    """
+
+    params: Any
+    loss_fn: Callable[[Any, Any], jax.Array]
+    evaluate: Mapping[str, Callable[..., Any]]
+    batches: list[Any]
+    weight_fn: Callable[[Any], float]
+    hessian: landscape.Operator
+
+
+@dataclasses.dataclass(frozen=True)
+class Number:
+    """One number of a measurement.
+
+    Attributes:
+        name: what the JSON calls it.
+        title: its column.
+        get: from what was measured to the number.
+        scale: what it is multiplied by where it is shown.
+        error: from what was measured to what it leaves open by itself (a residual, a standard
+            error), shown as the largest over seeds; None where it is exact.
+        compared: whether the two ends of the gap are compared by it.
+        on_the_way: whether it is measured at equal loss, too.
+    """
+
+    name: str
+    title: str
+    get: Callable[[Mapping[str, Any]], float]
+    scale: float = 1.0
+    error: Callable[[Mapping[str, Any]], float] | None = None
+    compared: bool = False
+    on_the_way: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """A measurement of a solution.
+
+    Attributes:
+        name: what files call it.
+        compute: ``(solution, on_step) -> JSON-able values``.
+        numbers: what becomes of it.
+        note: what a reader of the table must know, in a sentence or two.
+    """
+
+    name: str
+    compute: Callable[[Any, OnStep], dict[str, Any]]
+    numbers: tuple[Number, ...] = ()
+    note: str = ""
+
+    @property
+    def on_the_way(self) -> bool:
+        """Whether any of its numbers is measured at equal loss, too."""
+        return any(number.on_the_way for number in self.numbers)
+
+
+def _top(at: Solution, on_step: OnStep) -> dict[str, Any]:
+    k = min(TOP, at.hessian.size)
+    pairs = landscape.eigh_topk(at.hessian, jax.random.key(0), k, which="LA", progress=on_step)
+    return {
+        "values": pairs.values,
+        "residuals": pairs.residuals,
+        "converged": pairs.converged,
+        "num_matvecs": pairs.num_matvecs,
+    }
+
+
+def _bottom(at: Solution, on_step: OnStep) -> dict[str, Any]:
+    pairs = landscape.eigh_topk(
+        at.hessian, jax.random.key(1), 1, which="SA", tol=1e-2, max_matvecs=150, progress=on_step
+    )
+    return {
+        "value": pairs.values[0],
+        "residual": pairs.residuals[0],
+        "converged": bool(pairs.converged[0]),
+    }
+
+
+def _trace(at: Solution, on_step: OnStep) -> dict[str, Any]:
+    found = landscape.trace(at.hessian, jax.random.key(2), 32, method="krylov", progress=on_step)
+    return {"mean": found.mean, "stderr": found.stderr}
+
+
+def _counts(at: Solution, on_step: OnStep) -> dict[str, Any]:
+    found = landscape.count_above(
+        at.hessian,
+        np.array(THRESHOLDS),
+        key=jax.random.key(3),
+        num_probes=4,
+        num_steps=40,
+        progress=on_step,
+    )
+    return {"mean": found.mean, "stderr": found.stderr, "bias": found.bias}
+
+
+def _density(at: Solution, on_step: OnStep) -> dict[str, Any]:
+    found = landscape.spectral_density(
+        at.hessian, jax.random.key(4), num_probes=4, num_steps=40, progress=on_step
+    )
+    negative = found.negative_mass()
+    thin = slice(None, None, 4)  # still two points per width of the smoothing
+    return {
+        "grid": found.grid[thin],
+        "density": found.density[thin],
+        "stderr": found.stderr[thin],
+        "negative_mass": negative.mean,
+        "negative_mass_stderr": negative.stderr,
+    }
+
+
+def _keskar(epsilon: float) -> Callable[[Solution, OnStep], dict[str, Any]]:
+    def compute(at: Solution, on_step: OnStep) -> dict[str, Any]:
+        found = landscape.keskar_sharpness(
+            at.loss_fn,
+            at.params,
+            at.batches,
+            epsilon=epsilon,
+            weight_fn=at.weight_fn,
+            check=False,
+            progress=on_step,
+        )
+        return {"value": found.value, "loss_max": found.loss_max}
+
+    return compute
+
+
+def _sam(at: Solution, on_step: OnStep) -> dict[str, Any]:
+    found = landscape.sam_sharpness(
+        at.loss_fn,
+        at.params,
+        at.batches,
+        rho=RHO,
+        weight_fn=at.weight_fn,
+        check=False,
+        progress=on_step,
+    )
+    return {"value": found.value}
+
+
+def _line(at: Solution, on_step: OnStep) -> dict[str, Any]:
+    # The same draw for all; filter by filter it is as long as the weights of each.
+    direction = landscape.random_direction(jax.random.key(5), at.params)
+    found = landscape.line(at.evaluate, at.params, direction, progress=on_step)
+    return {"t": found.coords, **found.values}
+
+
+def _loss(at: Solution, on_step: OnStep) -> dict[str, Any]:
+    del on_step
+    return {split: evaluate(at.params)["loss"] for split, evaluate in at.evaluate.items()}
+
+
+def _value(found: Mapping[str, Any]) -> float:
+    return found["value"]
+
+
+def _lowest(t: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+    """The lowest point of a curve, by a parabola through the lowest sample and its neighbours."""
+    i = int(np.nanargmin(values))
+    if not 0 < i < len(t) - 1:
+        return float(t[i]), float(values[i])
+    a, b, c = np.polyfit(t[i - 1 : i + 2] - t[i], values[i - 1 : i + 2], 2)
+    if not (np.isfinite(a) and a > 0):
+        return float(t[i]), float(values[i])
+    return float(t[i] - b / (2 * a)), float(c - b**2 / (4 * a))
+
+
+def _shift(line: Mapping[str, Any]) -> float:
+    t = np.array(line["t"], np.float64)
+    train, test = (
+        _lowest(t, np.array(line[f"{s}/loss"], np.float64))[0] for s in ("train", "test")
+    )
+    return abs(test - train)
+
+
+def _subscript(number: int) -> str:
+    return "".join("₀₁₂₃₄₅₆₇₈₉"[int(digit)] for digit in str(number))
+
+
+MEASURES: tuple[Measure, ...] = (
+    Measure(
+        "loss",
+        _loss,
+        (
+            Number(
+                "train_loss", "train loss", lambda m: m["train"], compared=True, on_the_way=True
+            ),
+            Number("test_loss", "test loss", lambda m: m["test"]),
+        ),
+    ),
+    *(
+        Measure(
+            f"keskar_{epsilon:g}",
+            _keskar(epsilon),
+            (
+                Number(
+                    f"keskar_{epsilon:g}",
+                    f"Keskar sharpness, ε = {epsilon:g}",
+                    _value,
+                    compared=True,
+                    on_the_way=True,
+                ),
+            ),
+            "Keskar sharpness: highest loss in the box |z| ≤ ε(|w| + 1), over the loss plus one, × "
+            "100; full space, the best of three runs of bounded L-BFGS." * (epsilon == EPSILONS[0]),
+        )
+        for epsilon in EPSILONS
+    ),
+    Measure(
+        "sam",
+        _sam,
+        (Number("sam", "SAM sharpness", _value, compared=True),),
+        f"SAM sharpness: rise of the loss at distance {RHO:g} along the gradient.",
+    ),
+    Measure(
+        "top",
+        _top,
+        (
+            Number(
+                "top",
+                "λ₁",
+                lambda m: m["values"][0],
+                error=lambda m: m["residuals"][0],
+                compared=True,
+                on_the_way=True,
+            ),
+            Number(
+                f"top_{TOP}",
+                f"λ{_subscript(TOP)}",
+                lambda m: m["values"][-1],
+                error=lambda m: m["residuals"][-1],
+            ),
+        ),
+        "λ: eigenvalues of the Hessian of the training loss, ± the residual.",
+    ),
+    Measure(
+        "bottom",
+        _bottom,
+        (Number("smallest", "λ smallest", _value, error=lambda m: m["residual"], on_the_way=True),),
+    ),
+    Measure(
+        "density",
+        _density,
+        (
+            Number(
+                "negative_mass",
+                "negative share %",
+                lambda m: m["negative_mass"],
+                scale=100.0,
+                error=lambda m: m["negative_mass_stderr"],
+                on_the_way=True,
+            ),
+        ),
+        "negative share: of the sum of absolute eigenvalues.",
+    ),
+    Measure(
+        "trace",
+        _trace,
+        (
+            Number(
+                "trace", "trace", lambda m: m["mean"], error=lambda m: m["stderr"], compared=True
+            ),
+        ),
+    ),
+    Measure(
+        "line",
+        _line,
+        (Number("shift", "shift of test curve", _shift),),
+        "shift of test curve: between the lowest points of training and test loss on the line "
+        "below.",
+    ),
+    Measure(
+        "counts",
+        _counts,
+        tuple(
+            Number(
+                f"above_{threshold:g}",
+                f"λ > {threshold:g}",
+                lambda m, i=i: m["mean"][i],  # type: ignore[misc]
+                error=lambda m, i=i: m["stderr"][i] + m["bias"][i],  # type: ignore[misc]
+            )
+            for i, threshold in enumerate(THRESHOLDS)
+        ),
+        "λ > t: how many eigenvalues are larger, by stochastic quadrature.",
+    ),
+)

@@ -1,0 +1,129 @@
+"""The result of a study: what was measured, and what it says; read from its folder."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from gapjax.study._findings._gap import Examples, GapFindings, find_gap
+from gapjax.study._findings._landscape import LandscapeFindings, read_landscape
+from gapjax.study._findings._travel import Travel, find_travel
+from gapjax.study._results import _folder
+from gapjax.study._results._records import FORMAT, Config, RegimeRecord, Run, to_plain
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyResult:
+    """What a study found.
+
+    Attributes:
+        config: what the study is, what its numbers mean, how it was run.
+        regimes: per regime what was measured.
+        gap: the gap of the headline metric, and what closes it, at the rates that count.
+        rule_gap: the same at the rates of the rules, where others were tuned.
+        travel: per regime how its weights travel.
+        landscape: what the solutions look like; None where they were not measured.
+    """
+
+    config: Config
+    regimes: dict[str, RegimeRecord]
+    gap: GapFindings
+    rule_gap: GapFindings | None
+    travel: dict[str, Travel | None]
+    landscape: LandscapeFindings | None = None
+
+    @property
+    def ends(self) -> tuple[RegimeRecord | None, RegimeRecord | None]:
+        """The two regimes between which the gap lies, None where one was not trained."""
+        small, large = (self.regimes.get(name) for name in self.config.baseline)
+        return small, large
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether the learning rates of all regimes were tuned."""
+        return all(record.is_tuned for record in self.regimes.values())
+
+
+def load_result(folder: str | os.PathLike[str]) -> StudyResult:
+    """The result of a study, read from its folder; of one under way, the regimes that are done.
+
+    Raises:
+        ValueError: no study is there, none of its regimes is done, or a file is not as it was
+            written; in one line.
+    """
+    folder = pathlib.Path(folder).expanduser()
+    config = _folder.read_config(folder)
+    names = [regime["name"] for regime in config.study["regimes"]]
+    done = [name for name in names if _folder.regime_path(folder, name).exists()]
+    if not done:
+        raise ValueError(f"no regime of the study in {folder} is done yet: run it first.")
+    records = {name: _folder.read_regime(folder, name) for name in done}
+    examples = {name: _folder.read_examples(folder, record) for name, record in records.items()}
+    return find_all(config, records, examples, read_landscape(folder))
+
+
+def find_all(
+    config: Config,
+    records: Mapping[str, RegimeRecord],
+    examples: Examples,
+    landscape: LandscapeFindings | None = None,
+) -> StudyResult:
+    """The result of what was measured."""
+    tuned = any(record.rule is not None for record in records.values())
+    return StudyResult(
+        config,
+        dict(records),
+        find_gap(records, examples, config),
+        find_gap(records, examples, config, "rule") if tuned else None,
+        find_travel(records, config.baseline[0]),
+        landscape,
+    )
+
+
+def results_json(result: StudyResult, finding: str) -> dict[str, Any]:
+    """What ``results.json`` holds, for readers without gapjax."""
+    return {
+        "format": FORMAT,
+        "finding": finding,
+        "task": to_plain(result.config.task),
+        "baseline": list(result.config.baseline),
+        "gap": to_plain(result.gap.gap),
+        "comparisons": to_plain(result.gap.comparisons),
+        "regimes": {name: _regime_json(result, name) for name in result.regimes},
+    }
+
+
+def _regime_json(result: StudyResult, name: str) -> dict[str, Any]:
+    record = result.regimes[name]
+    rule = None
+    if record.rule is not None and result.rule_gap is not None:
+        rule = {**_run_json(record.rule), **_share_json(result.rule_gap, name)}
+    facts = {
+        field.name: to_plain(getattr(record, field.name))
+        for field in dataclasses.fields(record)
+        if field.name not in ("name", "run", "rule", "curves", "checksum")
+    }
+    return {
+        **facts,
+        **_run_json(record.run),
+        **_share_json(result.gap, name),
+        "rule": rule,
+        "diffusion": to_plain(result.travel[name]),
+    }
+
+
+def _run_json(run: Run) -> dict[str, Any]:
+    return {
+        "learning_rate": run.learning_rate,
+        "hyper": run.hyper,
+        **to_plain(run.values),
+        "gap": to_plain(run.gap),
+        "diverged": to_plain(run.diverged),
+    }
+
+
+def _share_json(found: GapFindings, name: str) -> dict[str, Any]:
+    share = found.shares.get(name)
+    keys = ("mean", "low", "high")
+    return {"gap_closed": {key: share and getattr(share, key) for key in keys}}

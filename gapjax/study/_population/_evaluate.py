@@ -1,0 +1,125 @@
+"""Measuring members over a split: exact means, over ragged batches, and every example alone."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from gapjax import ghost, models, training
+from gapjax.study._task import Task
+
+_ROWS = 8192  # examples of one batch, over all members
+
+
+class Weights(NamedTuple):
+    """What of a member is evaluated: leading axis P."""
+
+    params: Any
+    model_state: Any
+
+
+class Evaluator:
+    """Measures members over a split in evaluation mode; every program is compiled once.
+
+    Args:
+        network: the network.
+        task: what is measured.
+        inputs: ``batch -> what the network is given``.
+    """
+
+    def __init__(self, network: models.Network, task: Task, inputs: Callable[[Any], Any]):
+        def each(weights: Weights, batch: Any) -> dict[str, jax.Array]:
+            outputs, _ = network.apply(*weights, inputs(batch), train=False)
+            return task.measure(outputs, batch)
+
+        def sums(weights: Weights, batch: Any, mask: jax.Array) -> dict[str, jax.Array]:
+            counted = task.weights(batch) * mask
+            total = {
+                name: jnp.sum(jnp.where(counted > 0, values * counted, 0.0))
+                for name, values in each(weights, batch).items()
+            }
+            return {**total, "weight": jnp.sum(counted)}
+
+        def statistics(weights: Weights, batch: Any) -> Any:
+            return network.batch_statistics(*weights, inputs(batch))
+
+        self._sums = over_members(sums)
+        self._each = over_members(each)
+        self._statistics = over_members(statistics)
+        self._weights_of = jax.jit(task.weights)
+
+    def means(self, weights: Weights, split: Any) -> dict[str, np.ndarray]:
+        """The mean loss and metrics of every member over a split, float64, ``[P]`` each."""
+        total: dict[str, Any] = {}
+        for batch, mask in _batches(split, self._size(weights)):
+            part = self._sums(weights, batch, mask)
+            total = jax.tree.map(jnp.add, total, part) if total else part
+        found = {name: x.astype(np.float64) for name, x in training.to_host(total).items()}
+        weight = found.pop("weight")
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return {name: values / weight for name, values in found.items()}
+
+    def examples(self, weights: Weights, split: Any) -> dict[str, np.ndarray]:
+        """The loss and metrics of every example: float32, ``[P, n]`` each, and their weights."""
+        parts = [
+            jax.tree.map(
+                lambda x, m=mask: x[:, m > 0], training.to_host(self._each(weights, batch))
+            )
+            for batch, mask in _batches(split, self._size(weights))
+        ]
+        return {name: np.concatenate([part[name] for part in parts], 1) for name in parts[0]}
+
+    def example_weights(self, split: Any) -> np.ndarray:
+        """What every example counts, ``[n]``."""
+        return np.asarray(self._weights_of(split))
+
+    def with_precise_statistics(self, weights: Weights, split: Any) -> Weights:
+        """The members with the statistics of their batch norms taken anew over a split."""
+        if not ghost.batch_norms(weights.model_state):
+            return weights
+        size = self._size(weights)
+        # Whole batches alone: a padded one would count some examples twice.
+        length = len(jax.tree.leaves(split)[0])
+        cuts = [(first, min(first + size, length)) for first in range(0, length, size)]
+        batches = [jax.tree.map(lambda x, c=cut: x[slice(*c)], split) for cut in cuts]
+        found = ghost.precise_statistics(
+            lambda own, batch: self._statistics(own, batch), weights, batches
+        )
+        return weights._replace(model_state=ghost.with_statistics(weights.model_state, found))
+
+    def _size(self, weights: Weights) -> int:
+        return max(1, _ROWS // len(jax.tree.leaves(weights.params)[0]))
+
+
+def _batches(split: Any, size: int) -> Iterator[tuple[Any, np.ndarray]]:
+    """A split in batches of one size; the last is filled up with rows that do not count."""
+    length = len(jax.tree.leaves(split)[0])
+    size = min(size, length)
+    for first in range(0, length, size):
+        rows = np.arange(first, first + size)
+        real = rows < length
+        batch = jax.tree.map(lambda x, r=rows: x[np.minimum(r, length - 1)], split)
+        yield batch, real.astype(np.float32)
+
+
+def over_members(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of a member and of what all share, for all members, each where it lies.
+
+    Compiled once per mesh.
+    """
+
+    @functools.cache
+    def compiled(mesh: Mesh | None, shared: int) -> Callable[..., Any]:
+        axes = (0, *[None] * shared)
+        return jax.jit(training.over_members(function, axes, mesh=mesh))
+
+    def call(members: Any, *shared: Any) -> Any:
+        at = jax.tree.leaves(members)[0].sharding
+        mesh = at.mesh if isinstance(at, NamedSharding) else None
+        return compiled(mesh, len(shared))(members, *shared)
+
+    return call

@@ -1,0 +1,209 @@
+"""One member of a regime: its start and its updates, pure in its seed and hyperparameters."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from gapjax import data, training
+from gapjax.study._errors import naming
+from gapjax.study._optimizers import make_optimizer
+from gapjax.study._plan import Plan
+from gapjax.study._population._evaluate import Weights
+from gapjax.study._population._setup import Setup
+
+# How the arguments of a population lie on its mesh, by leading axes.
+MEMBERS = ("member",)  # states, hyperparameters
+ROWS = (None, "member", "data")  # the rows of a segment's batches
+
+
+class Member(NamedTuple):
+    """Who is trained: a seed, and the hyperparameters that may differ between members.
+
+    Attributes:
+        seed: of its start, of the order of its examples, and of all that it draws.
+        learning_rate: the rate before any decay.
+        hyper: others by name, the same names for all members of a population.
+    """
+
+    seed: int
+    learning_rate: float
+    hyper: Mapping[str, float] = {}
+
+
+def as_arrays(members: Sequence[Member]) -> dict[str, np.ndarray]:
+    """Seeds and hyperparameters of members as arrays, ``[P]`` each."""
+    return {
+        "seed": np.array([member.seed for member in members], np.uint32),
+        "learning_rate": np.array([member.learning_rate for member in members], np.float32),
+        **{
+            name: np.array([member.hyper[name] for member in members], np.float32)
+            for name in members[0].hyper
+        },
+    }
+
+
+class Population(NamedTuple):
+    """What trains a regime, for P members at once.
+
+    Attributes:
+        mesh: the devices it lies on.
+        init: ``(members, examples) -> states``, leading axis P.
+        advance: a segment of updates, see ``training.make_advance``.
+        weights: ``(states, split) -> Weights``, what is evaluated.
+        loop: ``"scan"`` or ``"host"``, how updates are made.
+    """
+
+    mesh: Mesh
+    init: Callable[..., training.TrainState]
+    advance: Any
+    weights: Callable[[training.TrainState, Any], Weights]
+    loop: str
+
+
+def make_population(setup: Setup, plan: Plan, members: int) -> Population:
+    """What trains so many members in a regime; nothing is computed yet."""
+    step, init = member_functions(setup, plan)
+    mesh = training.population_mesh(members, devices_per_member=setup.devices_per_member)
+    start = as_arrays([Member(0, plan.rate)])
+    state = jax.eval_shape(
+        lambda m, x: init(jax.tree.map(lambda a: a[0], m), x), start, setup.sample()
+    )
+    loop = training.loop_for(state.params, jax.default_backend())
+    at = NamedSharding(mesh, PartitionSpec(*MEMBERS))
+    advance = training.make_advance(step, loop=loop, mesh=mesh, take=_take)
+    starts = jax.jit(jax.vmap(init, (0, None)), out_shardings=at)
+    return Population(mesh, starts, advance, _evaluated(setup, plan), loop)
+
+
+def member_functions(setup: Setup, plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """One update ``(state, member, (batch, rows))`` and the start ``(member, examples)``."""
+
+    def optimizer(member: Mapping[str, Any]) -> optax.GradientTransformation:
+        # The regime's schedule, its height and its warm-up traced numbers: both are vmapped axes.
+        traced = {k: v for k, v in member.items() if k not in ("seed", "learning_rate", "warmup")}
+        scale = member["learning_rate"] / plan.rate
+        schedule = plan.schedule(member.get("warmup"))
+        tx = make_optimizer(
+            plan.optimizer,
+            lambda count: scale * schedule(count),
+            {**plan.hyper, **traced},
+            setup.study.clip_norm,
+        )
+        for remedy in plan.regime.remedies:
+            if remedy.optimizer is not None:
+                with naming(f"optimizer of remedy {remedy.name}"):
+                    tx = remedy.optimizer(tx, plan)
+        return tx
+
+    loss_fn = loss_function(setup, plan)
+    strategies = [remedy.gradient for remedy in plan.regime.remedies if remedy.gradient is not None]
+    gradient = strategies[0](plan) if strategies else None
+
+    def step(state: training.TrainState, member: Mapping[str, Any], taken: Any) -> Any:
+        batch, rows = taken
+        if setup.augment is not None:
+            keys = data.example_keys(member["seed"], rows["epoch"], rows["example"])
+            batch = setup.augment(keys, batch)
+        update = training.make_train_step(
+            loss_fn,
+            optimizer(member),
+            gradient=gradient,
+            weight_fn=lambda batch: jnp.sum(plan.task.weights(batch)),
+            on_fault="stop",
+        )
+        return update(state, batch)
+
+    def init(member: Mapping[str, Any], examples: Any) -> training.TrainState:
+        start_key, run_key = jax.random.split(jax.random.key(member["seed"]))
+        params, model_state = setup.network.init(start_key, setup.inputs(examples))
+        tx = optimizer(member)
+        return training.init_state(params, tx, key=run_key, model_state=model_state)
+
+    return step, init
+
+
+def loss_function(setup: Setup, plan: Plan) -> Callable[..., Any]:
+    """The training loss of a regime, with its network and its weights of examples."""
+    task = plan.task
+    apply: Callable[..., Any] = setup.network.apply
+    for remedy in plan.regime.remedies:
+        if remedy.network is not None:
+            apply = remedy.network(apply, plan)
+
+    def loss_fn(params: Any, model_state: Any, batch: Any, key: jax.Array) -> Any:
+        network_key, loss_key = jax.random.split(key)
+        outputs, model_state = apply(
+            params,
+            model_state,
+            setup.inputs(batch),
+            train=True,
+            key=network_key,
+            ghost_size=plan.ghost_size,
+        )
+        losses, weights = task.losses(outputs, batch), task.weights(batch)
+        for remedy in plan.regime.remedies:
+            if remedy.loss is not None:
+                with naming(f"loss of remedy {remedy.name}"):
+                    losses = _checked(remedy, remedy.loss(losses, batch, loss_key, plan), losses)
+        if task.weight is None:
+            return losses.mean(), (model_state, {})
+        total = jnp.sum(weights)
+        mean = jnp.sum(jnp.where(weights > 0, losses * weights, 0.0)) / jnp.maximum(total, 1e-30)
+        return mean, (model_state, {})
+
+    return loss_fn
+
+
+def _checked(remedy: Any, losses: Any, before: Any) -> Any:
+    if getattr(losses, "shape", None) != before.shape:
+        raise ValueError(
+            f"loss of remedy {remedy.name} gives {getattr(losses, 'shape', losses)!r} for losses "
+            f"of shape {list(before.shape)}: give one number per example."
+        )
+    return losses
+
+
+def _take(examples: Any, rows: Any) -> tuple[Any, Any]:
+    """A batch by its rows: the examples, and which they are."""
+    return jax.tree.map(lambda x: x[rows["example"]], examples), rows
+
+
+def _evaluated(setup: Setup, plan: Plan) -> Callable[[training.TrainState, Any], Weights]:
+    """What of a state is evaluated: its own weights, or those of a remedy or of the optimizer."""
+    hooks = [remedy.weights for remedy in plan.regime.remedies if remedy.weights is not None]
+
+    def other(state: training.TrainState) -> Any:
+        params = training.evaluation_params(state.opt_state, state.params)
+        for hook in hooks:
+            params = hook(state._replace(params=params), plan)
+        return params
+
+    compute = jax.jit(jax.vmap(other))
+
+    def weights(states: training.TrainState, split: Any) -> Weights:
+        own = Weights(states.params, states.model_state)
+        if not hooks and _evaluates_its_own(states):
+            return own
+        # Statistics on the path of training are not those of weights that never were on it.
+        changed = own._replace(params=compute(states))
+        return setup.evaluator.with_precise_statistics(changed, split)
+
+    return weights
+
+
+def _evaluates_its_own(states: training.TrainState) -> bool:
+    """Whether the optimizer has no other weights to evaluate than those it trains."""
+    same = False
+
+    def look(states: training.TrainState) -> int:
+        nonlocal same
+        same = training.evaluation_params(states.opt_state, states.params) is states.params
+        return 0
+
+    jax.eval_shape(look, states)
+    return same

@@ -1,0 +1,64 @@
+"""The noise of the gradient at every evaluation, from small batches of training examples."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from gapjax import growth, training
+from gapjax.study._plan import Plan
+from gapjax.study._population._evaluate import over_members
+from gapjax.study._population._member import loss_function
+from gapjax.study._population._setup import Setup
+
+_PARTS = 32  # small batches that the noise is estimated from
+
+
+def noise_meter(setup: Setup, plan: Plan) -> Callable[[training.TrainState, Any], Any]:
+    """The noise of the gradient of all members: ``(states, examples) -> {name: [P]}``."""
+    return over_members(noise_function(setup, plan))
+
+
+def noise_function(setup: Setup, plan: Plan) -> Callable[[training.TrainState, Any], Any]:
+    """The noise of the gradient (McCandlish et al. 2018), from small batches of training examples.
+
+    The same first examples for every member and mark, so the curve over time is theirs. Both parts
+    are kept apart: means over seeds come before the ratio, whose estimate is biased.
+
+    Returns:
+        ``(state, examples) -> {"gradient_noise", "gradient_norm"}`` of one member.
+    """
+    loss_fn = loss_function(setup, plan)
+    size = plan.small_batch
+    if plan.ghost_size is not None:  # whole ghosts
+        size = plan.ghost_size * math.ceil(size / plan.ghost_size)
+    parts = max(2, min(_PARTS, plan.num_examples // size))
+
+    def member(state: training.TrainState, examples: Any) -> dict[str, jax.Array]:
+        def gradient(rows: jax.Array) -> Any:
+            batch = jax.tree.map(lambda x: x[rows], examples)
+            key = jax.random.fold_in(state.key, state.step)
+            return jax.grad(lambda p: loss_fn(p, state.model_state, batch, key)[0])(state.params)
+
+        def add(sums: tuple[Any, jax.Array], rows: jax.Array) -> tuple[Any, None]:
+            part = gradient(rows)
+            return (
+                jax.tree.map(jnp.add, sums[0], part),
+                sums[1] + optax.tree.norm(part, squared=True),
+            ), None
+
+        rows = jnp.arange(parts * size).reshape(parts, size) % plan.num_examples
+        start = (jax.tree.map(jnp.zeros_like, state.params), jnp.zeros(()))
+        (total, squares), _ = jax.lax.scan(add, start, rows)
+        found = growth.gradient_noise_scale(
+            squares / parts,
+            optax.tree.norm(total, squared=True) / parts**2,
+            part_size=size,
+            batch_size=parts * size,
+        )
+        return {"gradient_noise": found.trace, "gradient_norm": found.squared_norm}
+
+    return member

@@ -1,0 +1,276 @@
+"""Training a regime: a population in segments, looked at between them."""
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gapjax import diffusion, growth, training
+from gapjax.study._plan import Plan
+from gapjax.study._population._keep import Keeper, Snapshot
+from gapjax.study._population._member import MEMBERS, ROWS, Member, as_arrays, make_population
+from gapjax.study._population._noise import noise_meter
+from gapjax.study._population._setup import Setup, count
+
+_MAX_ROWS = 4_000_000  # of one segment, in int32: 16 MB
+_SEGMENT_SECONDS = 10.0  # about; then it is asked whether to save or to leave
+
+
+class Curves(NamedTuple):
+    """What was measured of P members while they trained, on the host.
+
+    Attributes:
+        update: the updates after which it was measured, ``[T]``.
+        seconds: of training until then, compilation and measuring not counted, ``[T]``.
+        values: ``distance``, ``train_`` and ``test_`` loss and metrics and, where they were asked
+            for, ``gradient_noise`` and ``gradient_norm``: ``[T, P]`` each, NaN where not measured.
+    """
+
+    update: np.ndarray
+    seconds: np.ndarray
+    values: dict[str, np.ndarray]
+
+
+class Outcome(NamedTuple):
+    """What training P members gave, on the host.
+
+    Attributes:
+        curves: what was measured on the way; the last row is after the last update.
+        diverged: the update (from 1) at which loss or gradient was first not finite, else 0,
+            ``[P]``.
+        fault: what of it was, see ``training.fault_path``; -1: the weights, after the last update.
+        states: the final ``TrainState`` of every member, leading axis P.
+        weights: what of it is evaluated.
+        examples: the loss and metrics of every test example, ``[P, n]`` each.
+    """
+
+    curves: Curves
+    diverged: np.ndarray
+    fault: np.ndarray
+    states: training.TrainState
+    weights: Any
+    examples: dict[str, np.ndarray]
+
+    def final(self, name: str) -> np.ndarray:
+        """A value after the last update, NaN for members that diverged, ``[P]``."""
+        return np.where(self.diverged > 0, np.nan, self.curves.values[name][-1])
+
+
+class Advance(NamedTuple):
+    """How far a regime is, for a progress function.
+
+    Attributes:
+        update: updates made.
+        examples_per_second: over all members; 0 at the start.
+        seconds_left: for this regime, None while unknown.
+        metrics: what was measured last, the mean over members, by name; empty between evaluations.
+    """
+
+    update: int
+    examples_per_second: float
+    seconds_left: float | None
+    metrics: dict[str, float]
+
+
+class _Clock:
+    """Examples per second, without the segments that compile."""
+
+    def __init__(self, done: float) -> None:
+        self.examples, self.timed, self.start = 0, 0.0, 0.0
+        self.seconds = done  # of training, segments that compile counted as if they did not
+        self._untimed = 0
+
+    def tick(self) -> None:
+        self.start = time.perf_counter()
+
+    def tock(self, examples: int, compiled: bool) -> None:
+        if not compiled:
+            self._untimed += examples
+            return
+        took = time.perf_counter() - self.start
+        self.examples += examples
+        self.timed += took
+        self.seconds += took
+        if self._untimed:  # now it is known what they would have taken
+            self.seconds += self._untimed * self.timed / self.examples
+            self._untimed = 0
+
+    def most(self, size: int, members: int) -> int:
+        """How many updates a segment may have, by the time that updates took so far."""
+        per_second = self.speed / (size * members)
+        return training.from_first(
+            max(1, int(_SEGMENT_SECONDS * per_second)) if per_second else _MAX_ROWS
+        )
+
+    @property
+    def speed(self) -> float:
+        return self.examples / self.timed if self.timed else 0.0
+
+
+def measured_names(setup: Setup) -> tuple[str, ...]:
+    """The names of all that is measured of a member on its way."""
+    splits = tuple(f"{split}_{name}" for split in ("train", "test") for name in setup.task.measures)
+    noise = ("gradient_noise", "gradient_norm") if setup.study.noise_scale else ()
+    return ("distance", *splits, *noise)
+
+
+def train(
+    setup: Setup,
+    plan: Plan,
+    train_split: Any,
+    test_split: Any,
+    members: Sequence[Member],
+    *,
+    progress: Callable[[Advance], None] = lambda _: None,
+    keeper: Keeper | None = None,
+    at_evaluation: Callable[[Curves, Callable[[], Any]], None] = lambda *_: None,
+) -> Outcome:
+    """Train a population in one regime.
+
+    Args:
+        setup: what the regimes share.
+        plan: the plan of the regime.
+        train_split: what to train on.
+        test_split: what to measure on: the test set, or a validation split while tuning.
+        members: who is trained.
+        progress: called with an ``Advance`` after every segment and evaluation.
+        keeper: where to keep what is needed to go on, and to go on from.
+        at_evaluation: called with the curves so far and a function that gives the weights.
+
+    Returns:
+        The ``Outcome``.
+
+    Raises:
+        Preempted: SIGTERM came, and the keeper has saved.
+    """
+    size_of_data, total = count(train_split), len(members)
+    population = make_population(setup, plan, total)
+    hyper = training.lay_out(population.mesh, as_arrays(members), *MEMBERS)
+    states = population.init(hyper, setup_sample(train_split))
+    start = jax.jit(lambda params: jax.tree.map(jnp.copy, params))(states.params)
+    on_device = training.lay_out(population.mesh, train_split)
+    noise = noise_meter(setup, plan) if setup.study.noise_scale else None
+    distance = jax.jit(jax.vmap(diffusion.distance))
+
+    marks, names = plan.marks, measured_names(setup)
+    curves = Curves(
+        np.array(marks, np.int64),
+        np.full(len(marks), np.nan),
+        {name: np.full((len(marks), total), np.nan) for name in names},
+    )
+    none = np.zeros(total, np.int32)
+    at = Snapshot(0, 0, states, none, none - 1)
+    if keeper is not None:
+        at = keeper.restore(at, curves)
+    del states  # they are donated to the first segment
+    clock = _Clock(float(curves.seconds[at.marks - 1]) if at.marks else 0.0)
+    compiled, weights = set[int](), None
+
+    def measure(mark: int) -> dict[str, float]:
+        """Fill a row of the curves; what was measured, the mean over members."""
+        nonlocal weights
+        row: dict[str, Any] = {"distance": training.to_host(distance(at.states.params, start))}
+        curves.seconds[mark] = clock.seconds
+        if at.update in plan.evaluations:
+            weights = population.weights(at.states, train_split)
+            for split_name, split in (("train", train_split), ("test", test_split)):
+                found = setup.evaluator.means(weights, split)
+                row |= {f"{split_name}_{name}": value for name, value in found.items()}
+            if noise is not None:
+                row |= training.to_host(noise(at.states, on_device))
+        for name, value in row.items():
+            curves.values[name][mark] = value
+        with np.errstate(all="ignore"):
+            return {name: float(np.mean(value)) for name, value in row.items()}
+
+    def tell(metrics: dict[str, float]) -> None:
+        left = (plan.examples - plan.batch_sizes.examples_before(at.update)) * total
+        seconds = left / clock.speed if clock.speed else None
+        progress(Advance(at.update, clock.speed, seconds, metrics))
+
+    with (
+        training.leave_on_sigterm(keeper is not None) as told_to_leave,
+        keeper or contextlib.nullcontext(),
+    ):
+        for number in range(at.marks, len(marks)):
+            while at.update < marks[number]:
+                size = plan.batch_sizes(at.update)
+                longest = segment_length(plan, total, size)
+                stop = next((b for b in plan.batch_sizes.boundaries if b > at.update), plan.updates)
+                updates = min(
+                    longest, marks[number] - at.update, stop - at.update, clock.most(size, total)
+                )
+                rows = _rows(setup, plan, members, at.update, updates, longest, size_of_data)
+                clock.tick()
+                laid = jax.tree.map(lambda x: training.lay_out(population.mesh, x, *ROWS), rows)
+                states, segment = population.advance(at.states, hyper, on_device, laid, updates)
+                # Waits: one segment at a time in flight.
+                bad, fault = training.to_host((segment.diverged, segment.fault))
+                clock.tock(updates * size * total, size in compiled)
+                compiled.add(size)
+                new = (at.diverged == 0) & (bad > 0)
+                diverged, fault = np.where(new, (bad, fault), (at.diverged, at.fault))
+                at = Snapshot(at.update + updates, number, states, diverged, fault)
+                tell({})
+                if keeper is not None and at.update < plan.updates:
+                    keeper.save(at, curves, told_to_leave=told_to_leave(at.update))
+            tell(measure(number))
+            at = at._replace(marks=number + 1)
+            if at.update in plan.evaluations:
+                at_evaluation(_first(curves, at.marks), lambda: weights)
+    # The last update's own damage shows only afterwards.
+    lost = (at.diverged == 0) & ~np.isfinite(curves.values["train_loss"][-1])
+    if weights is None:  # all was measured before an interruption
+        weights = population.weights(at.states, train_split)
+    examples = setup.evaluator.examples(weights, test_split)
+    diverged = np.where(lost, plan.updates, at.diverged)
+    return Outcome(curves, diverged, at.fault, at.states, weights, examples)
+
+
+def setup_sample(split: Any) -> Any:
+    """A few examples, for what a network has to know of its inputs."""
+    return jax.tree.map(lambda x: x[:2], split)
+
+
+def segment_length(plan: Plan, members: int, batch_size: int) -> int:
+    """The most updates between two looks at the host."""
+    widest = int(np.diff((0, *plan.marks)).max())
+    return max(1, min(widest, _MAX_ROWS // (members * batch_size)))
+
+
+def _first(curves: Curves, count: int) -> Curves:
+    """The first rows of the curves."""
+    values = {name: column[:count] for name, column in curves.values.items()}
+    return Curves(curves.update[:count], curves.seconds[:count], values)
+
+
+def _rows(
+    setup: Setup,
+    plan: Plan,
+    members: Sequence[Member],
+    update: int,
+    updates: int,
+    length: int,
+    num_examples: int,
+) -> dict[str, np.ndarray]:
+    """The rows of the next updates, ``[length, P, B]``; those past ``updates`` stay unused.
+
+    With their epochs where examples are augmented, which draws anew in every epoch.
+    """
+    size = plan.batch_sizes(update)
+    first = plan.batch_sizes.examples_before(update)
+    names = ("example",) if setup.augment is None else ("example", "epoch")
+    rows = {name: np.zeros((length, len(members), size), np.int32) for name in names}
+    own = {
+        seed: growth.stream_rows(seed, first, first + updates * size, num_examples=num_examples)
+        for seed in {member.seed for member in members}
+    }
+    for place, member in enumerate(members):
+        for name in names:
+            of_seed = getattr(own[member.seed], name)
+            rows[name][:updates, place] = of_seed.reshape(updates, size)
+    return rows

@@ -1,0 +1,1 @@
+"""The report: tables, sentences, figures, one page."""

@@ -1,0 +1,154 @@
+"""The report's section on the landscape: its tables, and the observations in words."""
+
+from typing import Any
+
+from gapjax.study._findings._intervals import Interval
+from gapjax.study._findings._landscape import LandscapeFindings, Observations
+from gapjax.study._findings._measures import EPSILONS, MEASURES, Number
+from gapjax.study._findings._result import StudyResult
+from gapjax.study._report._numbers import bounds, short, spread, times
+from gapjax.study._report._table import Column
+from gapjax.study._results._records import TaskFacts
+
+
+def section(result: StudyResult) -> dict[str, Any] | None:
+    """What the template shows, or None where nothing was measured."""
+    found = result.landscape
+    if found is None or not found.regimes:
+        return None
+    numbers = [number for measure in MEASURES for number in measure.numbers]
+    on_the_way = [number for number in numbers if number.on_the_way]
+    return {
+        "columns": [
+            Column("regime", numeric=False),
+            *(Column(number.title) for number in numbers),
+            Column("still falling by"),
+        ],
+        "rows": [
+            [
+                name,
+                *(_cell(number, one.numbers[number.name], one.errors) for number in numbers),
+                spread(one.still_falling),
+            ]
+            for name, one in found.regimes.items()
+        ],
+        "level_columns": [
+            Column("loss at most"),
+            Column("regime", numeric=False),
+            Column("update"),
+            *(Column(number.title) for number in on_the_way),
+            *(
+                Column(f"{number.title}, {' / '.join(reversed(result.config.baseline))}")
+                for number in on_the_way
+                if number.compared
+            ),
+        ],
+        "levels": level_rows(found, result.config.baseline[1], on_the_way),
+        "observations": observations(result),
+        "sharpness": sharpness(result),
+        "notes": [found.mode, *(m.note for m in MEASURES if m.note)],
+        "seeds": max(len(one.seeds) for one in found.regimes.values()),
+    }
+
+
+def _cell(number: Number, value: Any, errors: dict[str, float]) -> str:
+    """A number over seeds; of a single seed what it leaves open by itself."""
+    text = spread(value, number.scale)
+    error = errors.get(number.name)
+    if value.count == 1 and error is not None:
+        return f"{text} ± {short(float(f'{number.scale * error:.2g}'))}"
+    return text
+
+
+def level_rows(found: LandscapeFindings, large: str, numbers: list[Number]) -> list[list[str]]:
+    """A row of text per level of the loss and regime: level, regime, and what was measured."""
+    return [
+        [
+            short(level.loss) if name == next(iter(level.regimes)) else "",
+            name,
+            spread(at["update"]),
+            *(spread(at[number.name], number.scale) for number in numbers),
+            *(
+                bounds(level.ratios.get(number.name, Interval(None))) if name == large else ""
+                for number in numbers
+                if number.compared
+            ),
+        ]
+        for level in found.levels
+        for name, at in level.regimes.items()
+    ]
+
+
+def sharpness(result: StudyResult) -> str | None:
+    """How much sharper the large batch's solutions are, in words."""
+    found = result.landscape
+    names = [f"keskar_{epsilon:g}" for epsilon in EPSILONS]
+    if found is None or any(
+        found.ratios.get(name, Interval(None)).mean is None for name in (*names, "top", "trace")
+    ):
+        return None
+    small, large = result.config.baseline
+    ratios = found.ratios
+    return (
+        f"Keskar's sharpness is {times(ratios[names[0]])} as high at {large} as at {small} at "
+        f"ε = {EPSILONS[0]:g}, and {times(ratios[names[1]])} at ε = {EPSILONS[1]:g} "
+        "(Keskar et al., 2017, found 9 to 220 on their networks); the largest eigenvalue is "
+        f"{times(ratios['top'])}, the trace {times(ratios['trace'])}. These are not solutions of "
+        f"equal loss: the training loss at {large} is {times(ratios['train_loss'])} that at "
+        f"{small}."
+    )
+
+
+def observations(result: StudyResult) -> list[tuple[str, str]]:
+    """What Keskar et al. (2017, section 2.1) put forward, each answered with numbers."""
+    found = result.landscape
+    if found is None or found.observations is None:
+        return []
+    seen, task = found.observations, result.config.task
+    small, large = result.config.baseline
+    answers = [
+        ("Does the large batch overfit?", _overfitting(seen, task, small, large)),
+        (
+            "Is it drawn to saddle points?",
+            " ".join(
+                f"At {name} the smallest eigenvalue is {bounds(seen.smallest_to_largest[name])} "
+                f"times the largest, and {bounds(seen.negative_mass[name], 100)}% of the absolute "
+                "spectrum is negative."
+                for name in (small, large)
+            ),
+        ),
+        (
+            "Does it stop at the nearest minimum?",
+            f"{small} ends {times(seen.distance_ratio)} as far from the start as {large} (3 to 10 "
+            "in the paper).",
+        ),
+    ]
+    if found.between is not None:
+        way = found.between
+        answers.append(
+            (
+                "Are the minima different ones?",
+                f"On the straight line from {small} to {large} the training loss rises by at most "
+                f"{bounds(way.barrier)} above the chord between its ends, of which the higher lies "
+                f"at {bounds(way.higher_end)}."
+                + (" There is no barrier between them." if not way.barrier.mean else ""),
+            )
+        )
+    return answers
+
+
+def _overfitting(seen: Observations, task: TaskFacts, small: str, large: str) -> str:
+    metric = task.headline.replace("_", " ")
+    unit = " points" if task.headline in task.percent else ""
+
+    def points(value: Interval) -> str:
+        scale = task.scale(task.headline)
+        rounded = (None if v is None else round(v, 5) for v in (value.mean, value.low, value.high))
+        return bounds(Interval(*rounded), scale) + unit
+
+    return (
+        f"{large}'s training {metric} differs from {small}'s by {points(seen.train_difference)} "
+        f"and its test {metric} by {points(seen.test_difference)}. It ends "
+        f"{points(seen.below_own_peak)} from the best that its own test curve ever reached: no "
+        "more than that could be won by stopping early."
+    )

@@ -1,0 +1,114 @@
+"""The report: one HTML file that needs no network, no script and no other file."""
+
+import functools
+import importlib.resources
+import json
+import os
+import pathlib
+import re
+from typing import Any
+
+from gapjax.study._findings._result import StudyResult
+from gapjax.study._report import _figures, _landscape, _table, _travel, _words
+from gapjax.study._report._numbers import plus_minus
+from gapjax.study._results import _folder
+
+
+def write_report(result: StudyResult, path: str | os.PathLike[str]) -> None:
+    """Write the report of a study.
+
+    Args:
+        result: the study's result, from ``run_study`` or ``load_result``.
+        path: the HTML file; written whole or not at all.
+    """
+    import jinja2
+
+    parts = importlib.resources.files("gapjax.study") / "_report"
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: (parts / name).read_text("utf-8")),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    config = result.config
+    landscape = _landscape.section(result)
+    sections = ("gap", "curves", *(("landscape",) if landscape else ()))
+    _folder.write_text(
+        pathlib.Path(path),
+        environment.get_template("report.html.j2").render(
+            title=f"The generalization gap: {_model(config.study)} on {_dataset(config.study)}",
+            finding=_words.finding(result),
+            seeds=max(len(record.seeds) for record in result.regimes.values()),
+            names={name: i for i, name in enumerate(result.regimes)},
+            columns=_table.columns(result),
+            rows=_table.rows(result),
+            notes=_table.notes(result),
+            tuned=result.is_tuned,
+            tuning=_tuning(result),
+            validation=round(100 * config.study["validation"]),
+            travel=_travel.section(result),
+            figures={section: _draw(result, section) for section in sections},
+            landscape=landscape,
+            paper={"ink": _figures.INK, "muted": _figures.MUTED, "grid": _figures.GRID}
+            | {f"c{i}": color for i, color in enumerate(_figures.PALETTE)},
+            study_json=json.dumps(config.study, indent=1),
+            run={k: v for k, v in config.environment.items() if k != "command" and v},
+            command=config.environment.get("command"),
+        ),
+    )
+
+
+def _model(study: dict[str, Any]) -> str:
+    return re.sub(r" \[[0-9a-f]{16}\]$", "", study["model"])[:60]
+
+
+def _dataset(study: dict[str, Any]) -> str:
+    return study["dataset"]["name"]
+
+
+def _draw(result: StudyResult, section: str) -> list[dict[str, Any]]:
+    """The drawings of a section, with their captions."""
+    drawn = []
+    for figure in _figures.figures_of(result, section):
+        draw = functools.partial(figure.draw, result)
+        svg = _figures.to_svg(draw, height=figure.height(result))
+        title, text = figure.caption
+        drawn.append({"svg": _scope(svg, figure.name), "title": title, "text": text})
+    return drawn
+
+
+def _scope(svg: str, name: str) -> str:
+    """Several drawings share a page: their ids must not meet."""
+    svg = re.sub(r'id="([^"]+)"', rf'id="{name}-\1"', svg)
+    svg = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', svg)
+    return re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
+
+
+def _tuning(result: StudyResult) -> list[dict[str, Any]]:
+    """Rule and tuned rate of each regime side by side."""
+    if not result.is_tuned:
+        return []
+    task, rows = result.config.task, []
+    closed, by_rule = _table.closed(result), _table.closed(result, "rule")
+    scale, digits = task.scale(task.headline), _table.digits(task, task.headline)
+    for name, record in result.regimes.items():
+        tuning, rule = record.tuning, _table.run_of(record, "rule")
+        assert tuning is not None
+        rows.append(
+            {
+                "name": name,
+                "tuned_rate": f"{record.run.learning_rate:.3g}" + ("†" if tuning.at_edge else ""),
+                "tuned": _table.measured(task, record.run, "test", task.headline),
+                "closed": closed.get(name, ""),
+                "rule_rate": f"{rule.learning_rate:.3g}",
+                "rule": _table.measured(task, rule, "test", task.headline),
+                "rule_closed": by_rule.get(name, ""),
+                "tried": ", ".join(
+                    f"{trial.learning_rate:.3g}: "
+                    + plus_minus(trial.validation, max(digits - 1, 1), scale)
+                    for trial in tuning.trials
+                ),
+            }
+        )
+    return rows

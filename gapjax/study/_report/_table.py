@@ -1,0 +1,196 @@
+"""The table of a study, the same rows in the terminal, in the report and as plain text."""
+
+from typing import NamedTuple
+
+from gapjax.study._findings._gap import GapFindings
+from gapjax.study._findings._result import StudyResult
+from gapjax.study._report._numbers import count_of, plus_minus, share
+from gapjax.study._results._records import Diverged, RegimeRecord, Run, TaskFacts
+
+
+class Column(NamedTuple):
+    """A column: its heading, and whether its cells are numbers (set to the right)."""
+
+    title: str
+    numeric: bool = True
+
+
+NO_GAP, TOO_FEW = "no clear gap", "too few seeds"
+
+
+def columns(result: StudyResult) -> list[Column]:
+    """The columns of the table: what matters most first."""
+    task = result.config.task
+    headline = task.headline
+    rest = [
+        Column(f"{split} {_title(task, measure)}")
+        for measure in task.measures
+        if measure != headline
+        for split in ("train", "test")
+    ]
+    return [
+        Column("regime", numeric=False),
+        Column(f"test {_title(task, headline)}"),
+        Column("gap closed % [95%]"),
+        Column("held fixed", numeric=False),
+        Column("batch"),
+        Column("updates"),
+        Column("examples"),
+        Column("rate"),
+        Column(f"train {_title(task, headline)}"),
+        Column("gap"),
+        *rest,
+        Column("distance"),
+    ]
+
+
+def rows(result: StudyResult, which: str = "run") -> list[list[str]]:
+    """A row of text per regime.
+
+    Args:
+        result: the study's result.
+        which: ``"run"``, or ``"rule"`` for the rates of the rules where others were tuned.
+    """
+    task = result.config.task
+    headline = task.headline
+    shares = closed(result, which)
+    table = []
+    for name, record in result.regimes.items():
+        run = run_of(record, which)
+        ghost = f" / {record.ghost_size}" if record.ghost_size else ""
+        rest = [
+            measured(task, run, split, measure)
+            for measure in task.measures
+            if measure != headline
+            for split in ("train", "test")
+        ]
+        table.append(
+            [
+                name + ("*" if run.diverged else ""),
+                measured(task, run, "test", headline),
+                shares.get(name, ""),
+                record.budget.removeprefix("same "),
+                "→".join(dict.fromkeys(str(size) for _, size in record.batch_sizes)) + ghost,
+                count_of(record.updates),
+                count_of(record.examples),
+                f"{run.learning_rate:.3g}" + _edge(record, which),
+                measured(task, run, "train", headline),
+                plus_minus(run.gap, digits(task, headline), task.scale(headline)),
+                *rest,
+                plus_minus(run.values["distance"], 2),
+            ]
+        )
+    return table
+
+
+def _edge(record: RegimeRecord, which: str) -> str:
+    tuned = which == "run" and record.tuning is not None
+    return "†" if tuned and record.tuning and record.tuning.at_edge else ""
+
+
+def run_of(record: RegimeRecord, which: str) -> Run:
+    """The run at the rate that counts, or at the rule's where another was tuned."""
+    return record.rule if which == "rule" and record.rule is not None else record.run
+
+
+def gap_of(result: StudyResult, which: str = "run") -> GapFindings:
+    """The findings at the rates that count, or at the rules'."""
+    return result.rule_gap if which == "rule" and result.rule_gap is not None else result.gap
+
+
+def _title(task: TaskFacts, measure: str) -> str:
+    return measure.replace("accuracy", "acc").replace("_", " ") + task.unit(measure)
+
+
+def digits(task: TaskFacts, measure: str) -> int:
+    """How many digits behind the point a measure is shown with."""
+    return 2 if measure in task.percent else 3
+
+
+def measured(task: TaskFacts, run: Run, split: str, measure: str) -> str:
+    """A measure over seeds, as a table shows it."""
+    value = run.values[f"{split}_{measure}"]
+    return plus_minus(value, digits(task, measure), task.scale(measure))
+
+
+def closed(result: StudyResult, which: str = "run") -> dict[str, str]:
+    """Remedy -> the share of the gap it closes, in per cent, or why there is none to tell."""
+    found = gap_of(result, which)
+    if found.gap is None:
+        return {}
+    if not found.is_clear(result.config.task.maximize):
+        why = TOO_FEW if found.gap.low is None else NO_GAP
+        return dict.fromkeys(found.shares, why)
+    return {
+        name: share(value) if value.is_bounded else TOO_FEW for name, value in found.shares.items()
+    }
+
+
+def notes(result: StudyResult) -> list[str]:
+    """What a reader of the table must know."""
+    config = result.config
+    small, large = config.baseline
+    alone = max(len(record.seeds) for record in result.regimes.values()) == 1
+    over = (
+        "One seed: nothing has an error bar." if alone else "Mean ± standard deviation over seeds."
+    )
+    points = "points" if config.task.headline in config.task.percent else config.task.headline
+    lines = [
+        f"{over} gap: train against test {config.task.headline.replace('_', ' ')}, in {points}. "
+        "distance: ‖w − w₀‖ over all parameters. batch: examples per update / ghost size.",
+        f"held fixed against {small}: epochs (as many examples seen, so a larger batch makes fewer "
+        "updates), updates (as many updates, so a larger batch sees more examples), or most "
+        "examples (as many as the regime that sees most).",
+    ]
+    cells = {
+        text
+        for which in ("run", "rule")
+        if which == "run" or result.rule_gap is not None
+        for text in closed(result, which).values()
+    }
+    if cells:
+        told = (
+            f"gap closed: (m − m_{large}) / (m_{small} − m_{large}), with a 95% interval over "
+            "seeds and test examples (Fieller)."
+        )
+        why = {
+            NO_GAP: f"{small} is not told from {large} by Student's t, and a share of nothing "
+            "means nothing.",
+            TOO_FEW: "an interval takes two seeds that went through in both and in the regime.",
+        }
+        lines.insert(1, " ".join([told, *(f"{k}: {v}" for k, v in why.items() if k in cells)]))
+    normalize = config.study["dataset"]["normalize"]
+    lines.append(
+        f"Inputs: normalized per {normalize}, over the whole training split."
+        if normalize
+        else "Inputs: as they are, not normalized."
+    )
+    if "start" in config.study:
+        lines.append(
+            "The network was built beforehand, and its weights are the start of every seed: seeds "
+            "differ only in the order of the examples (and in noise and dropout, where there are "
+            "any), not in the start."
+        )
+    if any("†" in cell for row in rows(result) for cell in row):
+        lines.append(
+            "† the best rate lies at the edge of what was tried: a wider search might find a "
+            "better one."
+        )
+    for name, record in result.regimes.items():
+        for which in ("run", "rule"):
+            run = record.run if which == "run" else record.rule
+            if run is not None and run.diverged:
+                where = ", ".join(map(_fault, run.diverged))
+                rate = f" at rate {run.learning_rate:.3g}" if record.rule is not None else ""
+                lines.append(
+                    f"* {name}{rate}: loss or gradient was no longer finite in {where}; these "
+                    "seeds count in no mean."
+                )
+    return lines
+
+
+def _fault(one: Diverged) -> str:
+    """Where and when a seed diverged, in words."""
+    where = one.where or "weights"  # damage of the last update shows in them alone
+    what = where if where in ("loss", "weights") else f"gradient of {where}"
+    return f"seed {one.seed} at update {one.update} ({what})"

@@ -1,0 +1,291 @@
+"""What a study finds, as typed records: the one schema of its files, written and read."""
+
+import dataclasses
+import json
+import math
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+
+FORMAT = 2  # of a study's files; 0.1 wrote none
+
+
+@dataclasses.dataclass(frozen=True)
+class OverSeeds:
+    """A number of every seed; one that diverged is None and counts in neither mean nor deviation.
+
+    Attributes:
+        mean: over seeds, None where every one diverged.
+        std: the sample's deviation (n - 1), 0 of a single seed.
+        values: of every seed.
+    """
+
+    mean: float | None
+    std: float | None
+    values: list[float | None]
+
+    @property
+    def array(self) -> np.ndarray:
+        """The values as float64, NaN where a seed diverged, ``[S]``."""
+        return np.array(self.values, np.float64)
+
+    @property
+    def count(self) -> int:
+        """How many seeds count."""
+        return sum(value is not None for value in self.values)
+
+
+def over_seeds(values: np.ndarray) -> OverSeeds:
+    """The record of one number per seed, NaN or infinite where the seed diverged.
+
+    Example:
+        >>> over_seeds(np.array([1.0, 3.0, np.nan]))
+        OverSeeds(mean=2.0, std=1.4142135623730951, values=[1.0, 3.0, None])
+    """
+    values = np.asarray(values, np.float64)
+    finite = values[np.isfinite(values)]
+    mean = float(finite.mean()) if finite.size else None
+    std = float(finite.std(ddof=1)) if finite.size > 1 else (0.0 if finite.size else None)
+    return OverSeeds(mean, std, [float(v) if math.isfinite(v) else None for v in values])
+
+
+@dataclasses.dataclass(frozen=True)
+class Diverged:
+    """A seed whose loss or gradient was no longer finite.
+
+    Attributes:
+        seed: which.
+        update: at which update it was found.
+        where: ``"loss"``, the path of the first parameter whose gradient was not, or None where
+            only the weights show it.
+    """
+
+    seed: int
+    update: int
+    where: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What training all seeds of a regime at one learning rate gave.
+
+    Attributes:
+        learning_rate: before any decay.
+        hyper: other hyperparameters that were tuned, by name.
+        values: per name (``train_loss``, ``test_accuracy``, ``distance``) a number of every seed,
+            after the last update.
+        gap: of the headline metric, between training and test, of every seed: positive where
+            training is better.
+        diverged: the seeds that did not go through.
+    """
+
+    learning_rate: float
+    hyper: dict[str, float]
+    values: dict[str, OverSeeds]
+    gap: OverSeeds
+    diverged: list[Diverged]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """Hyperparameters that were tried, and what they gave on the validation split.
+
+    Attributes:
+        learning_rate: before any decay.
+        hyper: others by name.
+        validation: the headline metric, over a few seeds.
+    """
+
+    learning_rate: float
+    hyper: dict[str, float]
+    validation: OverSeeds
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """How the hyperparameters of a regime were chosen.
+
+    Attributes:
+        trials: what was tried, in order of the rate.
+        best: which of them was.
+        at_edge: whether it lies at the edge of what was tried.
+    """
+
+    trials: list[Trial]
+    best: int
+    at_edge: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Curves:
+    """What was measured of every seed on the way.
+
+    Attributes:
+        update: the updates after which it was measured, ``[T]``.
+        examples: how many examples had been seen, ``[T]``.
+        seconds: of training until then, ``[T]``.
+        values: by name, ``[T][S]``, None where not measured.
+    """
+
+    update: list[int]
+    examples: list[int]
+    seconds: list[float | None]
+    values: dict[str, list[list[float | None]]]
+
+    def array(self, name: str) -> np.ndarray:
+        """A curve as float64, ``[T, S]``, NaN where not measured."""
+        return np.array(self.values[name], np.float64).reshape(len(self.update), -1)
+
+    def measured(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """The rows in which something was measured: which they are, and the values."""
+        values = self.array(name)
+        rows = np.flatnonzero(np.isfinite(values).any(axis=1))
+        return rows, values[rows]
+
+
+@dataclasses.dataclass(frozen=True)
+class RegimeRecord:
+    """What is kept of a regime when it is done.
+
+    Attributes:
+        name: of the regime.
+        remedies: the names of its remedies.
+        batch_size: the largest.
+        batch_sizes: ``[update, size]`` from which on a size holds.
+        ghost_size: or None.
+        updates: made by every seed.
+        epochs: passes over the data.
+        examples: seen by every seed.
+        seconds: it took, all seeds, with compiling and measuring.
+        budget: what was held fixed.
+        boundaries: the updates at which the rate dropped or began to fall.
+        seeds: which.
+        run: at the learning rate that counts: the tuned one where rates were tuned, else the
+            rule's.
+        rule: at the rate of the rule, where another one was tuned.
+        tuning: how it was tuned.
+        curves: of ``run``.
+        checksum: of the results of every test example, kept in a file beside.
+    """
+
+    name: str
+    remedies: list[str]
+    batch_size: int
+    batch_sizes: list[tuple[int, int]]
+    ghost_size: int | None
+    updates: int
+    epochs: float
+    examples: int
+    seconds: float
+    budget: str
+    boundaries: list[int]
+    seeds: list[int]
+    run: Run
+    rule: Run | None
+    tuning: Tuning | None
+    curves: Curves
+    checksum: str = ""
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether its hyperparameters were tuned."""
+        return self.tuning is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskFacts:
+    """What a reader of results has to know of a task.
+
+    Attributes:
+        name: of the task.
+        headline: the metric that decides.
+        maximize: whether more of it is better.
+        measures: the loss, and the metrics.
+        percent: those that are fractions, shown in per cent.
+        weighted: whether examples count differently.
+    """
+
+    name: str
+    headline: str
+    maximize: bool
+    measures: list[str]
+    percent: list[str]
+    weighted: bool
+
+    def scale(self, measure: str) -> float:
+        """What a measure is multiplied by where it is shown."""
+        return 100.0 if measure in self.percent else 1.0
+
+    def unit(self, measure: str) -> str:
+        """What follows a measure's name."""
+        return " %" if measure in self.percent else ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What a study is, and how it was run.
+
+    Attributes:
+        study: its fields, as JSON; a folder belongs to one.
+        task: what its numbers mean.
+        environment: command, versions, device.
+    """
+
+    study: dict[str, Any]
+    task: TaskFacts
+    environment: dict[str, Any]
+
+    @property
+    def baseline(self) -> tuple[str, str]:
+        """The two regimes between which the gap lies."""
+        small, large = self.study["baseline"]
+        return small, large
+
+
+def to_plain(value: Any) -> Any:
+    """A record as what JSON holds; numbers that are not finite become None."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): to_plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return to_plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [to_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+R = typing.TypeVar("R")
+
+
+def from_plain(value: Any, kind: type[R], source: Any) -> R:
+    """A record from what JSON held.
+
+    Args:
+        value: what was read.
+        kind: the record.
+        source: where it was read, for messages.
+
+    Raises:
+        ValueError: a key that is missing or a value of another type, naming the field.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        text, _, place = str(error).partition(" - at ")
+        where = place.strip("`").replace("$", "", 1).lstrip(".") or "its top level"
+        raise ValueError(
+            f"{source} is not what a study writes: {where}: {text[0].lower()}{text[1:]}."
+        ) from None
+
+
+def dumps(value: Any) -> str:
+    """JSON as it is written."""
+    return json.dumps(to_plain(value), indent=1, allow_nan=False) + "\n"

@@ -1,0 +1,66 @@
+"""Batches of other libraries: whatever a loader yields, as arrays."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def as_batches(batches: Iterable[Any]) -> Iterator[Any]:
+    """An iterator over a loader; a ``tf.data.Dataset`` gives NumPy arrays."""
+    if hasattr(batches, "as_numpy_iterator"):
+        return iter(batches.as_numpy_iterator())
+    try:
+        return iter(batches)
+    except TypeError:
+        raise ValueError(
+            f"batches must be an iterable of batches, not a {type(batches).__name__}: a list of "
+            "them, a loader, or growth.GrowingBatches."
+        ) from None
+
+
+def knows_its_place(batches: Any) -> bool:
+    """Whether a run that goes on can take it to where it was."""
+    return hasattr(batches, "state") and hasattr(batches, "restore")
+
+
+def as_arrays(batch: Any) -> Any:
+    """A batch with every leaf an array: tensors of PyTorch and TensorFlow become NumPy's.
+
+    None of these libraries is imported: their tensors know how to become arrays.
+
+    Raises:
+        ValueError: a leaf that is no array, or one of texts or objects.
+    """
+    leaves, structure = jax.tree.flatten(batch)
+    if all(isinstance(leaf, jax.Array) or _is_plain(leaf) for leaf in leaves):
+        return batch
+    named = jax.tree_util.tree_leaves_with_path(batch)
+    return jax.tree.unflatten(structure, [_as_array(path, leaf) for path, leaf in named])
+
+
+def _is_plain(leaf: Any) -> bool:
+    return isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufcV"
+
+
+def _as_array(path: Any, leaf: Any) -> Any:
+    if isinstance(leaf, jax.Array | bool | int | float | complex) or _is_plain(leaf):
+        return leaf
+    array, failed = None, None
+    for convert in (np.asarray, jax.numpy.from_dlpack):  # bfloat16, and tensors on a device
+        if not hasattr(leaf, "__array__" if convert is np.asarray else "__dlpack__"):
+            continue
+        try:
+            array = convert(leaf)
+            break
+        except Exception as error:  # each library has its own
+            failed = error
+    if array is None or (isinstance(array, np.ndarray) and not _is_plain(array)):
+        kind = f"{array.dtype} array" if array is not None else type(leaf).__name__
+        why = "" if failed is None else f" ({failed})"
+        raise ValueError(
+            f"batch{jax.tree_util.keystr(path)} is a {kind}, which no device takes{why}: leave it "
+            "out of the batch, or make numbers of it."
+        )
+    return array

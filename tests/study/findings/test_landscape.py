@@ -1,0 +1,229 @@
+"""The solutions of a study: against the dense Hessian, resumed, in the report."""
+
+import dataclasses
+import html
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gapjax import cli, study, training
+from gapjax.study._findings import _landscape, _measures
+from gapjax.study._prepare import prepare_study
+from gapjax.study._report import _landscape as _section
+from gapjax.study._results import _folder
+from tests.study.conftest import tiny_study
+
+pytestmark = pytest.mark.xdist_group("landscape")  # they share runs that take long
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return tiny_study(seeds=2, epochs=6, regimes=("SB", "LB"), loss_levels=(1.3, 1e-6))
+
+
+@pytest.fixture(scope="module")
+def measured(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("landscape") / "run"
+    before = study.run_study(tiny, folder)
+    seen = []
+    return folder, before, study.run_study(tiny, folder, landscape=True, progress=seen.append), seen
+
+
+def _inputs(tiny):
+    x = tiny.dataset.train.images
+    return ((x - x.mean(0, dtype=np.float64)) / x.std(0, dtype=np.float64)).astype(np.float32)
+
+
+def test_curvature_is_that_of_the_dense_hessian(measured, tiny):
+    folder, _, result, _ = measured
+    final = training.load_tree(folder / "checkpoints" / "LB")
+    inputs, found = _inputs(tiny), result.landscape.regimes["LB"]
+    for seed in range(2):
+        params, state = (
+            jax.tree.map(lambda x, s=seed: jnp.asarray(x[s]), final[part])
+            for part in ("params", "model_state")
+        )
+        flat, unravel = jax.flatten_util.ravel_pytree(params)
+
+        def loss(w, unravel=unravel, state=state):
+            variables = {"params": unravel(w), **state}
+            logits = tiny.model.apply(variables, inputs)
+            labels = tiny.dataset.train.labels
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+        dense = np.asarray(jax.hessian(loss)(flat), np.float64)
+        values = np.linalg.eigvalsh(dense)[::-1]
+
+        def number(name, seed=seed):
+            return found.numbers[name].values[seed]
+
+        np.testing.assert_allclose(number("train_loss"), loss(flat), rtol=1e-5)
+        np.testing.assert_allclose(number("top"), values[0], rtol=1e-3)
+        np.testing.assert_allclose(number("top_5"), values[4], rtol=1e-3)
+        np.testing.assert_allclose(number("smallest"), values[-1], atol=1e-4)
+        assert abs(number("trace") - values.sum()) <= 5 * found.errors["trace"] + 1e-4
+        # From 4 probes an error bar is itself uncertain: 99.9% of Student's t lie within 12.9.
+        share = -values[values < 0].sum() / np.abs(values).sum()
+        error = found.errors["negative_mass"]
+        assert abs(number("negative_mass") - share) <= 13 * error + 1e-3
+        for threshold in _measures.THRESHOLDS:
+            name = f"above_{threshold:g}"
+            slack = 13 * found.errors[name] + 1e-2
+            assert abs(number(name) - (values > threshold).sum()) <= slack
+
+
+def test_ends_of_the_path_are_the_two_solutions(measured):
+    _, _, result, _ = measured
+    way = result.landscape.between
+    assert way.alpha[0] == -1 and way.alpha[-1] == 2
+    for end, name in ((0.0, "SB"), (1.0, "LB")):
+        at = way.alpha.index(end)
+        # Recomputed statistics, not the running ones: close, not equal.
+        loss = result.landscape.regimes[name].numbers["train_loss"].mean
+        np.testing.assert_allclose(way.curves["train/loss"].mean[at], loss, rtol=0.3)
+    assert way.barrier.mean >= 0
+
+
+def test_training_is_left_as_it_was(measured):
+    folder, before, result, seen = measured
+    assert result.regimes == before.regimes and before.landscape is None
+    assert {at.phase for at in seen} == {"landscape"}
+    for name in ("SB", "LB", "SB to LB"):
+        updates = [at.update for at in seen if at.regime == name]
+        assert updates == sorted(updates) and updates[-1] == 100
+    assert study.load_result(folder).landscape == result.landscape
+
+
+def test_an_interrupted_measurement_goes_on(measured, tiny, monkeypatch):
+    folder, _, result, _ = measured
+    kept = folder / "landscape" / "LB-1.json"
+    undisturbed = kept.read_text()
+    part = {k: v for k, v in _folder.read_json(kept).items() if k not in ("sam", "loss")}
+    _folder.keep_json(kept, part)
+    calls = []
+
+    def spied(measure):
+        def compute(at, on_step):
+            calls.append(measure.name)
+            return measure.compute(at, on_step)
+
+        return dataclasses.replace(measure, compute=compute)
+
+    monkeypatch.setattr(_landscape, "MEASURES", tuple(map(spied, _measures.MEASURES)))
+    again = study.run_study(tiny, folder, landscape=True)
+    assert calls == ["loss", "sam"]
+    assert again.landscape == result.landscape
+    found = json.loads(undisturbed)
+    del found["seal"]
+    assert _folder.read_json(kept) == found
+
+
+def test_regimes_are_compared_at_equal_loss(measured, tiny):
+    folder, _, result, _ = measured
+    reached, never = result.landscape.levels
+    assert (reached.loss, never.loss) == (1.3, 1e-6)
+    assert never.regimes == {} and never.ratios == {}
+    for name in ("SB", "LB"):
+        at, curves = reached.regimes[name], result.regimes[name].curves
+        losses = curves.array("train_loss")
+        for member, loss in enumerate(at["train_loss"].values):
+            row = curves.update.index(at["update"].values[member])
+            np.testing.assert_allclose(loss, losses[row, member], rtol=1e-5)
+            earlier = losses[:row, member]
+            assert loss <= 1.3 and (earlier[np.isfinite(earlier)] > 1.3).all()
+        # The weights that were kept are those of that update: the same loss, measured anew.
+        kept = training.load_tree(folder / "checkpoints" / f"{name} at loss 1.3" / "1")
+        variables = {"params": kept["params"], **kept["model_state"]}
+        logits = tiny.model.apply(variables, _inputs(tiny))
+        labels = tiny.dataset.train.labels
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        np.testing.assert_allclose(loss, at["train_loss"].values[1], rtol=1e-5)
+        assert at["keskar_0.001"].mean > 0 and 0 <= at["negative_mass"].mean <= 1
+    page = html.unescape((folder / "report.html").read_text())
+    assert "At equal training loss" in page
+    numbers = [n for m in _measures.MEASURES for n in m.numbers if n.on_the_way]
+    for row in _section.level_rows(result.landscape, "LB", numbers):
+        assert all(cell in page for cell in row)
+
+
+def test_report_shows_it_and_draws_it_again(measured, capsys):
+    folder, before, result, _ = measured
+    page = (folder / "report.html").read_text()
+    assert page.count("<svg") == 8
+    shown = html.unescape(page)
+    section = _section.section(result)
+    for row in section["rows"]:
+        assert len(row) == len(section["columns"])
+        assert all(cell in shown for cell in row)
+    for question, answer in section["observations"]:
+        assert question in shown and answer in shown
+    for measure in _measures.MEASURES:
+        assert measure.note in shown
+    assert "its own statistics" in shown
+    (folder / "report.html").unlink()
+    assert cli.main(["report", str(folder)]) == 0
+    assert (folder / "report.html").read_text() == page
+    study.write_report(before, folder / "without.html")
+    assert "Keskar sharpness" not in (folder / "without.html").read_text()
+    capsys.readouterr()
+
+
+def test_one_regime_alone_has_a_report_too(measured, tiny, tmp_path):
+    folder, _, result, _ = measured
+    shutil.copytree(folder, tmp_path / "run")  # what was measured there is not measured again
+    alone = {"LB": result.regimes["LB"]}
+    setup = prepare_study(tiny).setup
+    found = _landscape.measure_landscape(setup, tmp_path / "run", alone, result.config)
+    assert found.between is None and found.observations is None
+    part = dataclasses.replace(result, regimes=alone, landscape=found)
+    study.write_report(part, tmp_path / "alone.html")
+    page = (tmp_path / "alone.html").read_text()
+    assert "Keskar sharpness" in page and "SB to LB" not in page
+
+
+def test_a_new_measure_is_one_entry(measured, tiny, tmp_path, monkeypatch):
+    folder, _, result, _ = measured
+    shutil.copytree(folder, tmp_path / "run")
+
+    def norm(at, on_step):
+        return {"norm": float(optax.tree.norm(at.params))}
+
+    mine = study.Measure(
+        "norm", norm, (study.Number("norm", "‖w‖", lambda m: m["norm"]),), "‖w‖: of all weights."
+    )
+    more = (*_measures.MEASURES, mine)
+    for module in (_landscape, _section):
+        monkeypatch.setattr(module, "MEASURES", more)
+    again = study.run_study(tiny, tmp_path / "run", landscape=True)
+    assert again.landscape.regimes["SB"].numbers["norm"].mean > 0
+    assert (
+        again.landscape.regimes["SB"].numbers["sam"]
+        == result.landscape.regimes["SB"].numbers["sam"]
+    )
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "‖w‖: of all weights." in page and '<th class="n">‖w‖</th>' in page
+
+
+def test_flag_is_no_part_of_the_study(monkeypatch, capsys):
+    asked = {}
+
+    def run_study(chosen, out, **options):
+        asked.update(options, fields=vars(chosen))
+        raise ValueError("enough")
+
+    monkeypatch.setattr(study, "run_study", run_study)
+    for arguments, wanted in ((["keskar-digits", "--landscape"], True), ([], False)):
+        assert cli.main(["study", *arguments]) == 2
+        assert asked["landscape"] is wanted and "landscape" not in asked["fields"]
+    capsys.readouterr()
+
+
+def test_shift_of_known_curves():
+    t = np.linspace(-1, 1, 41)
+    line = {"t": t, "train/loss": (t - 0.01) ** 2, "test/loss": 2 * (t - 0.21) ** 2 + 1}
+    np.testing.assert_allclose(_measures._shift(line), 0.2, atol=1e-9)

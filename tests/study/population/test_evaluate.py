@@ -1,0 +1,68 @@
+"""Means are exact over ragged batches and weighted as the task says."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gapjax import models, study
+from gapjax.study._population import _evaluate
+from gapjax.study._population._evaluate import Evaluator, Weights
+from tests.study.conftest import make_blobs
+
+
+def _members(network, inputs, count=3):
+    keys = jax.random.split(jax.random.key(0), count)
+    params, state = jax.vmap(network.init, (0, None))(keys, inputs)
+    return Weights(params, state)
+
+
+@pytest.mark.parametrize("rows", [7, 30, 1000])
+def test_means_are_those_of_all_examples_at_once(rows, monkeypatch):
+    monkeypatch.setattr(_evaluate, "_ROWS", 3 * rows)
+    network = models.as_network(models.MLP((5,), 3))
+    split, task = make_blobs().test, study.classification()
+    weights = _members(network, split.images)
+    evaluator = Evaluator(network, task, task.select)
+    found, each = evaluator.means(weights, split), evaluator.examples(weights, split)
+    for member in range(3):
+        own = jax.tree.map(lambda x, m=member: x[m], weights)
+        outputs, _ = network.apply(*own, split.images, train=False)
+        wanted = task.measure(outputs, split)
+        for name, values in wanted.items():
+            np.testing.assert_allclose(found[name][member], values.mean(), rtol=1e-5)
+            np.testing.assert_allclose(each[name][member], values, rtol=1e-5, atol=1e-6)
+
+
+def test_examples_weigh_what_the_task_says(monkeypatch):
+    monkeypatch.setattr(_evaluate, "_ROWS", 4)
+    rng = np.random.default_rng(0)
+    split = {"x": rng.normal(size=(10, 2)).astype(np.float32), "w": np.arange(10, dtype=np.float32)}
+    task = study.Task(
+        lambda o, b: o[:, 0] ** 2, {}, "loss", inputs=lambda b: b["x"], weight=lambda b: b["w"]
+    )
+    network = models.Network(
+        lambda key, x: ({"w": jnp.ones(2)}, {}),
+        lambda params, state, x, **_: ((x * params["w"])[:, :1], state),
+        lambda *_: {},
+    )
+    evaluator = Evaluator(network, task, task.select)
+    found = evaluator.means(_members(network, split["x"], 1), split)
+    wanted = (split["x"][:, 0] ** 2 * split["w"]).sum() / split["w"].sum()
+    np.testing.assert_allclose(found["loss"][0], wanted, rtol=1e-6)
+    np.testing.assert_array_equal(evaluator.example_weights(split), split["w"])
+
+
+def test_statistics_are_taken_anew_for_every_member(monkeypatch):
+    monkeypatch.setattr(_evaluate, "_ROWS", 30)
+    network = models.as_network(models.MLP((5,), 3))
+    split, task = make_blobs().train, study.classification()
+    weights = _members(network, split.images)
+    precise = Evaluator(network, task, task.select).with_precise_statistics(weights, split)
+    assert precise.params is weights.params
+    for member in range(3):
+        dense = jax.tree.map(lambda x, m=member: np.asarray(x[m], float), weights.params["Dense_0"])
+        hidden = split.images @ dense["kernel"] + dense["bias"]
+        norm = precise.model_state["batch_stats"]["BatchNorm_0"]
+        np.testing.assert_allclose(norm["mean"][member], hidden.mean(0), atol=1e-4)
+        np.testing.assert_allclose(norm["var"][member], hidden.var(0), rtol=1e-3)

@@ -1,0 +1,123 @@
+"""Sentences say what the numbers say, and no more."""
+
+import numpy as np
+import pytest
+
+from gapjax import study
+from gapjax.study._findings._result import find_all
+from gapjax.study._report._numbers import interval, plus_minus, share
+from gapjax.study._report._table import closed
+from gapjax.study._results._records import (
+    Config,
+    Curves,
+    RegimeRecord,
+    Run,
+    TaskFacts,
+    over_seeds,
+)
+
+ACCURACY = TaskFacts("classification", "accuracy", True, ["loss", "accuracy"], ["accuracy"], False)
+LOSS = TaskFacts("regression", "loss", False, ["loss"], [], False)
+
+
+def made(tables, task=ACCURACY, factor=1, baseline=("SB", "LB")):
+    """A result of which every example of every seed is given, [S, n] by regime."""
+    records, examples = {}, {}
+    for name, table in tables.items():
+        table = np.atleast_2d(np.asarray(table, float))
+        values = {
+            f"{split}_{measure}": over_seeds(table.mean(1))
+            for split in ("train", "test")
+            for measure in task.measures
+        } | {"distance": over_seeds(np.ones(len(table)))}
+        run = Run(0.1, {}, values, over_seeds(np.zeros(len(table))), [])
+        batch = 16 if name == "SB" else 640
+        records[name] = RegimeRecord(
+            name=name,
+            remedies=name.split("+")[1:],
+            batch_size=batch,
+            batch_sizes=[(0, batch)],
+            ghost_size=None,
+            updates=10,
+            epochs=1.0,
+            examples=160 * (factor if "+" in name else 1),
+            seconds=1.0,
+            budget="same epochs",
+            boundaries=[],
+            seeds=list(range(len(table))),
+            run=run,
+            rule=None,
+            tuning=None,
+            curves=Curves([1], [16], [0.1], {"distance": [[1.0] * len(table)]}),
+        )
+        examples[name] = {task.headline: table, "weight": np.ones(table.shape[1])}
+    config = Config(
+        {
+            "baseline": list(baseline),
+            "dataset": {"name": "made", "normalize": None},
+            "validation": 0.2,
+        },
+        task,
+        {},
+    )
+    return find_all(config, records, examples)
+
+
+def _draws(mean, seeds=4, spread=0.01, key=0):
+    rng = np.random.default_rng([key, int(1e6 * abs(mean))])
+    return mean + spread * rng.normal(size=(seeds, 1)) + 0.05 * rng.normal(size=(seeds, 400))
+
+
+def test_the_gap_and_what_closes_it():
+    result = made({"SB": _draws(0.98), "LB": _draws(0.90), "LB+LR": _draws(0.96)}, factor=40)
+    text = study.finding(result)
+    assert text.startswith("From batch 16 to batch 640, same epochs, test accuracy falls by ")
+    gap = result.gap.gap
+    assert f"{100 * gap.mean:.2f} points (95% interval {100 * gap.low:.2f} to" in text
+    assert f"LB+LR {share(result.gap.shares['LB+LR'])}% at 40 times the examples" in text
+    assert "best" not in text
+
+
+def test_no_gap_is_claimed_that_is_not_told_from_chance():
+    result = made({"SB": _draws(0.951), "LB": _draws(0.950), "LB+LR": _draws(0.96)})
+    text = study.finding(result)
+    assert "That is not told from chance." in text and "closed" not in text
+    assert closed(result) == {"LB+LR": "no clear gap"}
+    assert any("SB is not told from LB" in note for note in study.notes(result))
+
+
+def test_a_large_batch_that_is_better_leaves_no_gap_to_close():
+    result = made({"SB": _draws(0.90), "LB": _draws(0.96), "LB+LR": _draws(0.95)})
+    assert study.finding(result).endswith("There is no gap to close.")
+    assert "rises by" in study.finding(result)
+    assert closed(result) == {"LB+LR": "no clear gap"}
+
+
+def test_of_a_loss_more_is_worse():
+    result = made({"SB": _draws(0.5), "LB": _draws(0.9), "LB+LR": _draws(0.6)}, LOSS)
+    text = study.finding(result)
+    assert "test loss rises by 0." in text and "points" not in text
+    assert 60 < 100 * result.gap.shares["LB+LR"].mean < 90
+
+
+def test_one_seed_has_no_interval():
+    result = made({"SB": _draws(0.98, 1), "LB": _draws(0.94, 1), "LB+LR": _draws(0.97, 1)})
+    assert "(one seed: nothing tells how much of that is chance)" in study.finding(result)
+    assert "±" not in " ".join(study.notes(result))
+    assert closed(result) == {"LB+LR": "too few seeds"}
+    assert any("too few seeds: an interval takes two" in note for note in study.notes(result))
+    assert plus_minus(result.regimes["SB"].run.values["test_accuracy"], 2, 100).count("±") == 0
+
+
+@pytest.mark.parametrize(("missing", "said"), [("SB", "SB was not"), ("LB", "LB was not")])
+def test_an_end_that_is_missing_is_named(missing, said):
+    tables = {"SB": _draws(0.98), "LB": _draws(0.90), "LB+LR": _draws(0.96)}
+    tables.pop(missing)
+    assert study.finding(made(tables)).startswith(said)
+
+
+def test_numbers_for_people():
+    assert plus_minus(study.OverSeeds(None, None, [None]), 2) == "diverged"
+    assert interval(study.Interval(0.5), 2) == "0.50 [no bound]"
+    assert interval(study.Interval(None), 2) == "–"
+    assert share(study.Interval(-1e-4, -0.02, 0.001)) == "0 [-2, 0]"

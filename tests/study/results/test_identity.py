@@ -1,0 +1,145 @@
+"""A folder is another experiment's wherever a function could have done something else."""
+
+import dataclasses
+import functools
+import sys
+import types
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from gapjax import study
+from gapjax.study._results._identity import identity
+from tests.study.conftest import tiny_study
+
+FACTOR = 1.0
+
+
+def _same(a, b):
+    return identity(a)[0] == identity(b)[0]
+
+
+def _factory(rate):
+    return lambda x: rate * x
+
+
+def _with_default(x, rate=1.0):
+    return rate * x
+
+
+def _reads_a_global(x):
+    return FACTOR * x
+
+
+class _Callable:
+    def __init__(self, rate):
+        self.rate = rate
+
+    def __call__(self, x):
+        return self.rate * x
+
+    def method(self, x):
+        return self.rate * x
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    rate: float
+    names: tuple = ("a",)
+
+
+class Net(nn.Module):
+    width: int = 3
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.width)(x)
+
+
+def _make(rate):
+    """As many kinds of things as hold a number, each made anew."""
+
+    def nested():
+        def inner(x):
+            return rate * x
+
+        return lambda x: inner(x)
+
+    module = types.ModuleType("own_settings")
+    module.RATE = rate
+    reads = types.FunctionType(
+        compile("def f(x): return settings.RATE * x", "f", "exec").co_consts[0],
+        {"settings": module},
+    )
+    return {
+        "closure": _factory(rate),
+        "nested closure": nested(),
+        "partial": functools.partial(_with_default, rate=rate),
+        "positional partial": functools.partial(_with_default, 1.0, rate),
+        "default": lambda x, r=rate: r * x,
+        "keyword default": eval(f"lambda x, *, r={rate}: r * x"),
+        "constant": eval(f"lambda x: {rate} * x"),
+        "attribute": _Callable(rate),
+        "bound method": _Callable(rate).method,
+        "dataclass": _Settings(rate),
+        "nested dataclass": {"a": [_Settings(1.0), _Settings(rate)]},
+        "namedtuple": optax.ScaleByScheduleState(rate),
+        "array": jnp.array([rate]),
+        "numpy scalar": np.float32(rate),
+        "optax schedule": optax.cosine_decay_schedule(rate, 10),
+        "jitted": jax.jit(_factory(rate)),
+        "wrapped": functools.wraps(_with_default)(_factory(rate)),
+        "module of the user's": reads,
+        "linen": Net(width=int(rate)),
+        "set": {rate, 7.0},
+        "remedy": study.Remedy("X", "x", loss=lambda losses, batch, key, plan: rate * losses),
+    }
+
+
+@pytest.mark.parametrize("kind", list(_make(1.0)))
+def test_what_differs_in_what_it_holds_is_another(kind):
+    assert _same(_make(1.0)[kind], _make(1.0)[kind])
+    assert not _same(_make(1.0)[kind], _make(2.0)[kind])
+
+
+def test_globals_that_a_function_reads(monkeypatch):
+    before = identity(_reads_a_global)[0]
+    monkeypatch.setattr(sys.modules[__name__], "FACTOR", 2.0)
+    assert identity(_reads_a_global)[0] != before
+
+
+def test_what_loops_back_to_itself_ends():
+    def recurse(n):
+        return recurse(n - 1) if n else 0
+
+    loop = []
+    loop.append(loop)
+    assert identity(recurse)[0] and identity(loop)[0]
+
+
+def test_what_has_no_state_to_read_is_named():
+    class Opaque:
+        __slots__ = ()
+
+    digest, vague = identity({"a": Opaque()}, "optimizer")
+    assert digest and vague == ["optimizer['a']"]
+
+
+def test_a_study_of_another_optimizer_or_closure_is_another_study(tmp_path):
+    def sgd(schedule, m):
+        return optax.sgd(schedule, momentum=m)
+
+    settings = {"regimes": ("SB", "LB"), "epochs": 1, "seeds": 1, "evaluations": 1}
+    first = tiny_study(optimizer=functools.partial(sgd, m=0.0), **settings)
+    study.run_study(first, tmp_path / "a")
+    again = tiny_study(optimizer=functools.partial(sgd, m=0.0), **settings)
+    study.run_study(again, tmp_path / "a")
+    other = tiny_study(optimizer=functools.partial(sgd, m=0.95), **settings)
+    with pytest.raises(ValueError, match=r"holds another study.* optimizer is"):
+        study.run_study(other, tmp_path / "a")
+    with pytest.raises(ValueError, match=r"holds another study.* version is"):
+        study.run_study(dataclasses.replace(again, version="2"), tmp_path / "a")

@@ -1,0 +1,157 @@
+"""Everything that can be known is said before a folder is made, in one line."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from gapjax import data, models, study
+from gapjax.study import Regime, Remedy
+from tests.study.conftest import make_blobs, tiny_study
+
+
+class Linen(nn.Module):
+    wide: int = 3
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(nn.Dense(8)(x))
+        return nn.Dense(self.wide)(nn.relu(x))
+
+
+class Nnx(nnx.Module):
+    def __init__(self, rngs):
+        self.first = nnx.Linear(6, 8, rngs=rngs)
+
+    def __call__(self, x):
+        return self.first(x)
+
+
+def _no_norm(use_running_average):
+    return lambda x: x
+
+
+def _growing_state():
+    def update(updates, state, params=None):
+        return updates, jnp.concatenate([state, state])
+
+    return optax.GradientTransformation(lambda params: jnp.zeros(2), update)
+
+
+def _raising_task(outputs, batch):
+    return batch.nothing
+
+
+PLAIN = study.classification()
+
+CASES = {
+    "width": (
+        {"model": Linen(wide=4)},
+        r"gives outputs of shape \[4\] for 3 classes: make its last",
+    ),
+    "inputs": ({"model": lambda rngs: Nnx(rngs)}, r"does not run on inputs of shape \[4\]"),
+    "no network": ({"model": lambda rngs: 3}, "gave int when called with rngs"),
+    "data": ({"dataset": "digitz"}, "Did you mean 'digits'"),
+    "batch": ({"large_batch": 70}, "larger than the 64"),
+    "validation": ({"large_batch": 60, "ghost_size": 4, "tune": 2}, "larger than the 51"),
+    "all held out": ({"tune": 2, "validation": 0.999}, "leaves none of 64 examples"),
+    "ghosts": ({"ghost_size": 7}, r"regime LB\+LR\+GBN: .* not a multiple of ghost_size=7"),
+    "ghosts of one": ({"ghost_size": 1}, "Use a ghost_size of at least 2"),
+    "no batch norm": (
+        {"model": models.MLP((8,), 3, norm=_no_norm)},
+        r"regime LB\+LR\+GBN wants ghost batch norm, but model .* has no batch norm",
+    ),
+    "later regime": (
+        {"regimes": ("SB", "LB+LR+GBN", "GROW+GBN"), "ghost_size": 16},
+        r"regime GROW\+GBN: a batch of 8 is not a multiple of ghost_size=16",
+    ),
+    "schedule": (
+        {"schedule": lambda updates, peak: 0.1},
+        "is no function of steps",
+    ),
+    "endless schedule": (
+        {"schedule": lambda updates, peak: lambda step: jnp.where(step > 5, jnp.nan, 0.1)},
+        "finite and not negative",
+    ),
+    "optimizer": ({"optimizer": lambda lr: None}, "must give an optax chain"),
+    "optimizer that raises": (
+        {"optimizer": lambda lr: optax.sgd(lr.nothing)},
+        "'function' object has no attribute 'nothing'",
+    ),
+    "state": (
+        {"optimizer": lambda lr: optax.chain(optax.sgd(lr), _growing_state())},
+        r"an update turns state.* from float32\[2\] into float32\[4\]",
+    ),
+    "loss": (
+        {"task": dataclasses.replace(PLAIN, loss=lambda o, b: o, smoothed=None)},
+        r"loss of task 'classification' gives shape \[2, 3\]",
+    ),
+    "metric": (
+        {"task": dataclasses.replace(PLAIN, metrics={"accuracy": _raising_task})},
+        "does not fit outputs of shape .*no attribute 'nothing'",
+    ),
+    "inputs of a task": (
+        {"task": dataclasses.replace(PLAIN, inputs=lambda batch: batch.pixels)},
+        "no attribute 'pixels'",
+    ),
+    "weights": (
+        {"task": dataclasses.replace(PLAIN, weight=lambda batch: jnp.ones((2, 1)))},
+        r"weight of task .* gives shape \[2, 1\]",
+    ),
+    "smoothing": (
+        {"task": dataclasses.replace(PLAIN, smoothed=None), "regimes": ("SB", "LB+SMOOTH")},
+        "has no loss with smoothed labels",
+    ),
+    "groups": ({"regimes": ("SB", "20+SAM")}, r"regime 20\+SAM, batch 20: .*8.*20"),
+    "augment": (
+        {"augment": ("flip",)},
+        r"regime SB, batch 8: augment 'flip' takes images",
+    ),
+    "augment that changes shapes": (
+        {"augment": (lambda key, batch: data.Split(batch.images[:, :2], batch.labels),)},
+        "regime SB, batch 8",
+    ),
+    "augment that raises": (
+        {"augment": (lambda key, batch: batch.nothing,)},
+        "regime SB, batch 8: .*no attribute 'nothing'",
+    ),
+    "rate": (
+        {"regimes": ("SB", Regime("x", remedies=(Remedy("X", "x", plan=lambda p: None),)))},
+        "plan of remedy X must give a plan",
+    ),
+    "normalize": (
+        {"dataset": dataclasses.replace(make_blobs(), normalize="channel")},
+        "normalize='channel' wants images",
+    ),
+    "follows": ({"regimes": ("LB", "LB+MATCH")}, "follows SB, which must be among"),
+    "devices": ({"seeds": 3}, "does not split evenly over batch_devices=5"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_does_not_fit_is_said_before_anything_is_written(case, tmp_path):
+    change, message = CASES[case]
+    devices = 5 if case == "devices" else 1
+    with pytest.raises(ValueError, match=message) as found:
+        study.run_study(tiny_study(**change), tmp_path / "a", batch_devices=devices)
+    assert "\n" not in str(found.value)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_noise_meter_takes_whole_ghosts(tmp_path):
+    """A regime whose ghosts are larger than the small batch, beside one that grows."""
+    own = tiny_study(
+        regimes=("SB", "LB+LR+GBN", "GROW"),
+        ghost_size=16,
+        seeds=1,
+        epochs=1,
+        evaluations=1,
+        noise_scale=True,
+    )
+    result = study.run_study(own, tmp_path / "a")
+    for record in result.regimes.values():
+        assert np.isfinite(record.curves.array("gradient_noise")[-1]).all()
