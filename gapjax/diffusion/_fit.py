@@ -6,7 +6,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gapjax._checks import positive_int
+from gapjax._checks import number, numbers_array, positive_int
 from gapjax.diffusion._laws import Law, fit_log, fit_power, quantile
 
 FEWEST = 5  # points, below which neither law can be told from anything
@@ -221,7 +221,7 @@ def _points(
     step: ArrayLike, distance: ArrayLike, first: int | None, last: int | None, momentum: float
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """The steps [n], rising, and curves [S, n] to fit, and what is to be said of them."""
-    t, d = np.asarray(step, np.float64), np.asarray(distance, np.float64)
+    t, d = numbers_array("step", step), numbers_array("distance", distance)
     if t.ndim != 1 or d.ndim not in (1, 2) or d.shape[-1:] != t.shape:
         raise ValueError(
             "step must have shape [n] and distance [n], or [S, n] for S seeds, not "
@@ -234,13 +234,14 @@ def _points(
         if first is None
         else positive_int("first", first)
     )
+    end = math.inf if last is None else number("last", last, least=1)
     curves, notes = d.reshape(-1, t.size), []
     broken = ~np.isfinite(curves).any(axis=1)
     if broken.any() and not broken.all():
         curves = curves[~broken]
         notes.append(f"{np.sum(broken)} seeds without a finite distance were left out")
     finite = np.isfinite(curves).all(axis=0)
-    inside = (t >= 1) & (t <= (np.inf if last is None else last))
+    inside = (t >= 1) & (t <= end)
     used = inside & finite & (t >= start)
     if first is None and np.sum(used) < FEWEST:
         notes.append(f"too few steps past the ballistic start ({start}): all were used")

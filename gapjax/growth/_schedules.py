@@ -5,8 +5,9 @@ import dataclasses
 import functools
 import itertools
 import math
+import numbers
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from gapjax import _checks
 
@@ -52,8 +53,14 @@ class StepwiseBatch:
     values: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        boundaries = tuple(_checks.positive_int("A boundary", at) for at in self.boundaries)
-        values = tuple(_checks.positive_int("A batch size", size) for size in self.values)
+        boundaries = tuple(
+            _checks.positive_int("A boundary", at)
+            for at in _checks.several("boundaries", self.boundaries)
+        )
+        values = tuple(
+            _checks.positive_int("A batch size", size)
+            for size in _checks.several("values", self.values)
+        )
         if len(values) != len(boundaries) + 1:
             raise ValueError(
                 f"{len(boundaries)} boundaries need {len(boundaries) + 1} sizes, not {len(values)}."
@@ -159,7 +166,8 @@ def geometric_batch(initial: int, *, factor: float, every: int, maximum: int) ->
     initial = _checks.positive_int("initial", initial)
     every = _checks.positive_int("every", every)
     at_least_initial(maximum, initial)
-    if not math.isfinite(factor) or round(initial * factor) <= initial:
+    real = isinstance(factor, numbers.Real)
+    if not real or not math.isfinite(factor) or round(initial * factor) <= initial:
         raise ValueError(
             f"factor must grow the batch, but {factor!r} times {initial} rounds to no more than "
             f"{initial}; use a factor of 2, say, or constant_batch({initial})."
@@ -184,9 +192,7 @@ def piecewise_batch(initial: int, boundaries_and_sizes: Mapping[int, int]) -> St
         >>> sizes(99), sizes(100), sizes(300)
         (64, 128, 1024)
     """
-    boundaries = sorted(
-        _checks.positive_int("A boundary", boundary) for boundary in boundaries_and_sizes
-    )
+    boundaries = rising_boundaries("boundaries_and_sizes", boundaries_and_sizes)
     values = [_checks.positive_int("initial", initial)]
     for boundary in boundaries:
         size = _checks.positive_int(
@@ -199,6 +205,15 @@ def piecewise_batch(initial: int, boundaries_and_sizes: Mapping[int, int]) -> St
             )
         values.append(size)
     return StepwiseBatch(tuple(boundaries), tuple(values))
+
+
+def rising_boundaries(name: str, by_boundary: Mapping[int, Any]) -> list[int]:
+    """The boundaries that a mapping has, rising."""
+    if not isinstance(by_boundary, Mapping):
+        raise ValueError(
+            f"{name} must be a dictionary such as {{100: ..., 300: ...}}, not {by_boundary!r}."
+        )
+    return sorted(_checks.positive_int("A boundary", boundary) for boundary in by_boundary)
 
 
 def at_least_initial(maximum: int, initial: int) -> None:
