@@ -85,6 +85,9 @@ class StepwiseBatch:
         Args:
             update: from 0.
 
+        Returns:
+            The sum of the sizes of all updates before it.
+
         Raises:
             ValueError: for an update that is no whole number of at least 0.
 
@@ -106,6 +109,9 @@ class StepwiseBatch:
 
         Args:
             examples: from 0.
+
+        Returns:
+            The update, from 0.
 
         Raises:
             ValueError: for a number of examples that is no whole number of at least 0.
@@ -136,6 +142,12 @@ def constant_batch(size: int) -> StepwiseBatch:
     Args:
         size: the global batch size, in examples.
 
+    Returns:
+        The schedule.
+
+    Raises:
+        ValueError: if the size is no whole number of at least 1.
+
     Example:
         >>> constant_batch(128)(10_000)
         128
@@ -144,15 +156,19 @@ def constant_batch(size: int) -> StepwiseBatch:
 
 
 def geometric_batch(initial: int, *, factor: float, every: int, maximum: int) -> StepwiseBatch:
-    """A batch that grows by a factor every so many updates, up to a maximum.
+    r"""A batch that grows by a factor every so many updates, up to a maximum.
 
-    ``B(u) = min(maximum, round(initial * factor ** (u // every)))``.
+    .. math:: B_u = \min(B_\mathrm{max},
+        \mathrm{round}(B_0 \cdot \mathrm{factor}^{\lfloor u / \mathrm{every} \rfloor}))
 
     Args:
         initial: the first global batch size.
         factor: the growth at each boundary, above 1.
         every: the number of updates between two growths.
         maximum: the largest size; the last growth stops at it.
+
+    Returns:
+        The schedule.
 
     Raises:
         ValueError: if a size or ``every`` is below 1, the factor does not grow the batch, or the
@@ -183,6 +199,9 @@ def piecewise_batch(initial: int, boundaries_and_sizes: Mapping[int, int]) -> St
     Args:
         initial: the first global batch size.
         boundaries_and_sizes: from an update to the size that holds from it on.
+
+    Returns:
+        The schedule.
 
     Raises:
         ValueError: if a size is smaller than the one before it.
