@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core import meta
 
 from gapjax.growth import _layer_noise
 from gapjax.growth._noise_scale import NoiseScale
@@ -129,7 +130,7 @@ def _intercept(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
     known = any(type(layer).__call__ is kind.__call__ for kind in _LAYERS)
     if context.method_name != "__call__" or not (known and _layer_noise.asked()):
         return next_fun(*args, **kwargs)
-    parameters = dict(layer.variables.get("params", {}))
+    parameters = dict(meta.unbox(layer.variables.get("params", {})))
     if layer.is_initializing() or not parameters:
         return next_fun(*args, **kwargs)
     free = {"parent": None, "name": None}
