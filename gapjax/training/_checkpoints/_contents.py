@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gapjax.training._sharding import put
+from gapjax.training._sharding import outside_meshes, put
 
 FORMAT = 3
 SMALL = 1 << 20  # bytes; up to there it costs less to fetch arrays together than one by one
@@ -253,7 +253,24 @@ def _checksums(leaves: list[Any]) -> list[int]:
         x.reshape(*x.shape, 1).view(np.uint32) if isinstance(x, np.ndarray) and _is_wide(x) else x
         for x in leaves
     ]
-    return [int(value) for value in jax.device_get(_sums(halves))] if halves else []
+    groups: dict[Any, list[int]] = {}  # no program takes arrays of two meshes
+    for i, x in enumerate(halves):
+        groups.setdefault(_home(x), []).append(i)
+    sums = [0] * len(halves)
+    with outside_meshes():
+        for group in groups.values():
+            found = jax.device_get(_sums([halves[i] for i in group]))
+            for i, value in zip(group, found, strict=True):
+                sums[i] = int(value)
+    return sums
+
+
+def _home(x: Any) -> Any:
+    """What arrays of one program have to share: devices, and how these are laid out."""
+    if not (isinstance(x, jax.Array) and x.committed):
+        return None
+    mesh = getattr(x.sharding, "mesh", None)
+    return frozenset(x.sharding.device_set), mesh and (mesh.axis_names, mesh.axis_types)
 
 
 def checksum(leaves: Sequence[Any]) -> int:
