@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from gapjax.study._population._member import MEMBERS, ROWS, Member, as_arrays, make_population
-from gapjax.study._population._setup import make_setup
 
 from benchmarks.speed import loop
 from benchmarks.speed.timing import interleave, keep, table
 from gapjax import data, models, study, training
+from gapjax.study._population._member import MEMBERS, ROWS, Member, as_arrays, make_population
+from gapjax.study._population._setup import make_setup
 
 UPDATES = 100
 
