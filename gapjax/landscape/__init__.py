@@ -24,6 +24,7 @@ from gapjax.landscape._directions import (
     trajectory_pca,
 )
 from gapjax.landscape._eigen import Eigenpairs, eigh_topk
+from gapjax.landscape._estimate import Estimate
 from gapjax.landscape._keskar import keskar_sharpness
 from gapjax.landscape._lanczos import LanczosState, lanczos
 from gapjax.landscape._operators import Operator, fisher, from_matvec, ggn, hessian
@@ -39,7 +40,7 @@ from gapjax.landscape._progress import Progress
 from gapjax.landscape._record import recorded
 from gapjax.landscape._sharpness import adaptive_sharpness, sam_sharpness
 from gapjax.landscape._spectrum import Density, count_above, spectral_density
-from gapjax.landscape._trace import Estimate, trace
+from gapjax.landscape._trace import trace
 
 __all__ = [
     "Curve",

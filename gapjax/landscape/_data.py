@@ -13,6 +13,7 @@ import numpy as np
 
 from gapjax._examples import count_examples, example_weights
 
+NOTHING_COUNTS = "all batches have weight 0; at least one example must count."
 Data = Sequence[Any] | Callable[[], Iterable[Any]]
 
 
@@ -58,6 +59,13 @@ class Batches:
             raise ValueError("data holds no batch; pass at least one (a callable yields anew).")
 
     @property
+    def first(self) -> Any:
+        """The first batch that counts."""
+        for batch, _ in self:
+            return batch
+        raise ValueError(NOTHING_COUNTS)
+
+    @property
     def fixed(self) -> bool:
         """Whether two passes see the very same objects whatever happens."""
         return isinstance(self.data, list | tuple)
@@ -85,8 +93,16 @@ def weighted_mean(kernel: Any, zeros: Any, batches: Batches, *args: Any) -> Any:
         total += weight
         mean = _move_mean(kernel, mean, np.float32(weight / total), batch, *args)
     if not total:
-        raise ValueError("all batches have weight 0; at least one example must count.")
+        raise ValueError(NOTHING_COUNTS)
     return mean
+
+
+def lower_mean(kernel: Any, zeros: Any, batch: Any, *args: Any) -> None:
+    """Traces and lowers what `weighted_mean` will run, which is then not done again.
+
+    The rules of some derivatives refuse only when a program is lowered.
+    """
+    _move_mean.lower(kernel, zeros, np.float32(1), batch, *args)
 
 
 def as_partial(function: Callable[..., Any]) -> jax.tree_util.Partial:
@@ -105,9 +121,8 @@ def loss_kernel(batch: Any, loss_fn: Any, params: Any) -> jax.Array:
 
 def check_scalar_loss(loss_fn: Any, params: Any, batches: Batches) -> Any:
     """Refuses a loss that is no scalar; returns its dtype."""
-    batch, _ = next(iter(batches))
     try:
-        out = jax.eval_shape(loss_fn, params, batch)
+        out = jax.eval_shape(loss_fn, params, batches.first)
     except Exception as error:
         error.add_note(
             "while tracing loss_fn(params, batch) with the first item of data as the batch; "
@@ -223,8 +238,7 @@ def evaluator(
     batches, function = Batches(data, weight_fn), as_partial(metric_fn)
 
     def evaluate(params: Any, *state: Any) -> Any:
-        batch, _ = next(iter(batches))
-        shapes = jax.eval_shape(_Metrics(), batch, function, params, state)
+        shapes = jax.eval_shape(_Metrics(), batches.first, function, params, state)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return jax.tree.map(
             float, weighted_mean(_Metrics(), zeros, batches, function, params, state)
