@@ -23,6 +23,15 @@ def num_examples(batch: Any) -> float:
     return count if weights is None else float(weights.sum())
 
 
+def refuse_single_batch(name: str, data: Any) -> None:
+    """Refuses what looks like a batch where batches belong."""
+    if isinstance(data, dict) or hasattr(data, "shape") or hasattr(data, "_fields"):
+        raise ValueError(
+            f"{name} is one {type(data).__name__}, which looks like a single batch: "
+            f"pass a sequence of batches, {name}=[batch]."
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Batches:
     """Data that can be walked again and again, each batch with its weight."""
@@ -32,12 +41,7 @@ class Batches:
 
     def __post_init__(self) -> None:
         """Refuses what is no data set, before any work."""
-        one = isinstance(self.data, dict) or hasattr(self.data, "shape")
-        if one or hasattr(self.data, "_fields"):
-            raise ValueError(
-                f"data is one {type(self.data).__name__}, which looks like a single batch: "
-                "pass a sequence of batches, data=[batch]."
-            )
+        refuse_single_batch("data", self.data)
         if not callable(self.data) and not isinstance(self.data, Sequence):
             raise ValueError(
                 f"data must be a sequence of batches, or a callable that yields them again at "

@@ -55,8 +55,8 @@ class ReverseOverReverse:
 class FiniteDifference:
     """H v as a central difference of gradients.
 
-    The step balances what the gradient rounds, about eps |g| / step, against the third derivative,
-    about step^2: the cube root of eps, in units of the parameters' length.
+    The cube root of eps as the step, in units of a parameter's size, balances what the gradients
+    round, about eps / step, against the third derivative, about step^2.
     """
 
     space: VectorSpace
@@ -66,7 +66,8 @@ class FiniteDifference:
         at = self.space.select(params)
         eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in at)
         point, length = self.space.as_vector(at), l2_norm(vector)
-        step = eps ** (1 / 3) * (1 + l2_norm(point)) / jnp.where(length > 0, length, 1)
+        usual = l2_norm(point) / self.space.size**0.5
+        step = eps ** (1 / 3) * (1 + usual) / jnp.where(length > 0, length, 1)
 
         def moved(sign: int) -> list[jax.Array]:
             return [

@@ -67,6 +67,11 @@ class VectorSpace:
         return jax.tree.unflatten(self.treedef, list(leaves))
 
     @property
+    def names(self) -> list[str]:
+        """The paths of the selected leaves."""
+        return self.chosen(path_names(self.like))
+
+    @property
     def abstract(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         """What a vector looks like."""
         every = zip(self.chosen(self.shapes), self.chosen(self.shardings), strict=True)
