@@ -5,8 +5,9 @@ residual network of Hoffer et al. ``as_network`` gives the functional view of an
 or nnx, that a pure train step needs. ``NETWORKS`` are the names that the command line knows.
 """
 
+from gapjax.models._as_network import as_network
 from gapjax.models._mlp import MLP, digits_mlp, f1
-from gapjax.models._network import Network, as_network
+from gapjax.models._network import Network
 from gapjax.models._networks import NETWORKS, find_network
 from gapjax.models._resnet import ResNet, resnet, resnet44
 

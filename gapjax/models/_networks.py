@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gapjax import _checks
+from gapjax.models._calls import signature
 from gapjax.models._mlp import digits_mlp, f1
 from gapjax.models._resnet import resnet44
 
@@ -84,6 +85,6 @@ def _takes_a_width(found: Any) -> bool:
         return False
     if inspect.isclass(found) and issubclass(found, nn.Module):
         return True
-    parameters = list(inspect.signature(found).parameters.values())
+    parameters = list(signature(found).parameters.values())
     needed = [p for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
     return not any(p.name == "rngs" for p in needed)
