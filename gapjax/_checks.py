@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 
 def positive_int(name: str, value: int) -> int:
     """A whole number of at least 1 (NumPy integers pass, booleans do not)."""
@@ -70,6 +72,28 @@ def number(
     pairs = (("above", above), ("at least", least), ("below", below), ("at most", most))
     said = " and ".join(f"{word} {bound:g}" for word, bound in pairs if bound is not None)
     raise ValueError(f"{name} must be a finite number{said and ' ' + said}, not {value!r}.")
+
+
+def several(name: str, values: Any) -> list[Any]:
+    """A list, a tuple or an array of one axis, as a list."""
+    if isinstance(values, list | tuple) or (hasattr(values, "tolist") and len(values.shape) == 1):
+        return list(values)
+    raise ValueError(f"{name} must be a list, not {values!r}.")
+
+
+def numbers_array(name: str, values: Any) -> np.ndarray:
+    """An array of numbers, in float64."""
+    try:
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be an array of numbers, not {str(values)[:60]}.") from error
+
+
+def function(name: str, value: Any) -> Any:
+    """Something to call."""
+    if not callable(value):
+        raise ValueError(f"{name} must be a function, not {value!r}.")
+    return value
 
 
 def one_of(name: str, value: str, choices: Iterable[str]) -> str:

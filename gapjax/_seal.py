@@ -1,8 +1,12 @@
-"""JSON that knows whether it is whole: storage may hand back other bits without an error."""
+"""Files that know whether they are whole: storage may hand back other bits without an error."""
 
 import hashlib
 import json
+import os
+import pathlib
 from typing import Any
+
+SEAL = "checksums.json"
 
 
 def seal(about: dict[str, Any]) -> dict[str, Any]:
@@ -15,6 +19,59 @@ def is_sealed(about: Any) -> bool:
     return isinstance(about, dict) and about.get("seal") == _digest(
         {name: value for name, value in about.items() if name != "seal"}
     )
+
+
+def checksum_of(path: str | os.PathLike[str]) -> str:
+    """The hash of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+
+
+def seal_files(folder: str | os.PathLike[str], *, name: str = SEAL) -> None:
+    """Write down the checksums of all files in a folder, in a file of their own.
+
+    Args:
+        folder: with files at any depth.
+        name: of the file.
+    """
+    folder = pathlib.Path(folder)
+    sums = {where: checksum_of(folder / where) for where in _files(folder, name)}
+    (folder / name).write_text(json.dumps(seal({"files": sums})))
+
+
+def check_files(folder: str | os.PathLike[str], *, name: str = SEAL) -> None:
+    """Compare the files in a folder with what ``seal_files`` wrote down.
+
+    Args:
+        folder: what was sealed.
+        name: of the file with the checksums.
+
+    Raises:
+        ValueError: one is damaged, missing or too many; which.
+    """
+    folder = pathlib.Path(folder)
+    try:
+        about = json.loads((folder / name).read_text())
+    except (OSError, ValueError):
+        about = None
+    if not is_sealed(about) or not isinstance(about.get("files"), dict):
+        raise ValueError(
+            f"{folder / name}: these are no checksums, so nothing here is known to be whole."
+        )
+    here, sums = _files(folder, name), about["files"]
+    for where in sorted({*here, *sums}):
+        wrong = "is missing" if where not in here else "was not there before"
+        if where in here and where in sums:
+            if checksum_of(folder / where) == sums[where]:
+                continue
+            wrong = "checksum differs"
+        raise ValueError(f"{folder / where}: {wrong}; it is not what was saved.")
+
+
+def _files(folder: pathlib.Path, name: str) -> list[str]:
+    """The files in a folder, but the one of the checksums, by their place in it."""
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(where for where in found if where != name)
 
 
 def _digest(about: dict[str, Any]) -> str:

@@ -1,19 +1,17 @@
 """The ``gapjax`` command: thin, over ``gapjax.study`` and ``gapjax.data``."""
 
-import contextlib
 import dataclasses
-import io
 import os
 import pathlib
-import re
 import shlex
 import signal
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
-from gapjax import _checks, _tensorboard, _terminal
+from gapjax import _checks, _options, _tensorboard, _terminal
 
 _HELP = ("-h", "--help")
 
@@ -59,7 +57,8 @@ def _run(arguments: list[str]) -> int:
         if command.text is not None and {*arguments[1:]} & {*_HELP}:
             print(f"gapjax {name} {command.takes}".rstrip(), f"\n\n{command.text}")
             return 0
-        with training.resending_signals():
+        with training.resending_signals(), warnings.catch_warnings():
+            warnings.showwarning = _show_warning
             command.run(arguments[1:])
         return 0
     except KeyboardInterrupt:
@@ -76,6 +75,10 @@ def _run(arguments: list[str]) -> int:
     return code
 
 
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"gapjax: {' '.join(str(message).split())}", file=sys.stderr)
+
+
 def _study(arguments: list[str]) -> None:
     name = "digits"
     if arguments and not arguments[0].startswith("-"):
@@ -84,7 +87,7 @@ def _study(arguments: list[str]) -> None:
 
     default = study.preset(name)
     fields = _fields_of(default, out=f"runs/{name}")
-    values = vars(_parse(fields, arguments, prog="gapjax study [PRESET]"))
+    values = vars(_options.parse(fields, arguments, prog="gapjax study [PRESET]"))
     run = {name: values.pop(name) for name in _RUN}
     out, log_dir, distributed, dry = (
         run.pop(name) for name in ("out", "log_dir", "distributed", "dry_run")
@@ -166,50 +169,6 @@ def _fields_of(default: Any, *, out: str) -> type:
     return made
 
 
-def _parse(fields: type, arguments: list[str], *, prog: str) -> Any:
-    """Parse options with tyro, its errors cut down to one line."""
-    import tyro
-
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(
-                fields, args=arguments, prog=prog, config=(tyro.conf.FlagCreatePairsOff,)
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise ValueError(f"{_essence(said.getvalue())} See {prog.split(' [')[0]} --help.") from None
-
-
-def _essence(box: str) -> str:
-    """What a boxed error says, without its frame and its repetition of the help."""
-    lines = [line.strip(" │|") for line in box.splitlines()]
-    text, meant = [], []
-    for i, line in enumerate(lines):
-        if not line or re.search("─{3}|-{3}", line):  # the frame: Unicode, or ASCII where it must
-            continue
-        if line.startswith("Perhaps you meant"):
-            meant = [lines[i + 1].split()[0]]
-            break
-        if line.startswith(("Argument helptext", "For full helptext")):
-            break
-        text.append(line)
-    hint = f" Did you mean {meant[0]}?" if meant else ""
-    said = " ".join(text).rstrip(".")
-    for python, plain in _PLAIN.items():
-        said = re.sub(f"Error parsing (\\S+): {python}", f"\\1 takes {plain}", said)
-    return f"{said}.{hint}"
-
-
-# How Python says that a value has the wrong type, and what is meant.
-_PLAIN = {
-    r"invalid literal for int\(\) with base 10: (.*)": r"a whole number, not \2",
-    r"could not convert string to float: (.*)": r"a number, not \2",
-    r"Could not find valid parse for arguments: \[(.*)\]": r"numbers, not \2",
-}
-
-
 def _leave() -> None:
     """Leave at SIGTERM with one line, wherever the study does not save first."""
     print("gapjax: told to leave. The same command goes on from here.", file=sys.stderr)
@@ -289,6 +248,16 @@ def _data(arguments: list[str]) -> None:
         rest = [name]
     elif arguments[:1] != ["import"] or name.startswith("-"):
         raise ValueError(f"gapjax data has one command, import: {usage}")
+    is_text = name == "text"
+    if is_text:
+        name, *rest = rest or ["-"]
+        if name in _HELP:
+            rest = [name]
+        elif name.startswith("-"):
+            raise ValueError(
+                "gapjax data import text takes a name of your own for the data set: gapjax data "
+                "import text novels --from ~/novels"
+            )
     import tyro
 
     @dataclasses.dataclass(frozen=True)
@@ -300,10 +269,21 @@ def _data(arguments: list[str]) -> None:
             str | None, tyro.conf.arg(help="folder of prepared data sets; TFDS's own by default")
         ] = None
 
-    options = _parse(Import, rest, prog="gapjax data import NAME")
+    @dataclasses.dataclass(frozen=True)
+    class ImportText(Import):
+        """Write a standard TFDS folder of text, as windows of bytes."""
+
+        sequence_length: Annotated[int, tyro.conf.arg(help="tokens that a window predicts")] = 128
+
+    what = "text NAME" if is_text else "NAME"
+    options = _options.parse(
+        ImportText if is_text else Import, rest, prog=f"gapjax data import {what}"
+    )
     from gapjax import data
 
-    print(data.import_local(name, options.source, data_dir=options.data_dir))
+    write = data.import_text if is_text else data.import_local
+    given = dict(vars(options))
+    print(write(name, given.pop("source"), **given))
 
 
 class _Command(NamedTuple):
@@ -339,7 +319,11 @@ _COMMANDS: dict[str, _Command] = {
         "the batches and remedies that regimes are made of",
         "List the batches and the remedies that regimes are made of, with their sources.",
     ),
-    "data": _Command(_data, "import NAME --from DIR", "write a TFDS folder from local files"),
+    "data": _Command(
+        _data,
+        "import NAME --from DIR",
+        "write a TFDS folder from local files (import text NAME: windows of any text)",
+    ),
 }
 
 

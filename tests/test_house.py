@@ -64,7 +64,7 @@ def _lines_of_code(text):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_stay_small(path):
-    assert _lines_of_code(path.read_text()) <= 250
+    assert _lines_of_code(path.read_text()) <= 300
 
 
 def test_import_is_light():

@@ -47,14 +47,14 @@ def segment(model: str, seeds: int, updates: int) -> Any:
     settings = study.Study(
         dataset=dataset, model=model, small_batch=batch, large_batch=8 * batch, ghost_size=batch
     )
-    plan = study.make_plan(settings, study.REGIMES["SB"], EXAMPLES)
+    plan = study.make_plan(settings, study.Regime.parse("SB"), EXAMPLES)
     rows = np.random.default_rng(1).integers(EXAMPLES, size=(updates, seeds, batch))
     return population(settings, plan, dataset, rows.astype(np.int32), seeds)
 
 
 def floor(model: str, seeds: int, updates: int) -> Any:
     """A call that only moves the weights of so many seeds."""
-    network = study.Study(model=model).make_network(10)
+    network = study.Study(model=model).make_network(random_data(IMAGES[model]))
     params, _ = jax.eval_shape(network.init, jax.random.key(0), np.zeros((2, *IMAGES[model])))
     weights = jnp.zeros(seeds * optax.tree.size(params))
     return lambda: stream(weights, updates * PASSES // 2).block_until_ready()

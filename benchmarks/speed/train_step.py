@@ -14,30 +14,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from gapjax.study._members import ROWS, make_population, make_setup, preparer
 
 from benchmarks.speed import loop
 from benchmarks.speed.timing import interleave, keep, table
 from gapjax import data, models, study, training
+from gapjax.study._population._member import MEMBERS, ROWS, Member, as_arrays, make_population
+from gapjax.study._population._setup import make_setup
 
 UPDATES = 100
 
 
-def _bare(batch_size: int, regime: study.Plan, images: Any, labels: Any, indices: Any) -> Any:
+def _bare(plan: study.Plan, images: Any, labels: Any, indices: Any) -> Any:
     """The same training written by hand: no gapjax inside the step."""
     settings = study.Study()
     model = models.digits_mlp(norm=functools.partial(nn.BatchNorm, momentum=0.9))
     tx = optax.chain(
         optax.clip_by_global_norm(settings.clip_norm),
-        optax.add_decayed_weights(settings.weight_decay),
-        optax.sgd(regime.schedule, momentum=settings.momentum),
+        optax.add_decayed_weights(1e-4),
+        optax.sgd(plan.schedule(), momentum=0.9),
     )
-    prepare = preparer(np.asarray(images))
+    mean, std = data.channel_statistics(np.asarray(images))
+    std = np.where(std > 0, std, 1.0)
 
     def loss_fn(params: Any, stats: Any, x: Any, y: Any) -> Any:
         logits, updated = model.apply(
             {"params": params, "batch_stats": stats},
-            prepare(x),
+            (x - mean) / std,
             train=True,
             mutable=["batch_stats"],
         )
@@ -55,7 +57,7 @@ def _bare(batch_size: int, regime: study.Plan, images: Any, labels: Any, indices
 
         return jax.lax.scan(body, carry, indices)
 
-    variables = model.init(jax.random.key(0), prepare(images[:2]))
+    variables = model.init(jax.random.key(0), (images[:2] - mean) / std)
     carry = (variables["params"], variables["batch_stats"], tx.init(variables["params"]))
 
     def once() -> None:
@@ -67,19 +69,20 @@ def _bare(batch_size: int, regime: study.Plan, images: Any, labels: Any, indices
 
 
 def population(
-    settings: study.Study, plan: study.Plan, dataset: data.Dataset, indices: Any, members: int
+    settings: study.Study, plan: study.Plan, dataset: data.Dataset, indices: Any, seeds: int
 ) -> Any:
-    """A call that makes a segment of updates in the study's own way, for so many members."""
-    setup = make_setup(settings, settings.make_network(10), dataset.train, dataset.test)
-    parts = make_population(setup, plan, members)
-    rates = training.lay_out(parts.mesh, np.full(members, plan.learning_rate, np.float32), "member")
-    states = parts.init(np.arange(members, dtype=np.uint32), rates, dataset.train.images[:2])
+    """A call that makes a segment of updates in the study's own way, for so many seeds."""
+    setup = make_setup(settings, dataset)
+    parts = make_population(setup, plan, seeds)
+    hyper = as_arrays([Member(seed, plan.rate) for seed in range(seeds)])
+    hyper = training.lay_out(parts.mesh, hyper, *MEMBERS)
+    states = parts.init(hyper, setup.sample())
     on_device = training.lay_out(parts.mesh, dataset.train)
-    rows = training.lay_out(parts.mesh, indices, *ROWS)
+    rows = {"example": training.lay_out(parts.mesh, indices, *ROWS)}
 
     def once() -> None:
         nonlocal states
-        states, segment = parts.advance(states, rates, on_device, rows, len(rows))
+        states, segment = parts.advance(states, hyper, on_device, rows, len(indices))
         jax.block_until_ready(segment)
 
     return once
@@ -89,7 +92,7 @@ def main() -> None:
     dataset = data.load("digits")
     figures = {}
     for name in ("SB", "LB+LR"):
-        plan = study.make_plan(study.Study(), study.REGIMES[name], len(dataset.train))
+        plan = study.make_plan(study.Study(), study.Regime.parse(name), len(dataset.train))
         rng = np.random.default_rng(0)
         shape = (UPDATES, plan.batch_size)
         indices = jnp.asarray(rng.integers(len(dataset.train), size=shape), jnp.int32)
@@ -97,7 +100,7 @@ def main() -> None:
         images, labels = map(jnp.asarray, (dataset.train.images, dataset.train.labels))
         timings = interleave(
             {
-                "bare loop, one seed": _bare(plan.batch_size, plan, images, labels, indices),
+                "bare loop, one seed": _bare(plan, images, labels, indices),
                 "study, one seed": population(study.Study(), plan, dataset, alone, 1),
                 "study, 8 seeds": population(study.Study(), plan, dataset, several, 8),
             },

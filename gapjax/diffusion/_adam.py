@@ -4,7 +4,7 @@ import math
 import warnings
 from typing import Any
 
-from gapjax._checks import one_of, positive_float
+from gapjax._checks import one_of, positive_float, several
 from gapjax.diffusion._rules import Rate, checked_ratio, scale_learning_rate
 
 
@@ -154,10 +154,10 @@ def scale_adamw(
 
 
 def _same_half_life(beta: float, ratio: float, bounds: tuple[float, float]) -> float:
-    low, high = (_checked_beta("b2_range", bound) for bound in bounds)
-    if low > high:
-        raise ValueError(f"b2_range must rise, not {bounds!r}.")
-    wanted = beta**ratio
+    ends = [_checked_beta("b2_range", bound) for bound in several("b2_range", bounds)]
+    if len(ends) != 2 or ends[0] > ends[1]:
+        raise ValueError(f"b2_range must be two numbers that rise, not {bounds!r}.")
+    (low, high), wanted = ends, beta**ratio
     clipped = min(max(wanted, min(low, beta)), max(high, beta))
     if clipped != wanted:
         warnings.warn(

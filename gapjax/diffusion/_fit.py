@@ -6,30 +6,44 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
+from gapjax._checks import number, numbers_array, positive_int
+from gapjax.diffusion._laws import Law, fit_log, fit_power, quantile
+
 FEWEST = 5  # points, below which neither law can be told from anything
 FEW = 10  # points, below which the fit carries a note
+CLEAR = 2 * math.log(20)  # a difference of AICs that the wrong law has in at most 1 of 20 cases
+BALLISTIC = 5  # memories of the momentum, after which a walk has forgotten its start
 
 
 @dataclasses.dataclass(frozen=True)
 class DiffusionFit:
-    r"""Two laws fitted to the same points of a diffusion curve.
+    r"""Two laws fitted to the same points of one diffusion curve, or of one for each of S seeds.
 
     Attributes:
-        log_slope: b of the log-t law :math:`d = a + b \log t` (natural logarithm).
-        log_intercept: a.
-        log_r2: the fraction of the variance of d that the law explains.
+        log_slope: b of the log-t law :math:`d = a + b \log t` (natural logarithm); the mean over
+            seeds.
+        log_intercept: a, likewise.
+        log_r2: the fraction of the variance of d, within each curve, that the law explains.
         log_interval: 95% interval of b.
         log_intercept_interval: 95% interval of a.
-        log_covariance: covariance matrix of (a, b), shape [2, 2].
-        power_exponent: p of the power law :math:`d = c\, t^p`.
-        power_factor: c.
+        log_covariance: covariance matrix of (a, b), shape [2, 2]; it goes with Student's t of
+            ``degrees_of_freedom``.
+        power_exponent: p of the power law :math:`d = c\, t^p`; the mean over seeds.
+        power_factor: c, likewise.
         power_r2: the fraction of the variance of d that the law explains.
         power_interval: 95% interval of p.
-        delta_aic: AIC of the power law less that of the log-t law; positive favours log t.
-        better: "log" or "power", or "neither" where the two AICs are within 2 of each other.
+        delta_aic: AIC of the power law less that of the log-t law, both with correlated residuals;
+            positive favours log t.
+        better: "log" or "power", or "neither" where the two AICs are within 6 of each other: the
+            law that is wrong is 20 times likelier than the true one in at most 1 of 20 cases.
         step_range: the first and last step used.
-        num_points: points used.
-        effective_points: what they are worth as independent points; the intervals rest on it.
+        num_points: points used, of each curve.
+        num_seeds: curves used, S.
+        degrees_of_freedom: of the intervals: S - 1 for three seeds or more, else S (n - 2).
+        effective_points: what the points of a curve are worth as independent ones for the slope.
+        correlation_length: of the residuals of the log-t law, in log t; the median over what is
+            likely.
+        slopes: b of each curve, shape [S].
         note: what a reader of the figures should be told; empty when there is nothing.
     """
 
@@ -47,88 +61,108 @@ class DiffusionFit:
     better: str
     step_range: tuple[int, int]
     num_points: int
+    num_seeds: int
+    degrees_of_freedom: float
     effective_points: float
+    correlation_length: float
+    slopes: np.ndarray
     note: str
 
 
 def fit_diffusion(
-    step: ArrayLike, distance: ArrayLike, *, first: int = 1, last: int | None = None
+    step: ArrayLike,
+    distance: ArrayLike,
+    *,
+    first: int | None = None,
+    last: int | None = None,
+    momentum: float = 0.9,
 ) -> DiffusionFit:
-    r"""Fits the log-t law and a power law to a diffusion curve, by least squares of the distance.
+    r"""Fits the log-t law and a power law to diffusion curves.
 
     .. math:: d = a + b \log t \qquad\text{and}\qquad d = c\, t^p
 
-    Both have two parameters and are fitted to the same points in the same units, so their Akaike
-    criteria compare, :math:`\Delta\mathrm{AIC} = n \log(\mathrm{RSS}_p / \mathrm{RSS}_{\log})`.
+    Points of one curve are not independent: what a curve is off by at one step it is still off by a
+    little later. The residuals of both laws are taken to be an Ornstein-Uhlenbeck process in
+    :math:`\log t`, whose correlation falls as :math:`\exp(-|\Delta \log t| / \ell)`: white noise
+    for a short :math:`\ell`, a random walk for a long one. For each :math:`\ell` the laws are
+    fitted by generalized least squares, and the results averaged over :math:`\ell` by its
+    restricted likelihood (uniform in :math:`\log \ell` a priori), so that not knowing it widens
+    the intervals.
 
-    Points of one curve are not independent. With :math:`\rho` the lag-one correlation of the
-    residuals (0 if negative), n points are worth :math:`n (1 - \rho) / (1 + \rho)`; variances grow
-    by the inverse, and intervals use Student's t with that many points less two. This is a
-    correction, not a cure: the spread over seeds is the better error bar where there are seeds.
+    With three seeds or more, intervals are Student's over the seeds' own fits, and rest on no model
+    of the residuals. Of fewer, they are those of the average over :math:`\ell`; a single curve
+    hardly tells its own correlation, and where its residuals are a random walk its interval covers
+    somewhat less than it says, where they are white more.
+
+    Akaike's criterion compares the laws under the same model of the residuals, each at its most
+    likely :math:`\ell`. That log t fits better is no evidence for a random walk on a random
+    potential by itself: gradient descent on a separable problem also moves like log t.
 
     Args:
-        step: updates made, shape [n].
-        distance: distance from the start, shape [n]. Points at step 0 are not used (log t), nor
-            are points that are not finite.
-        first: the first step used. The law speaks of a walk that has forgotten its start: about 10
-            is a good choice for training runs.
+        step: updates made, shape [n], each once.
+        distance: distance from the start, shape [n], or [S, n] for S seeds. Points at step 0 are
+            not used (log t), nor are points that are not finite in every seed.
+        first: the first step used. By default the start is left out as long as the walk is
+            ballistic: :math:`5 / (1 - \mathrm{momentum})` updates. Where that leaves too few
+            points, all are used, and the note says so.
         last: the last step used, or None for all. For training runs, the last update before the
             first drop of the learning rate.
+        momentum: of the optimizer (b1 of Adam), whose memory is 1 / (1 - momentum) updates.
 
     Returns:
         Both fits and which is better.
 
     Raises:
-        ValueError: for arrays that do not match, fewer than 5 distinct steps in the range, or a
-            distance that does not change.
+        ValueError: for arrays that do not match, steps that repeat, fewer than 5 of them in the
+            range, a distance that does not change, or a momentum outside [0, 1).
 
     Example:
         >>> step = 2 ** np.arange(12)
         >>> fit = fit_diffusion(step, 1.0 + 0.5 * np.log(step))
-        >>> round(fit.log_slope, 6), round(fit.log_intercept, 6), fit.better
-        (0.5, 1.0, 'log')
+        >>> round(fit.log_slope, 6), round(fit.log_intercept, 6), fit.better, fit.step_range
+        (0.5, 1.0, 'log', (64, 2048))
 
     References:
         Hoffer, Hubara, Soudry, `Train longer, generalize better
-        <https://arxiv.org/abs/1705.08741>`_, 2017 (log t); Burnham and Anderson, Model Selection
-        and Multimodel Inference, 2002 (AIC, and the margin of 2).
+        <https://arxiv.org/abs/1705.08741>`_, 2017 (log t); Soudry et al, `The Implicit Bias of
+        Gradient Descent on Separable Data <https://arxiv.org/abs/1710.10345>`_, 2018 (log t without
+        any noise); Patterson, Thompson, Recovery of inter-block information when block sizes are
+        unequal, Biometrika 58, 1971 (restricted likelihood); Burnham and Anderson, Model Selection
+        and Multimodel Inference, 2002 (AIC); Royall, On the probability of observing misleading
+        statistical evidence, J. Am. Stat. Assoc. 95, 2000 (the margin).
     """
-    t, d, dropped = _points(step, distance, first, last)
+    t, curves, notes = _points(step, distance, first, last, momentum)
     x = np.log(t)
-    basis = np.stack([np.ones_like(x), x], axis=1)
-    (a, b), log_rss, log_residuals = _least_squares(basis, d)
-    c, p = _fit_power(x, d)
-    power_residuals = d - c * np.exp(p * x)
-    power_rss = float(power_residuals @ power_residuals)
-
-    spread = float(np.sum((d - d.mean()) ** 2))
-    # A law that fits to rounding is not infinitely better than one that nearly does.
-    floor = spread * float(np.finfo(np.float32).eps) ** 2
-    delta_aic = len(d) * math.log(max(power_rss, floor) / max(log_rss, floor))
-
-    effective = _effective_points(log_residuals)
-    log_covariance = _covariance(basis, log_rss, effective)
-    # Linearized about the fit, in (log c, p).
-    tangent = basis * (c * np.exp(p * x))[:, None]
-    power_effective = _effective_points(power_residuals)
-    power_covariance = _covariance(tangent, power_rss, power_effective)
+    middle = x.mean()
+    log_law, power_law = fit_log(x, curves), fit_power(x - middle, curves)
+    (a, b), covariance, freedom, (a_interval, b_interval) = log_law.summary()
+    _, _, _, (_, p_interval) = power_law.summary()
+    of_curves, powers = log_law.of_curves(), power_law.of_curves()
+    spread = float(np.sum((curves - curves.mean(axis=1, keepdims=True)) ** 2))
+    log_left = curves - of_curves @ np.stack([np.ones_like(x), x])
+    power_left = curves - powers[:, :1] * np.exp(powers[:, 1:] * (x - middle))
+    delta_aic = 2 * (log_law.log_likelihood - power_law.log_likelihood)
     return DiffusionFit(
         log_slope=float(b),
         log_intercept=float(a),
-        log_r2=1 - log_rss / spread,
-        log_interval=_interval(b, log_covariance[1, 1], effective),
-        log_intercept_interval=_interval(a, log_covariance[0, 0], effective),
-        log_covariance=log_covariance,
-        power_exponent=p,
-        power_factor=c,
-        power_r2=1 - power_rss / spread,
-        power_interval=_interval(p, power_covariance[1, 1], power_effective),
+        log_r2=1 - float(np.sum(log_left**2)) / spread,
+        log_interval=b_interval,
+        log_intercept_interval=a_interval,
+        log_covariance=covariance,
+        power_exponent=float(powers[:, 1].mean()),
+        power_factor=float(np.mean(powers[:, 0] * np.exp(-powers[:, 1] * middle))),
+        power_r2=1 - float(np.sum(power_left**2)) / spread,
+        power_interval=p_interval,
         delta_aic=delta_aic,
-        better="neither" if abs(delta_aic) < 2 else "log" if delta_aic > 0 else "power",
+        better="neither" if abs(delta_aic) < CLEAR else "log" if delta_aic > 0 else "power",
         step_range=(int(t.min()), int(t.max())),
         num_points=len(t),
-        effective_points=effective,
-        note=_note(t, dropped),
+        num_seeds=len(curves),
+        degrees_of_freedom=float(freedom),
+        effective_points=_effective_points(x, log_left, log_law),
+        correlation_length=float(log_law.lengths[np.searchsorted(np.cumsum(log_law.weights), 0.5)]),
+        slopes=of_curves[:, 1],
+        note="; ".join(notes),
     )
 
 
@@ -168,8 +202,7 @@ def updates_to_travel(fit: DiffusionFit, distance: float) -> tuple[float, float,
             f"The fit does not rise (log_slope = {fit.log_slope:.3g}), so by it no number of "
             f"updates reaches {distance}. Fit an earlier range of steps, see first and last."
         )
-    quantile = _quantile(fit.effective_points)
-    (var_a, cov), (_, var_b) = (quantile**2 * fit.log_covariance).tolist()
+    (var_a, cov), (_, var_b) = (quantile(fit.degrees_of_freedom) ** 2 * fit.log_covariance).tolist()
     a, b = fit.log_intercept, fit.log_slope
     # |d - a - b x| <= q sd(a + b x), squared: leading x^2 - 2 middle x + last <= 0.
     leading = b**2 - var_b
@@ -185,99 +218,74 @@ def updates_to_travel(fit: DiffusionFit, distance: float) -> tuple[float, float,
 
 
 def _points(
-    step: ArrayLike, distance: ArrayLike, first: int, last: int | None
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """The points to fit, in float64, and how many were dropped for not being finite."""
-    t, d = np.asarray(step, np.float64), np.asarray(distance, np.float64)
-    if t.ndim != 1 or t.shape != d.shape:
+    step: ArrayLike, distance: ArrayLike, first: int | None, last: int | None, momentum: float
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """The steps [n], rising, and curves [S, n] to fit, and what is to be said of them."""
+    t, d = numbers_array("step", step), numbers_array("distance", distance)
+    if t.ndim != 1 or d.ndim not in (1, 2) or d.shape[-1:] != t.shape:
         raise ValueError(
-            f"step and distance must be one curve, of one shape [n], not {t.shape} and {d.shape}. "
-            "For several seeds fit each: [fit_diffusion(step, one) for one in distance]."
+            "step must have shape [n] and distance [n], or [S, n] for S seeds, not "
+            f"{t.shape} and {d.shape}."
         )
-    inside = (t >= max(first, 1)) & (t <= (np.inf if last is None else last))
-    finite = np.isfinite(d)
-    used = inside & finite
-    found = np.unique(t[used]).size
-    if found < FEWEST:
+    if not (isinstance(momentum, int | float) and 0 <= momentum < 1):
+        raise ValueError(f"momentum must be in [0, 1), not {momentum!r}.")
+    start = (
+        math.ceil(BALLISTIC / (1 - momentum) - 1e-6)
+        if first is None
+        else positive_int("first", first)
+    )
+    end = math.inf if last is None else number("last", last, least=1)
+    curves, notes = d.reshape(-1, t.size), []
+    broken = ~np.isfinite(curves).any(axis=1)
+    if broken.any() and not broken.all():
+        curves = curves[~broken]
+        notes.append(f"{np.sum(broken)} seeds without a finite distance were left out")
+    finite = np.isfinite(curves).all(axis=0)
+    inside = (t >= 1) & (t <= end)
+    used = inside & finite & (t >= start)
+    if first is None and np.sum(used) < FEWEST:
+        notes.append(f"too few steps past the ballistic start ({start}): all were used")
+        start, used = 1, inside & finite
+    if np.sum(used) < FEWEST:
         raise ValueError(
-            f"A fit needs at least {FEWEST} distinct steps; there are {found} from step "
-            f"{max(first, 1)} to {'the end' if last is None else last} (of {t.size} in all). "
+            f"A fit needs at least {FEWEST} distinct steps; there are {np.sum(used)} from step "
+            f"{start} to {'the end' if last is None else last} (of {t.size} in all). "
             "Record more steps, or widen the range with first and last."
         )
-    if np.ptp(d[used]) == 0:
+    dropped = int(np.sum(inside & (t >= start) & ~finite))
+    order = np.flatnonzero(used)[np.argsort(t[used], kind="stable")]
+    t, curves = t[order], curves[:, order]
+    twice = t[1:][np.diff(t) == 0]
+    if twice.size:
         raise ValueError(
-            f"The distance is {d[used][0]} at every step: there is no law to fit. Do the weights "
+            f"Step {twice[0]:g} comes more than once. Several seeds go in as a distance of shape "
+            "[S, n]."
+        )
+    if np.any(np.ptp(curves, axis=1) == 0):
+        still = curves[np.ptp(curves, axis=1) == 0][0]
+        raise ValueError(
+            f"The distance is {still[0]} at every step: there is no law to fit. Do the weights "
             "move at all?"
         )
-    order = np.argsort(t[used], kind="stable")
-    return t[used][order], d[used][order], int(np.sum(inside & ~finite))
-
-
-def _least_squares(basis: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
-    solution = np.linalg.lstsq(basis, d, rcond=None)[0]
-    residuals = d - basis @ solution
-    return solution, float(residuals @ residuals), residuals
-
-
-def _fit_power(x: np.ndarray, d: np.ndarray) -> tuple[float, float]:
-    """Least squares of d = c exp(p x). For each p the best c is a projection; p by search."""
-    from scipy.optimize import minimize_scalar
-
-    centre = x.mean()
-
-    def projected(p: float) -> tuple[float, float]:
-        shape = np.exp(p * (x - centre))
-        c = float(shape @ d / (shape @ shape))
-        return c, float(np.sum((d - c * shape) ** 2))
-
-    # Several brackets, since the sum of squares may have more than one valley.
-    knots = np.linspace(-4.0, 4.0, 161)
-    best = int(np.argmin([projected(p)[1] for p in knots]))
-    bounds = (knots[max(best - 1, 0)], knots[min(best + 1, len(knots) - 1)])
-    found = minimize_scalar(
-        lambda p: projected(p)[1], bounds=bounds, method="bounded", options={"xatol": 1e-10}
-    )
-    p = float(found.x)
-    return projected(p)[0] * math.exp(-p * centre), p
-
-
-def _effective_points(residuals: np.ndarray) -> float:
-    """What correlated points are worth as independent ones, at least 3 for an interval at all."""
-    square = float(residuals @ residuals)
-    rho = float(residuals[1:] @ residuals[:-1]) / square if square > 0 else 0.0
-    rho = min(max(rho, 0.0), 0.99)
-    return max(3.0, len(residuals) * (1 - rho) / (1 + rho))
-
-
-def _covariance(basis: np.ndarray, rss: float, effective: float) -> np.ndarray:
-    """Covariance of least-squares parameters, the residual variance spread over fewer points."""
-    count = len(basis)
-    # rss / (n - 2) * n / n_effective, with the degrees of freedom of the effective points.
-    variance = rss / count * (effective / (effective - 2)) * (count / effective)
-    return variance * np.linalg.inv(basis.T @ basis)
-
-
-def _quantile(effective: float) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(effective - 2, 0.975))
-
-
-def _interval(value: float, variance: float, effective: float) -> tuple[float, float]:
-    half = _quantile(effective) * math.sqrt(max(variance, 0.0))
-    return float(value - half), float(value + half)
-
-
-def _exp(x: float) -> float:
-    return math.exp(x) if x < 709 else math.inf
-
-
-def _note(t: np.ndarray, dropped: int) -> str:
-    notes = []
     if len(t) < FEW:
         notes.append(f"only {len(t)} points: read the intervals, not the values")
     if t.max() / t.min() < 10:
         notes.append("less than a decade of steps: the two laws hardly differ there")
     if dropped:
         notes.append(f"{dropped} points that are not finite were left out")
-    return "; ".join(notes)
+    if len(curves) < 3:
+        notes.append("fewer than 3 seeds: the interval rests on a model of the residuals")
+    return t, curves, notes
+
+
+def _effective_points(x: np.ndarray, left: np.ndarray, law: Law) -> float:
+    """How many independent points, spread alike, would give a slope as exact as these."""
+    slopes = law.parameters[:, :, 1]
+    variance = law.weights @ (law.covariances[:, :, 1, 1] + (slopes - law.of_curves()[:, 1]) ** 2)
+    independent = np.mean(left**2) / np.mean((x - x.mean()) ** 2)
+    points = independent / max(float(variance.mean()), np.finfo(float).tiny)
+    return float(np.clip(points, 1.0, len(x)))
+
+
+def _exp(x: float) -> float:
+    return math.exp(x) if x < 709 else math.inf

@@ -274,6 +274,10 @@ def _scaled(updates: Any, scale: jax.Array) -> Any:
 
 def _target(reference: DiffusionRecord, steps_per_update: float) -> tuple[Any, int]:
     """The reference as a function of the update, and the last update it covers."""
+    if not (hasattr(reference, "step") and hasattr(reference, "distance")):
+        raise ValueError(
+            f"reference must be a DiffusionRecord, with steps and distances, not {reference!r}."
+        )
     step = np.asarray(reference.step, np.float64)
     distance = np.asarray(reference.distance, np.float64).reshape(-1, step.size).mean(axis=0)
     used = (step >= 1) & np.isfinite(distance) & (distance > 0)

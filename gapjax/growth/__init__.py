@@ -1,8 +1,17 @@
-"""Growth: batches that start small and grow.
+"""Growth: how large a batch may be, and batches that start small and grow.
 
-A batch-size schedule says how large each batch is, or a controller decides it from the measured
-gradient noise; :class:`GrowingBatches` cuts such batches from one exact stream of examples and lays
-them over the devices.
+* Ramps: ``constant_batch``, ``geometric_batch`` and ``piecewise_batch`` say how large each batch
+  is; ``parse_batch_schedule`` and ``ramp_from_levanter`` and its kin read the ramps of others.
+* Clocks: ``by_examples`` asks a schedule over examples by update, under any ramp;
+  ``decay_of_half_life`` does so for averages.
+* Growth in place of decay: ``seesaw`` for Adam and SGD, ``grow_instead_of_decay`` for a step
+  schedule of SGD.
+* Data: ``GrowingBatches`` cuts batches from one exact stream of examples and lays them over the
+  devices; ``stream_rows`` gives the same stream as numbers.
+* How large may it be: ``fit_critical_batch`` from steps to a target, ``branched_critical_batch``
+  from branches of a run, ``gradient_noise_scale`` from the gradient's noise between parts of a
+  batch, devices (``value_grad_and_device_noise``) or single examples (``gapjax.growth.linen``,
+  ``gapjax.growth.nnx``). Controllers grow the batch by what was measured.
 """
 
 from gapjax.growth._anneal import grow_instead_of_decay, seesaw

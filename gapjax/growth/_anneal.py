@@ -17,7 +17,7 @@ from gapjax import _checks
 from gapjax._batch_rules import rule_factor
 from gapjax._whole import LARGEST
 from gapjax.growth._by_examples import at_examples, leniently, pick, segments
-from gapjax.growth._schedules import StepwiseBatch, at_least_initial
+from gapjax.growth._schedules import StepwiseBatch, at_least_initial, rising_boundaries
 
 _GRID = 4097  # places at which a schedule is looked at before its peak and its cuts are found
 
@@ -81,14 +81,13 @@ def grow_instead_of_decay(
     values, levels, product = [batch_size], [lr], 1.0
     boundaries: list[int] = []
     examples = 0
-    for boundary in sorted(boundaries_and_scales):
+    for boundary in rising_boundaries("boundaries_and_scales", boundaries_and_scales):
         scale = boundaries_and_scales[boundary]
-        if not 0 < scale <= 1:
+        if not (isinstance(scale, numbers.Real) and 0 < scale <= 1):
             raise ValueError(
                 f"The scale at update {boundary} must be above 0 and at most 1, not {scale!r}; to "
                 "raise the learning rate, join a warm-up to the schedule returned."
             )
-        _checks.positive_int("A boundary", boundary)
         start = boundaries[-1] if boundaries else 0
         length = boundary - start
         if keep == "epochs":

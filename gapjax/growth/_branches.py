@@ -124,10 +124,15 @@ def branched_critical_batch(
         <https://arxiv.org/abs/2505.23971>`_, 2025, section 3, where a fixed tolerance of the
         smoothed training loss stands in place of the test.
     """
+    _checks.function("step", step)
+    _checks.function("evaluate", evaluate)
+    if not isinstance(batches, GrowingBatches):
+        raise ValueError(f"batches must be GrowingBatches, which can be forked, not {batches!r}.")
     looks = _checks.positive_int("looks", looks)
+    tolerance = _checks.number("tolerance", tolerance, least=0)
     if not _checks.positive_float("level", level) < 1:
         raise ValueError(f"level must lie between 0 and 1, not {level!r}.")
-    chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    chosen = list(range(seeds)) if isinstance(seeds, int) else _checks.several("seeds", seeds)
     if len(set(chosen)) != len(chosen) or len(chosen) < 2:
         raise ValueError(f"A paired test needs at least 2 different seeds, not {seeds!r}.")
     sizes = _sizes(batches, multiples, examples, looks)
@@ -206,7 +211,10 @@ def _sizes(
             f"Branches see equally many examples, but end_of_epoch={batches.end_of_epoch!r} leaves "
             'some out or pads; use end_of_epoch="carry".'
         )
-    exact = sorted(Fraction(_checks.positive_float("A multiple", k)) for k in multiples)
+    exact = sorted(
+        Fraction(_checks.positive_float("A multiple", k))
+        for k in _checks.several("multiples", multiples)
+    )
     if 1 not in exact or len(set(exact)) != len(exact) or len(exact) < 2:
         raise ValueError(
             f"multiples must hold 1, the batch in force ({base}), and others, each once; not "

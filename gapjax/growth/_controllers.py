@@ -1,6 +1,7 @@
 """Controllers: from what was measured to the next batch size."""
 
 import math
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -131,7 +132,7 @@ def norm_test_controller(
         Byrd, Chin, Nocedal, Wu, Sample size selection in optimization methods for machine learning,
         Mathematical Programming 134, 2012, section 3.
     """
-    if not 0 < theta < 1:
+    if not (isinstance(theta, numbers.Real) and 0 < theta < 1):
         raise ValueError(
             f"theta must lie in (0, 1), not {theta!r}: |g_B|^2 holds the noise of the batch, so "
             "with 1 or more the test never fails."
@@ -232,7 +233,7 @@ def branching_controller(
         del size, loss, learning_rate
         return math.sqrt(float(found.low) * float(found.high))
 
-    hysteresis = float(factor) if hysteresis is None else hysteresis
+    hysteresis = factor if hysteresis is None else hysteresis
     return _ladder("critical batch", target, initial, maximum, factor, hysteresis, 1)
 
 
@@ -248,8 +249,7 @@ def _ladder(
     """One rung up whenever the target has been above the batch for long enough."""
     rungs = geometric_batch(initial, factor=factor, every=1, maximum=maximum).sizes()
     _checks.positive_int("min_dwell", min_dwell)
-    if not hysteresis >= 1:
-        raise ValueError(f"hysteresis must be at least 1, not {hysteresis!r}.")
+    _checks.number("hysteresis", hysteresis, least=1)
 
     def update(
         state: ControllerState,

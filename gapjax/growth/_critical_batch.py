@@ -116,8 +116,9 @@ def fit_critical_batch(
     """
     table, dropped = _table(batch_sizes, steps)
     num_resamples = _checks.positive_int("num_resamples", num_resamples)
+    seed = _checks.whole_number("seed", seed)
     sizes = np.array(list(table))
-    if reference_batch is not None and reference_batch not in table:
+    if reference_batch is not None and reference_batch not in list(table):
         raise ValueError(f"reference_batch={reference_batch!r} is none of the sizes {list(table)}.")
     counts = np.array([len(logs) for logs in table.values()])
     means = np.array([logs.mean() for logs in table.values()])
@@ -233,7 +234,8 @@ class _Hyperbola:
 
 def _table(batch_sizes: ArrayLike, steps: ArrayLike) -> tuple[dict[float, np.ndarray], int]:
     """The logarithms of the steps by size, rising, and how many were left out."""
-    sizes, table = np.asarray(batch_sizes, np.float64), np.asarray(steps, np.float64)
+    sizes = _checks.numbers_array("batch_sizes", batch_sizes)
+    table = _checks.numbers_array("steps", steps)
     if sizes.ndim != 1 or table.ndim not in (1, 2) or len(table) != len(sizes):
         raise ValueError(
             "batch_sizes must have shape [K] and steps [K] or [K, seeds], not "

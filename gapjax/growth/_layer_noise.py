@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import get_opaque_trace_state
 
-from gapjax.growth._noise_scale import NoiseScale, gradient_noise_scale
+from gapjax.growth._noise_scale import NoiseScale, gradient_noise_scale, squared_norm
 
 # What a layer reports to, within one pass. jax.jit keeps a program for each, so that none of
 # another pass is called from its cache.
@@ -41,69 +41,80 @@ class Probes:
 
 
 @contextlib.contextmanager
-def reporting(to: Probes) -> Iterator[None]:
+def reporting(to: Probes | None) -> Iterator[None]:
     """Inside, layers report to this."""
     with _pass(to):
         yield
 
 
+def asked() -> bool:
+    """Whether layers are to report."""
+    return _pass.value is not None
+
+
 def report(
     name: str,
     x: jax.Array,
-    y: jax.Array,
-    normalized: Callable[[], jax.Array],
+    parameters: dict[str, jax.Array],
     *,
     features: Sequence[int],
-    scale: bool,
-    bias: bool,
+    layer: Callable[[dict[str, jax.Array]], jax.Array],
+    normalized: Callable[[], jax.Array],
 ) -> jax.Array:
     """A layer's output as it is, whose gradient tells the norms of its examples' gradients.
 
     Args:
         name: of the layer.
         x: its input, ``[B, ...]``.
-        y: its output.
+        parameters: its ``"scale"`` and ``"bias"``, as far as it has them.
+        features: the axes that they run along.
+        layer: gives the output, of the parameters.
         normalized: gives the input normalized, before gain and bias.
-        features: the axes of gain and bias.
-        scale: whether it has a gain.
-        bias: whether it has a bias.
     """
     to = _pass.value
-    if to is None or not (scale or bias):
-        return y
-    kept = {axis % x.ndim for axis in features} | {0}
-    if x.ndim < 2 or 0 in {axis % x.ndim for axis in features}:
+    kept = {axis % x.ndim for axis in features}
+    if x.ndim < 2 or 0 in kept:
         raise ValueError(f"The layer {name!r} has no leading axis of examples: {x.shape}.")
-    if to.probes is None:
-        to.meet(name, x)
-        return y
-    over = tuple(axis for axis in range(x.ndim) if axis not in kept)
-    return _tap((over, scale, bias), y, jax.lax.stop_gradient(normalized()), to.probes[name])
+    with reporting(None):
+        if to.probes is None:
+            to.meet(name, x)
+            return layer(parameters)
+        y = layer(jax.lax.stop_gradient(parameters))
+        plain = jax.lax.stop_gradient(normalized())
+    over = tuple(axis for axis in range(1, x.ndim) if axis not in kept)
+    varying = {kind: _varying_like(value, x) for kind, value in parameters.items()}
+    return _tap(over, y, plain, varying, to.probes[name])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _tap(how: Any, y: jax.Array, normalized: jax.Array, probe: jax.Array) -> jax.Array:
-    """`y`; the gradient of the probe is (sum of squared norms, squared norm of the sum)."""
-    del how, normalized, probe
+def _tap(over: Any, y: Any, normalized: Any, parameters: Any, probe: Any) -> jax.Array:
+    """`y`; the gradients of the parameters are summed over positions first, then over examples.
+
+    That of the probe is (the sum over examples of squared norms, the squared norm of the sum).
+    """
+    del over, normalized, parameters, probe
     return y
 
 
-def _tap_forward(how: Any, y: jax.Array, normalized: jax.Array, probe: jax.Array) -> Any:
-    del how, probe
-    return y, normalized
+def _tap_forward(over: Any, y: Any, normalized: Any, parameters: Any, probe: Any) -> Any:
+    del over, probe
+    return y, (normalized, parameters)
 
 
-def _tap_backward(how: Any, normalized: jax.Array, upstream: jax.Array) -> Any:
-    over, scale, bias = how
+def _tap_backward(over: Any, saved: Any, upstream: jax.Array) -> Any:
+    normalized, parameters = saved
     wide = upstream.astype(jnp.float32)
-    gradients = []  # of every example, [B, features]
-    if scale:
-        gradients.append(jnp.sum(wide * normalized.astype(jnp.float32), axis=over))
-    if bias:
-        gradients.append(jnp.sum(wide, axis=over))
-    single = sum(jnp.sum(jnp.square(g)) for g in gradients)
-    whole = sum(jnp.sum(jnp.square(jnp.sum(g, axis=0))) for g in gradients)
-    return upstream, jnp.zeros_like(normalized), jnp.stack([single, whole])
+    single = {  # of every example, [B, features]
+        kind: jnp.sum(wide * normalized if kind == "scale" else wide, axis=over)
+        for kind in parameters
+    }
+    whole = {kind: jnp.sum(gradient, axis=0) for kind, gradient in single.items()}
+    gradients = {
+        kind: gradient.reshape(parameters[kind].shape).astype(parameters[kind].dtype)
+        for kind, gradient in whole.items()
+    }
+    norms = jnp.stack([squared_norm(single), squared_norm(whole)])
+    return upstream, jnp.zeros_like(normalized), gradients, norms
 
 
 _tap.defvjp(_tap_forward, _tap_backward)
@@ -125,7 +136,10 @@ def value_grad_and_noise(
         met = Probes()
         jax.eval_shape(lambda params: (loss(params, met), None)[1], params)
         size = _batch_size({name: x.shape[0] for name, x in met.inputs.items()})
-        probes = {name: _probe(x) for name, x in met.inputs.items()}
+        probes = {}
+        for name, x in met.inputs.items():
+            axes, zeros = tuple(_varies_over(x)), jnp.zeros(2, jnp.float32)
+            probes[name] = jax.lax.pcast(zeros, axes, to="varying") if axes else zeros
         value, (grads, norms) = jax.value_and_grad(
             lambda params, probes: loss(params, Probes(probes)), argnums=(0, 1), has_aux=has_aux
         )(params, probes)
@@ -158,11 +172,14 @@ def follow_with_noise(
     return grads, after, {**metrics, **told}
 
 
-def _probe(x: Any) -> jax.Array:
-    """Zeros that vary over the mapped axes which the input of a layer varies over."""
-    varying = getattr(getattr(x, "manual_axis_type", None), "varying", ())
-    zeros = jnp.zeros(2, jnp.float32)
-    return jax.lax.pcast(zeros, tuple(varying), to="varying") if varying else zeros
+def _varying_like(value: jax.Array, x: jax.Array) -> jax.Array:
+    """Cast to vary over the axes (of ``shard_map``) that the input of a layer varies over."""
+    axes = _varies_over(jax.typeof(x)) - _varies_over(jax.typeof(value))
+    return jax.lax.pcast(value, tuple(axes), to="varying") if axes else value
+
+
+def _varies_over(kind: Any) -> frozenset[str]:
+    return getattr(getattr(kind, "manual_axis_type", None), "varying", frozenset())
 
 
 def _batch_size(num_examples: dict[str, int]) -> int:

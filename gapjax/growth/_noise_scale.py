@@ -255,7 +255,10 @@ def average_noise_scale(trace: Any, squared_norm: Any) -> NoiseScale:
         McCandlish, Kaplan, Amodei et al, `An Empirical Model of Large-Batch Training
         <https://arxiv.org/abs/1812.06162>`_, 2018, appendix A.1.
     """
-    pair = [np.asarray(values, np.float64) for values in (trace, squared_norm)]
+    pair = [
+        _checks.numbers_array(name, values)
+        for name, values in (("trace", trace), ("squared_norm", squared_norm))
+    ]
     if pair[0].shape != pair[1].shape or not pair[0].ndim or not len(pair[0]):
         raise ValueError(
             "trace and squared_norm must have one shape [T, ...], of at least one update, not "
@@ -292,8 +295,12 @@ def squared_norm(tree: Any) -> jax.Array:
 def _check_sizes(part_size: Any, batch_size: Any, num_examples: int | None) -> None:
     if num_examples is not None:
         _checks.positive_int("num_examples", num_examples)
-    if any(isinstance(size, jax.core.Tracer) for size in (part_size, batch_size)):
+    sizes = {"part_size": part_size, "batch_size": batch_size}
+    if any(isinstance(size, jax.core.Tracer) for size in sizes.values()):
         return
+    for name, size in sizes.items():
+        if np.asarray(size).dtype.kind not in "iuf":
+            raise ValueError(f"{name} must be a number of examples, not {size!r}.")
     if not np.all((np.asarray(part_size) > 0) & (np.asarray(part_size) < np.asarray(batch_size))):
         raise ValueError(
             f"A part of {part_size} examples is not smaller than the batch of {batch_size}; noise "

@@ -32,6 +32,7 @@ def ramp_from_levanter(steps: Sequence[Mapping[str, int]]) -> StepwiseBatch:
     References:
         levanter, ``ScheduleStep`` and ``BatchSchedule`` in ``levanter.schedule``.
     """
+    steps = _checks.several("steps", steps)
     starts = {_entry(step, "start"): _entry(step, "value") for step in steps}
     _check_rising("start", [_entry(step, "start") for step in steps])
     return from_starts(starts)
@@ -239,6 +240,8 @@ def ramp_from_olmo_core(
     if sequence_length is None and unit == "tokens":
         raise ValueError("Durations in tokens need the sequence_length of an example.")
     length = _checks.positive_int("sequence_length", sequence_length or 1)
+    batch_sizes = _checks.several("batch_sizes", batch_sizes)
+    schedule = _checks.several("schedule", schedule)
     if len(batch_sizes) != len(schedule):
         raise ValueError(
             f"{len(batch_sizes)} batch sizes need as many durations, not {len(schedule)}."

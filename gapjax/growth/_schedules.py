@@ -5,8 +5,9 @@ import dataclasses
 import functools
 import itertools
 import math
+import numbers
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from gapjax import _checks
 
@@ -52,8 +53,14 @@ class StepwiseBatch:
     values: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        boundaries = tuple(_checks.positive_int("A boundary", at) for at in self.boundaries)
-        values = tuple(_checks.positive_int("A batch size", size) for size in self.values)
+        boundaries = tuple(
+            _checks.positive_int("A boundary", at)
+            for at in _checks.several("boundaries", self.boundaries)
+        )
+        values = tuple(
+            _checks.positive_int("A batch size", size)
+            for size in _checks.several("values", self.values)
+        )
         if len(values) != len(boundaries) + 1:
             raise ValueError(
                 f"{len(boundaries)} boundaries need {len(boundaries) + 1} sizes, not {len(values)}."
@@ -78,6 +85,9 @@ class StepwiseBatch:
         Args:
             update: from 0.
 
+        Returns:
+            The sum of the sizes of all updates before it.
+
         Raises:
             ValueError: for an update that is no whole number of at least 0.
 
@@ -99,6 +109,9 @@ class StepwiseBatch:
 
         Args:
             examples: from 0.
+
+        Returns:
+            The update, from 0.
 
         Raises:
             ValueError: for a number of examples that is no whole number of at least 0.
@@ -129,6 +142,12 @@ def constant_batch(size: int) -> StepwiseBatch:
     Args:
         size: the global batch size, in examples.
 
+    Returns:
+        The schedule.
+
+    Raises:
+        ValueError: if the size is no whole number of at least 1.
+
     Example:
         >>> constant_batch(128)(10_000)
         128
@@ -137,15 +156,19 @@ def constant_batch(size: int) -> StepwiseBatch:
 
 
 def geometric_batch(initial: int, *, factor: float, every: int, maximum: int) -> StepwiseBatch:
-    """A batch that grows by a factor every so many updates, up to a maximum.
+    r"""A batch that grows by a factor every so many updates, up to a maximum.
 
-    ``B(u) = min(maximum, round(initial * factor ** (u // every)))``.
+    .. math:: B_u = \min(B_\mathrm{max},
+        \mathrm{round}(B_0 \cdot \mathrm{factor}^{\lfloor u / \mathrm{every} \rfloor}))
 
     Args:
         initial: the first global batch size.
         factor: the growth at each boundary, above 1.
         every: the number of updates between two growths.
         maximum: the largest size; the last growth stops at it.
+
+    Returns:
+        The schedule.
 
     Raises:
         ValueError: if a size or ``every`` is below 1, the factor does not grow the batch, or the
@@ -159,7 +182,8 @@ def geometric_batch(initial: int, *, factor: float, every: int, maximum: int) ->
     initial = _checks.positive_int("initial", initial)
     every = _checks.positive_int("every", every)
     at_least_initial(maximum, initial)
-    if not math.isfinite(factor) or round(initial * factor) <= initial:
+    real = isinstance(factor, numbers.Real)
+    if not real or not math.isfinite(factor) or round(initial * factor) <= initial:
         raise ValueError(
             f"factor must grow the batch, but {factor!r} times {initial} rounds to no more than "
             f"{initial}; use a factor of 2, say, or constant_batch({initial})."
@@ -176,6 +200,9 @@ def piecewise_batch(initial: int, boundaries_and_sizes: Mapping[int, int]) -> St
         initial: the first global batch size.
         boundaries_and_sizes: from an update to the size that holds from it on.
 
+    Returns:
+        The schedule.
+
     Raises:
         ValueError: if a size is smaller than the one before it.
 
@@ -184,9 +211,7 @@ def piecewise_batch(initial: int, boundaries_and_sizes: Mapping[int, int]) -> St
         >>> sizes(99), sizes(100), sizes(300)
         (64, 128, 1024)
     """
-    boundaries = sorted(
-        _checks.positive_int("A boundary", boundary) for boundary in boundaries_and_sizes
-    )
+    boundaries = rising_boundaries("boundaries_and_sizes", boundaries_and_sizes)
     values = [_checks.positive_int("initial", initial)]
     for boundary in boundaries:
         size = _checks.positive_int(
@@ -199,6 +224,15 @@ def piecewise_batch(initial: int, boundaries_and_sizes: Mapping[int, int]) -> St
             )
         values.append(size)
     return StepwiseBatch(tuple(boundaries), tuple(values))
+
+
+def rising_boundaries(name: str, by_boundary: Mapping[int, Any]) -> list[int]:
+    """The boundaries that a mapping has, rising."""
+    if not isinstance(by_boundary, Mapping):
+        raise ValueError(
+            f"{name} must be a dictionary such as {{100: ..., 300: ...}}, not {by_boundary!r}."
+        )
+    return sorted(_checks.positive_int("A boundary", boundary) for boundary in by_boundary)
 
 
 def at_least_initial(maximum: int, initial: int) -> None:

@@ -32,6 +32,8 @@ class BatchSharding:
         for name in ("ghost_size", "microbatch"):
             if getattr(self, name) is not None:
                 _checks.positive_int(name, getattr(self, name))
+        if self.mesh is not None and not isinstance(self.mesh, jax.sharding.Mesh):
+            raise ValueError(f"mesh must be a jax.sharding.Mesh or None, not {self.mesh!r}.")
         if self.mesh is not None and self.axis not in self.mesh.shape:
             raise ValueError(
                 f"The mesh has the axes {tuple(self.mesh.shape)}, none of them {self.axis!r}; say "

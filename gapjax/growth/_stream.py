@@ -7,7 +7,6 @@ can depend on how a batch is spread or on the sizes of the batches before it.
 """
 
 import functools
-import operator
 from typing import NamedTuple
 
 import numpy as np
@@ -38,7 +37,6 @@ class Window(NamedTuple):
     size: int
 
 
-@functools.lru_cache(maxsize=4)
 def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     """The order of the examples in an epoch; read-only, since callers share it.
 
@@ -53,10 +51,22 @@ def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     Returns:
         A permutation of the numbers below ``num_examples``, shape [num_examples].
 
+    Raises:
+        ValueError: for a seed or an epoch that is no whole number of at least 0, or no examples.
+
     Example:
         >>> epoch_order(0, 0, 10)
         array([0, 2, 9, 1, 8, 5, 4, 3, 6, 7], dtype=int32)
     """
+    return _order(
+        _checks.whole_number("seed", seed),
+        _checks.whole_number("epoch", epoch),
+        _checks.positive_int("num_examples", num_examples),
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     bits = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(num_examples)
     dtype = np.int32 if num_examples <= np.iinfo(np.int32).max else np.int64
     order = np.argsort(bits, kind="stable").astype(dtype)
@@ -89,12 +99,12 @@ def stream_rows(seed: int, start: int, stop: int, *, num_examples: int) -> Rows:
         >>> rows.example.tolist(), rows.epoch.tolist()
         ([6, 7, 5, 3], [0, 0, 1, 1])
     """
-    _checks.positive_int("num_examples", num_examples)
+    num_examples = _checks.positive_int("num_examples", num_examples)
     seed = _checks.whole_number("seed", seed)
     start, stop = _checks.whole_number("start", start), _checks.whole_number("stop", stop)
     if stop < start:
         raise ValueError(f"stop={stop} lies before start={start}; rows are counted forwards.")
-    return rows(start, stop, seed, operator.index(num_examples))
+    return rows(start, stop, seed, num_examples)
 
 
 def rows(start: int, stop: int, seed: int, num_examples: int) -> Rows:
@@ -103,7 +113,7 @@ def rows(start: int, stop: int, seed: int, num_examples: int) -> Rows:
     orders, lengths = [], []
     for epoch in range(first, last + 1):
         base = epoch * num_examples
-        order = epoch_order(seed, epoch, num_examples)
+        order = _order(seed, epoch, num_examples)
         orders.append(order[max(start - base, 0) : stop - base])
         lengths.append(len(orders[-1]))
     # Without a copy where there is only one: nearly always, and this runs at every update.

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core import meta
 
 from gapjax.growth import _layer_noise
 from gapjax.growth._noise_scale import NoiseScale
@@ -127,22 +128,21 @@ def _intercepted() -> contextlib.AbstractContextManager[Any]:
 def _intercept(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
     layer = context.module
     known = any(type(layer).__call__ is kind.__call__ for kind in _LAYERS)
-    if context.method_name != "__call__" or not known or layer.is_initializing():
+    if context.method_name != "__call__" or not (known and _layer_noise.asked()):
         return next_fun(*args, **kwargs)
-    scale, bias = layer.use_scale, getattr(layer, "use_bias", False)
-    if not (scale or bias):
+    parameters = dict(meta.unbox(layer.variables.get("params", {})))
+    if layer.is_initializing() or not parameters:
         return next_fun(*args, **kwargs)
-    x = args[0] if args else kwargs["x"]
-    features = getattr(layer, "feature_axes", -1)
+    free = {"parent": None, "name": None}
     # The same layer without gain and bias: the compiler computes what they share once.
-    bare = {"use_scale": False, **({"use_bias": False} if hasattr(layer, "use_bias") else {})}
-    plain = layer.clone(parent=None, name=None, dtype=jnp.float32, **bare)
+    bare = {use: False for use in ("use_scale", "use_bias") if hasattr(layer, use)}
+    plain = layer.clone(**free, **bare, dtype=jnp.float32)
+    features = getattr(layer, "feature_axes", -1)
     return _layer_noise.report(
         "/".join(layer.path),
-        x,
-        next_fun(*args, **kwargs),
-        lambda: plain.apply({}, *args, **kwargs),
+        args[0] if args else kwargs["x"],
+        parameters,
         features=(features,) if isinstance(features, int) else tuple(features),
-        scale=scale,
-        bias=bias,
+        layer=lambda own: layer.clone(**free).apply({"params": own}, *args, **kwargs),
+        normalized=lambda: plain.apply({}, *args, **kwargs),
     )

@@ -178,16 +178,25 @@ def _reporting_kind(kind: Any) -> Any:
     """The layer that tells the norms of its examples' gradients."""
 
     def call(self: Any, x: Any, mask: Any = None) -> jax.Array:
-        x = jnp.asarray(x)
+        values = {name: getattr(self, name, None) for name in ("scale", "bias")}
+        parameters = {name: value[...] for name, value in values.items() if value is not None}
+        if not (parameters and _layer_noise.asked()):
+            return kind.__call__(self, x, mask=mask)
+
+        def layer(own: dict[str, jax.Array]) -> jax.Array:
+            twin = nnx.clone(self)
+            for name, value in own.items():
+                getattr(twin, name)[...] = value
+            return kind.__call__(twin, x, mask=mask)
+
         features = getattr(self, "feature_axes", -1)
         return _layer_noise.report(
             self.label,
-            x,
-            kind.__call__(self, x, mask=mask),
-            lambda: _plain(self)(x, mask=mask),
+            jnp.asarray(x),
+            parameters,
             features=(features,) if isinstance(features, int) else tuple(features),
-            scale=self.scale is not None,
-            bias=getattr(self, "bias", None) is not None,
+            layer=layer,
+            normalized=lambda: _plain(self)(x, mask=mask),
         )
 
     return type(f"Reporting{kind.__name__}", (kind,), {"__call__": call})

@@ -19,18 +19,10 @@ from gapjax.study._plan import Plan, make_plan
 from gapjax.study._presets import PRESETS, preset
 from gapjax.study._regimes import BATCHES, Regime
 from gapjax.study._remedies import REMEDIES, Remedy
-from gapjax.study._report._figures import (
-    FIGURES,
-    Figure,
-    plot_curves,
-    plot_distance,
-    plot_gap_closed,
-    plot_growth,
-    plot_headline,
-    plot_lines,
-    plot_spectrum,
-    plot_way,
-)
+from gapjax.study._report._figures._curves import plot_curves, plot_distance, plot_growth
+from gapjax.study._report._figures._gap import plot_gap_closed, plot_headline
+from gapjax.study._report._figures._landscape import plot_lines, plot_spectrum, plot_way
+from gapjax.study._report._figures._list import FIGURES, Figure
 from gapjax.study._report._page import write_report
 from gapjax.study._report._table import columns, notes, rows
 from gapjax.study._report._words import finding

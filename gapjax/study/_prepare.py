@@ -159,7 +159,7 @@ def _check_outputs(setup: Setup, dataset: data.Dataset) -> None:
 
 
 def _trace(setup: Setup, plan: Plan) -> None:
-    """Trace the start and one update of a regime at each of its batch sizes; nothing is computed."""
+    """Trace the start of a regime, and an update at each of its batch sizes."""
     rates = [float(plan.schedule()(u)) for u in (0, plan.updates - 1)]
     if not all(np.isfinite(rates)):
         raise ValueError(f"regime {plan.name}: its learning rate is {rates}, and must be finite.")

@@ -272,7 +272,12 @@ def _tune(
     )
     at_edge = len(rates) > 1 and tuning.best in (0, len(rates) - 1)
     tuning = dataclasses.replace(tuning, at_edge=at_edge)
-    training.on_first(lambda: _folder.keep_json(kept, tuning))
+
+    def keep() -> None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        _folder.keep_json(kept, tuning)
+
+    training.on_first(keep)
     return tuning
 
 

@@ -11,7 +11,13 @@ before anything runs.
 
 from gapjax.training._ahead import CompiledAhead, compile_ahead, largest_microbatch
 from gapjax.training._averaging import average_weights, evaluation_params
-from gapjax.training._checkpoints import Checkpoint, Checkpoints, CheckpointWarning
+from gapjax.training._checkpoints import (
+    Checkpoint,
+    Checkpoints,
+    CheckpointWarning,
+    load_tree,
+    save_tree,
+)
 from gapjax.training._compile import CompiledStep, compile_step
 from gapjax.training._compile_cache import enable_compile_cache
 from gapjax.training._evaluation import make_eval_step
@@ -34,7 +40,6 @@ from gapjax.training._program import Collective, Memory, Program, inspect_progra
 from gapjax.training._sharding import state_shardings
 from gapjax.training._state import TrainState, init_state
 from gapjax.training._steps import TrainStep, make_train_step
-from gapjax.training._trees import load_tree, save_tree
 
 __all__ = [
     "Checkpoint",

@@ -100,6 +100,9 @@ def average_weights(
                 "average_weights has to be told the batch size: average_weights(half_life, "
                 "batch_size=...), or update(updates, state, params, batch_size=...)."
             )
+        import chex
+
+        chex.assert_trees_all_equal_shapes(state.mean, params)  # else it would be broadcast
         decay = jnp.exp2(-jnp.asarray(size).astype(jnp.float32) / half_life)
         mass = decay * state.mass + 1
 
@@ -148,13 +151,18 @@ def evaluation_params(opt_state: Any, params: Any) -> Any:
     kept = [_kept(state, params) for state in states if isinstance(state, kinds)]
 
     def choose(trained: Any, *candidates: Any) -> Any:
+        import chex
+
         values = [value for value in candidates if not _is_masked(value)]
         if len(values) > 1:
             raise ValueError(
                 "this optimizer keeps two sets of weights to evaluate with. Leave one of "
                 "average_weights and schedule_free out of the chain."
             )
-        return values[0].astype(trained.dtype) if values else trained
+        if not values:
+            return trained
+        chex.assert_equal_shape([values[0], trained])  # a state of these parameters
+        return values[0].astype(trained.dtype)
 
     chosen = jax.tree.map(choose, params, *kept)
     return chosen.slow if isinstance(chosen, optax.LookaheadParams) else chosen

@@ -12,11 +12,12 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gapjax import _checks
-from gapjax.training._contents import checksum
+from gapjax.training._checkpoints import checksum
 from gapjax.training._hosts import check_agreement
 from gapjax.training._optimizers import strong, without_aliases
 from gapjax.training._sharding import (
     AXIS,
+    Axis,
     check_mesh,
     gathering,
     is_spread,
@@ -31,8 +32,8 @@ def compile_step(
     *,
     mesh: Mesh | None = None,
     strategy: str = "jit",
-    parameters: str = "replicated",
-    axis: str = AXIS,
+    parameters: Any = "replicated",
+    axis: Axis = AXIS,
     donate: bool = True,
 ) -> "CompiledStep":
     """Compile ``step(state, batch) -> (state, metrics)`` for the devices of a mesh.
@@ -53,15 +54,22 @@ def compile_step(
 
     Args:
         step: a pure step, from ``make_train_step`` for ``strategy="pmap"``.
-        mesh: the devices; all of them in one axis where left out. Make it with Auto axes.
+        mesh: the devices; all of them in one axis where left out. Its axes may be Auto or Explicit
+            (the default of ``jax.make_mesh``), it may be set with ``jax.set_mesh`` or not: inside
+            the step the compiler lays things out, and what comes out lies on this mesh.
         strategy: ``"jit"`` (the default: one global program, laid out by ``NamedSharding``) or
-            ``"pmap"`` (a program per device, the mapped axis named ``axis``).
+            ``"pmap"`` (a program per device, the mapped axis named ``axis``), for programs that are
+            written for it: JAX's own documentation calls ``jax.pmap`` the old way to map over
+            devices, by now made of ``jit`` and ``shard_map``, and advises to use those.
         parameters: ``"replicated"``, or ``"sharded"``: fully sharded data parallel, every large
             leaf of parameters and optimizer state split over the devices as ``state_shardings``
             says. A step from ``make_train_step`` then gathers parameters before the loss and
             scatters gradients after it, never activations; in any other step that is left to the
-            compiler. Ask ``inspect_program`` what a program communicates.
-        axis: the mesh axis over which batches, and sharded parameters, are split.
+            compiler. Or ``"annotated"``, as the parameters say of themselves; or a tree of
+            ``PartitionSpec`` or ``NamedSharding`` that begins as ``state.params`` does. Ask
+            ``inspect_program`` what a program communicates.
+        axis: the mesh axis over which batches, and sharded parameters, are split; or a tuple of
+            several, over all of which together they are.
         donate: False to leave the state that is handed in as it is, for one more in memory: in a
             notebook, say, where a cell runs twice.
 
@@ -88,17 +96,23 @@ def compile_step(
     """
     _checks.one_of("strategy", strategy, ("jit", "pmap"))
     if mesh is None:
+        if not isinstance(axis, str):
+            raise ValueError(f"axis={axis!r} names several axes, and there is no mesh: give one.")
         mesh = jax.make_mesh((jax.device_count(),), (axis,), axis_types=(AxisType.Auto,))
     devices = check_mesh(mesh, axis)
     where = _split_axis(step)
     if strategy == "jit":
         layout = functools.partial(state_shardings, mesh=mesh, parameters=parameters, axis=axis)
-        layout({})  # what is wrong with it, is wrong now
-        if parameters == "sharded" and isinstance(step, TrainStep):
+        if isinstance(parameters, str):
+            layout({})  # a wrong word is wrong now
+        if isinstance(parameters, str) and parameters == "sharded" and isinstance(step, TrainStep):
             step = dataclasses.replace(step, loss_fn=gathering(step.loss_fn, mesh, axis))
-        jitted = functools.partial(_jit, step, mesh, PartitionSpec(*[None] * where, axis), donate)
-        return CompiledStep(_Program(layout, jitted, mesh, donate), devices, where)
-    if parameters != "replicated":
+        batch = NamedSharding(mesh, PartitionSpec(*[None] * where, axis))
+        jitted = functools.partial(_jit, step, batch, donate)
+        return CompiledStep(
+            _Program(layout, jitted, mesh, donate), devices, where, lambda b: _on_mesh(b, batch)
+        )
+    if not isinstance(parameters, str) or parameters != "replicated":
         raise ValueError(
             'strategy="pmap" keeps all parameters on every device: use strategy="jit" with '
             f"parameters={parameters!r}."
@@ -114,26 +128,23 @@ class CompiledStep:
         compiled: the jitted or pmapped step.
         devices: over how many devices a batch is split.
         axis: which axis of a batch is split: 1 where batches come in microbatches.
-        arrange: how a batch is laid out before the call; None where it stays as it is.
+        arrange: how a batch is laid out before the call.
     """
 
     compiled: Any
     devices: int
     axis: int
-    arrange: Callable[[Any], Any] | None = None
+    arrange: Callable[[Any], Any]
 
     def __call__(self, state: Any, batch: Any) -> Any:
         """One update."""
         self._check(batch)
-        return self.compiled(state, self.arrange(batch) if self.arrange else batch)
+        return self.compiled(state, self.arrange(batch))
 
     def lower(self, state: Any, batch: Any) -> Any:
         """The lowered program for arrays or ``jax.ShapeDtypeStruct`` of these shapes."""
         self._check(batch)
-        # eval_shape forgets shardings, by which a compiled program is found again.
-        return self.compiled.lower(
-            state, jax.eval_shape(self.arrange, batch) if self.arrange else batch
-        )
+        return self.compiled.lower(state, self.arrange(batch))
 
     def _check(self, batch: Any) -> None:
         for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
@@ -233,31 +244,43 @@ def _spec(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding, weak_type=weak)
 
 
-def _jit(
-    step: Callable[..., Any], mesh: Mesh, batch: PartitionSpec, donate: bool, layout: Any
-) -> Any:
-    """One global program."""
-    given, replicated = NamedSharding(mesh, batch), NamedSharding(mesh, PartitionSpec())
-    if any(kind is AxisType.Explicit for kind in mesh.axis_types):
+def _jit(step: Callable[..., Any], batch: NamedSharding, donate: bool, layout: Any) -> Any:
+    """One global program, for a batch and a state that lie so."""
+    replicated = NamedSharding(batch.mesh, PartitionSpec())
+    if any(kind is AxisType.Explicit for kind in batch.mesh.axis_types):
         # Inside, the compiler lays things out, as a step that knows of no mesh needs it.
         step = jax.sharding.auto_axes(step, out_sharding=(layout, replicated))
     return jax.jit(
         step,
-        in_shardings=(layout, given),
+        in_shardings=(layout, batch),
         out_shardings=(layout, replicated),
         donate_argnums=(0,) if donate else (),
     )
 
 
+def _on_mesh(batch: Any, sharding: NamedSharding) -> Any:
+    """A batch as it is, but for arrays that lie on another mesh, if only one of another kind."""
+
+    def one(leaf: Any) -> Any:
+        at = getattr(leaf, "sharding", None)
+        if not isinstance(at, NamedSharding) or at.mesh == sharding.mesh:
+            return leaf
+        if isinstance(leaf, jax.Array):
+            return jax.device_put(leaf, sharding)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(one, batch)
+
+
 def _compile_pmap(
-    step: Callable[..., Any], mesh: Mesh, axis: str, where: int, donate: bool
+    step: Callable[..., Any], mesh: Mesh, axis: Axis, where: int, donate: bool
 ) -> "CompiledStep":
     if not isinstance(step, TrainStep):
         raise ValueError(
             'strategy="pmap" averages gradients over devices inside the step, so it needs a step '
             'from make_train_step; use strategy="jit" for any other.'
         )
-    if len(mesh.shape) > 1:
+    if len(mesh.shape) > 1 or not isinstance(axis, str):
         raise ValueError(
             f'strategy="pmap" has one axis, and the mesh has {mesh.axis_names}: use a mesh of '
             f'{axis!r} alone, or strategy="jit".'
@@ -275,12 +298,20 @@ def _compile_pmap(
     mesh = Mesh(mesh.devices, mesh.axis_names)
     layout = functools.partial(state_shardings, mesh=mesh, axis=axis)
 
+    batch_sharding = NamedSharding(mesh, PartitionSpec(*[None] * where, axis))
+
     def per_device(x: Any) -> Any:
         count = len(devices)
-        return x.reshape(*x.shape[:where], count, x.shape[where] // count, *x.shape[where + 1 :])
+        shape = *x.shape[:where], count, x.shape[where] // count, *x.shape[where + 1 :]
+        return x.reshape(shape) if hasattr(x, "reshape") else jax.ShapeDtypeStruct(shape, x.dtype)
 
     program = _Program(layout, lambda _: mapped, mesh, donate)
-    return CompiledStep(program, len(devices), where, lambda b: jax.tree.map(per_device, b))
+    return CompiledStep(
+        program,
+        len(devices),
+        where,
+        lambda batch: jax.tree.map(per_device, _on_mesh(batch, batch_sharding)),
+    )
 
 
 def _split_axis(step: Callable[..., Any]) -> int:

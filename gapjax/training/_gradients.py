@@ -185,8 +185,8 @@ def sam(
         >>> w = jax.numpy.array([3.0, 4.0])
         >>> state = init_state(w, optax.sgd(1.0), key=jax.random.key(0))
         >>> state, _ = step(state, {"x": jax.numpy.zeros(8)})
-        >>> print((w - state.params).round(3))  # w (1 + 0.5 / |w|)
-        [3.3 4.4]
+        >>> [round(float(x), 3) for x in w - state.params]  # w (1 + 0.5 / |w|)
+        [3.3, 4.4]
 
     References:
         Foret, Kleiner, Mobahi, Neyshabur, `Sharpness-aware minimization

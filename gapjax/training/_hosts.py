@@ -31,6 +31,11 @@ def connect(*, lost_after: int = 60) -> None:
 
     Raises:
         ValueError: there is no cluster, or the processes do not find each other.
+
+    Example:
+        >>> connect()  # doctest: +SKIP
+        >>> jax.process_count()  # doctest: +SKIP
+        4
     """
     count, own = (os.environ.get(f"JAX_{name}") for name in ("NUM_PROCESSES", "PROCESS_ID"))
     try:
@@ -70,6 +75,11 @@ def leave(code: int) -> NoReturn:
 
     Raises:
         SystemExit: this process is the only one.
+
+    Example:
+        >>> leave(2)
+        Traceback (most recent call last):
+        SystemExit: 2
     """
     if jax.process_count() == 1:
         raise SystemExit(code)
@@ -83,15 +93,33 @@ def leave(code: int) -> NoReturn:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and prints."""
+    """Whether this process is the one that writes and prints.
+
+    Returns:
+        True for the first process, and where there is one alone.
+
+    Example:
+        >>> is_first()
+        True
+    """
     return jax.process_index() == 0
 
 
 def on_first(action: Callable[[], T]) -> T | None:
-    """Let the first process do something while the others wait; None for the others.
+    """Let the first process do something while the others wait.
+
+    Args:
+        action: what to do.
+
+    Returns:
+        What it returns in the first process; None in the others.
 
     Raises:
         ValueError: in the others, if it failed there.
+
+    Example:
+        >>> on_first(lambda: 3)
+        3
     """
     result, error = None, None
     if is_first():
@@ -111,6 +139,16 @@ def from_first(value: int) -> int:
     """What the first process says, where all have to do the same.
 
     Every process has to call it, in the same order.
+
+    Args:
+        value: a whole number, of this process.
+
+    Returns:
+        That of the first process.
+
+    Example:
+        >>> from_first(3)
+        3
     """
     if jax.process_count() == 1:
         return value
@@ -174,6 +212,9 @@ def check_agreement(items: Mapping[str, Any]) -> None:
     Raises:
         ValueError: the processes differ; in every one of them, naming the item, the processes and
             what they have.
+
+    Example:
+        >>> check_agreement({"seeds": 8, "folder": "runs/mine"})
     """
     first, *others = everyone({name: str(value) for name, value in items.items()})
     for name, has in first.items():

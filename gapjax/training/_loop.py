@@ -60,8 +60,8 @@ def fit(
         The final state and a ``History``.
 
     Raises:
-        ValueError: a number that is not positive, batches that end too early, or checkpoints of
-            another run.
+        ValueError: a number that is not positive, batches that end too early, checkpoints of
+            another run, or a folder that another process writes to.
         NumericalFault: a step made with ``on_fault="stop"`` met a loss or gradient that is not
             finite; at most ``in_flight`` updates later.
         Preempted: SIGTERM came; the run is saved.
@@ -80,6 +80,8 @@ def fit(
     if checkpoints is not None and checkpoints.updates:
         done, state, past = _go_on(checkpoints, state, batches, num_updates, record_every)
         source = source if knows_its_place(batches) else itertools.islice(source, done, None)
+    if checkpoints is not None and done < num_updates:
+        checkpoints.reserve()
     params = getattr(state, "params", state)
     recorder = Recorder(past)
     waiting: collections.deque[tuple[int, Any]] = collections.deque()

@@ -78,7 +78,7 @@ def make_advance(
         segment where it is one program, of one update with ``loop="host"``.
 
     Raises:
-        ValueError: an unknown ``loop``.
+        ValueError: an unknown ``loop``; when called, a loss that is not one number.
 
     Example:
         >>> import jax, numpy as np
@@ -100,6 +100,11 @@ def make_advance(
     def update(state: Any, hyper: Any, data: Any, rows: Any, sums: Segment) -> tuple[Any, Segment]:
         state, metrics = member_step(state, hyper, take(data, rows))
         loss, fault = metrics["loss"], metrics.get("fault", jnp.int32(-1))
+        if jnp.shape(loss):
+            raise ValueError(
+                'metrics["loss"] of a member step must be one number, not of shape '
+                f"{jnp.shape(loss)}: take the mean."
+            )
         first_bad = (sums.diverged == 0) & (~jnp.isfinite(loss) | (fault >= 0))
         diverged = jnp.where(first_bad, state.step.astype(jnp.int32), sums.diverged)
         fault = jnp.where(first_bad, fault, sums.fault)
@@ -234,6 +239,9 @@ def loop_for(params: Any, platform: str) -> str:
         params: the parameters of one member; a leaf with 3 axes or more is taken for a kernel.
         platform: ``jax.default_backend()``.
 
+    Returns:
+        ``"host"`` or ``"scan"``, for ``make_advance``.
+
     Example:
         >>> import jax.numpy as jnp
         >>> loop_for({"kernel": jnp.zeros((3, 3, 1, 8))}, "cpu")
@@ -255,6 +263,9 @@ def population_mesh(
         members: how many members there are.
         devices_per_member: over how many devices each member's batch is split.
         devices: the devices; all of them where left out.
+
+    Returns:
+        The mesh.
 
     Raises:
         ValueError: fewer devices than one member asks for; or, where several processes take part,
@@ -296,6 +307,9 @@ def lay_out(mesh: Mesh, tree: Any, *axes: str | None) -> Any:
         axes: a mesh axis, or None, for every leading axis that is split; without any, every device
             gets everything.
 
+    Returns:
+        A tree of ``jax.Array`` like it.
+
     Example:
         >>> import numpy as np
         >>> lay_out(population_mesh(1), {"x": np.arange(3)})["x"].tolist()
@@ -309,6 +323,12 @@ def to_host(tree: Any) -> Any:
     """Device arrays as NumPy arrays, also those that lie on the devices of several processes.
 
     Every process has to call it, in the same order.
+
+    Args:
+        tree: a pytree of arrays.
+
+    Returns:
+        The same tree of NumPy arrays.
 
     Example:
         >>> import jax.numpy as jnp

@@ -32,6 +32,16 @@ def on_sigterm(handle: Callable[[], None]) -> Iterator[None]:
     Nothing is changed where several processes take part, which have to leave together and for
     which JAX's preemption service has its own handler, nor in any thread but the main one: Python
     has no handlers elsewhere.
+
+    Args:
+        handle: what to do, between two instructions of the main thread.
+
+    Example:
+        >>> told = []
+        >>> with on_sigterm(lambda: told.append("leave")):
+        ...     signal.raise_signal(signal.SIGTERM)
+        >>> told
+        ['leave']
     """
     if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
         yield
@@ -49,7 +59,16 @@ def leave_on_sigterm(enabled: bool) -> Iterator[Callable[[int], bool]]:
 
     Called after every update with its number, the function says whether to save and leave. With
     several processes it says so to all of them after the same update, whichever of them was told:
-    JAX's preemption service agrees on one. Nothing is changed where not ``enabled``.
+    JAX's preemption service agrees on one.
+
+    Args:
+        enabled: False changes nothing, and the answer is always False.
+
+    Example:
+        >>> with leave_on_sigterm(True) as told_to_leave:
+        ...     signal.raise_signal(signal.SIGTERM)
+        ...     told_to_leave(1)
+        True
     """
     if not enabled:
         yield lambda update: False
@@ -70,6 +89,10 @@ def resending_signals() -> Iterator[None]:
 
     It does so in callbacks of the garbage collector, and JAX has one: of four Ctrl-C while programs
     were compiled, one went lost. For a whole program: it takes over ``sys.unraisablehook``.
+
+    Example:
+        >>> with resending_signals():
+        ...     pass
     """
     before, timers = sys.unraisablehook, list[threading.Timer]()
     signals = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}

@@ -1,5 +1,7 @@
 """Where the leaves of a training state lie on the devices of a mesh."""
 
+import contextlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,22 +11,29 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gapjax import _checks
+from gapjax.training._annotations import annotated_shardings, refuse_annotations
 
 AXIS = "data"
-PARAMETERS = ("replicated", "sharded")
+PARAMETERS = ("replicated", "sharded", "annotated")
+Axis = str | tuple[str, ...]
 # Below this many elements the latency of a collective costs more than the memory is worth.
 _SMALL = 1024
 
 
 def state_shardings(
-    state: Any, mesh: Mesh, *, parameters: str = "replicated", axis: str = AXIS
+    state: Any, mesh: Mesh, *, parameters: Any = "replicated", axis: Axis = AXIS
 ) -> Any:
     """The sharding of every leaf of a training state, as ``compile_step`` lays it out.
 
-    ``"sharded"`` is fully sharded data parallel (ZeRO stage 3, Rajbhandari et al. 2020): each leaf
-    is split along its largest axis that the devices divide (of two alike, the later one), so
-    parameters, optimizer state and all else take 1/D of their memory on each of D devices. Leaves
-    of fewer than 1024 elements, and those that the devices divide along no axis, are replicated.
+    ``"sharded"`` is fully sharded data parallel (ZeRO stage 3): each leaf is split along its
+    largest axis that the devices divide (of two alike, the later one), so parameters, optimizer
+    state and all else take 1/D of their memory on each of D devices. Leaves of fewer than 1024
+    elements, and those that the devices divide along no axis, are replicated.
+
+    ``"annotated"`` follows what the parameters say of themselves, the boxes of linen's
+    ``with_partitioning`` and the variables of an nnx module. A tree says it instead: what
+    ``flax.linen.get_partition_spec`` or ``flax.nnx.get_partition_spec`` give, say. What the
+    optimizer keeps of a parameter (its momentum, its average) lies as the parameter does.
 
     ``compile_step`` places a state by itself. This is for all else that has to know the layout:
     ``jax.device_put(state, state_shardings(...))``, or restoring a checkpoint straight into it.
@@ -32,25 +41,39 @@ def state_shardings(
     Args:
         state: any tree of arrays or ``jax.ShapeDtypeStruct``.
         mesh: the devices.
-        parameters: ``"replicated"`` (every device holds everything) or ``"sharded"``.
-        axis: the mesh axis to split over.
+        parameters: ``"replicated"`` (every device holds everything), ``"sharded"``,
+            ``"annotated"``, or a tree of ``PartitionSpec`` or ``NamedSharding`` that begins as
+            ``state.params`` does (as the state does, where it has none).
+        axis: the mesh axis to split over for ``"sharded"``, or several.
 
     Returns:
         A tree of ``NamedSharding`` like ``state``.
 
     Raises:
-        ValueError: an unknown word, or a mesh without the axis.
+        ValueError: an unknown word, a mesh without the axis, specs that do not fit the parameters
+            or the mesh, or annotations that contradict the word.
 
     Example:
         >>> import jax
+        >>> from jax.sharding import PartitionSpec as P
         >>> mesh = jax.make_mesh((jax.device_count(),), ("data",))
         >>> state = {"w": jax.ShapeDtypeStruct((8, 512), "float32"), "step": jax.numpy.zeros(())}
         >>> layout = state_shardings(state, mesh, parameters="sharded")
         >>> layout["w"].spec, layout["step"].spec
         (P(None, 'data'), P())
+        >>> state_shardings(state, mesh, parameters={"w": P("data"), "step": P()})["w"].spec
+        P('data',)
+
+    References:
+        Rajbhandari, Rasley, Ruwase, He, `ZeRO <https://arxiv.org/abs/1910.02054>`_, 2020.
     """
-    _checks.one_of("parameters", parameters, PARAMETERS)
     devices = check_mesh(mesh, axis)
+    if not isinstance(parameters, str):
+        return annotated_shardings(state, mesh, parameters)
+    _checks.one_of("parameters", parameters, PARAMETERS)
+    if parameters == "annotated":
+        return annotated_shardings(state, mesh, parameters)
+    refuse_annotations(state, mesh, parameters)
 
     def sharding(leaf: Any) -> NamedSharding:
         place = _axis_to_split(np.shape(leaf), devices) if parameters == "sharded" else None
@@ -83,31 +106,37 @@ def put(leaf: Any, sharding: jax.sharding.Sharding) -> jax.Array:
     return jax.device_put(leaf, sharding)
 
 
+def outside_meshes() -> Any:
+    """While inside, no mesh is set, of which arrays on other meshes would have to be."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return contextlib.nullcontext()
+    return jax.set_mesh(Mesh(np.empty((), dtype=object), ()))
+
+
 def is_spread(leaf: Any) -> bool:
     """Whether an array lies on devices of several processes."""
     return isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
 
 
-def check_mesh(mesh: Mesh, axis: str) -> int:
-    """The number of devices along an axis of a mesh that a step can be compiled for."""
+def check_mesh(mesh: Mesh, axis: Axis) -> int:
+    """The number of devices along an axis of a mesh, or along several together."""
     if not isinstance(mesh, Mesh):
         raise ValueError(
-            f"mesh must be a jax.sharding.Mesh, not {mesh!r}: make one with {_make_mesh(axis)}, or "
-            "leave it out to use every device."
+            f"mesh must be a jax.sharding.Mesh, not {mesh!r}: make one with "
+            'jax.make_mesh((jax.device_count(),), ("data",)), or leave it out to use every device.'
         )
-    if axis not in mesh.shape:
+    names = (axis,) if isinstance(axis, str) else axis
+    if not isinstance(names, tuple) or not names or len(set(names)) < len(names):
+        raise ValueError(f"axis must be the name of a mesh axis, or a tuple of some, not {axis!r}.")
+    if unknown := [name for name in names if name not in mesh.shape]:
         raise ValueError(
-            f"the mesh has the axes {mesh.axis_names}, none of them {axis!r}: say with axis= which "
-            "one batches are split over."
+            f"the mesh has the axes {mesh.axis_names}, none of them {unknown[0]!r}: say with axis= "
+            "which one batches are split over."
         )
-    return mesh.shape[axis]
+    return math.prod(mesh.shape[name] for name in names)
 
 
-def _make_mesh(axis: str) -> str:
-    return f'jax.make_mesh((jax.device_count(),), ("{axis}",))'
-
-
-def gathering(loss_fn: Callable[..., Any], mesh: Mesh, axis: str) -> Callable[..., Any]:
+def gathering(loss_fn: Callable[..., Any], mesh: Mesh, axis: Axis) -> Callable[..., Any]:
     """``loss_fn`` on parameters that are gathered before use, their gradients scattered again.
 
     Left to itself the compiler may split the contraction instead, and gather activations.

@@ -125,7 +125,7 @@ def test_what_is_given_is_never_clipped():
         ),
         (
             lambda: scale_adamw(1e-3, batch_size=1, base_batch_size=1, b2_range=(0.99, 0.9)),
-            "b2_range must rise",
+            "b2_range must be two numbers that rise",
         ),
         (
             lambda: scale_adamw(1e-3, weight_decay=-0.1, batch_size=1, base_batch_size=1),

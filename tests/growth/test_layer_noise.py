@@ -249,6 +249,22 @@ def test_inside_lifted_transforms(lift):
     _assert_same_noise(noise, _expected(loss, variables, x, layers))
 
 
+def test_parameters_with_names_of_axes():
+    """What ``nn.with_partitioning`` boxes is measured, and its gradient boxed again."""
+    ones = nn.with_partitioning(nn.initializers.ones, ("embed",))
+    model = nn.Sequential([nn.LayerNorm(scale_init=ones), jnp.tanh, nn.Dense(3)])
+    x = _data()
+    boxed = model.init(jax.random.key(1), x)
+
+    def loss(variables, x):
+        return _error(model.apply(variables, x), x)
+
+    _, grads, noise = jax.jit(in_linen.value_grad_and_noise(loss))(boxed, x)
+    assert jax.tree.structure(grads) == jax.tree.structure(boxed)
+    layers = {"layers_0": lambda tree: tree["params"]["layers_0"]}
+    _assert_same_noise(noise, _expected(loss, boxed, x, layers))
+
+
 def test_shares_of_devices_average_to_an_unbiased_estimate():
     loss, variables, x = _linen()
     mesh = data_mesh(4)

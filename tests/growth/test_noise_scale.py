@@ -47,6 +47,8 @@ def test_both_estimators_are_unbiased(parts, part_size):
     for values, truth in zip(estimates, (TRACE, NORM), strict=True):
         error = (values.mean() - truth) / (values.std() / np.sqrt(values.size))
         assert abs(error) < 4
+    noise = average_noise_scale(*estimates)
+    np.testing.assert_allclose(noise.noise_scale, TRACE / NORM, rtol=0.02)
 
 
 def _over_all_draws(gradients, part_size, batch_size, num_examples):

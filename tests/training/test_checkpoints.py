@@ -1,6 +1,12 @@
+import dataclasses
+import functools
+import json
+import os
 import pathlib
 import resource
 import shutil
+import subprocess
+import sys
 import warnings
 
 import jax
@@ -11,7 +17,8 @@ import pytest
 
 import gapjax
 from gapjax import training
-from gapjax.training import Checkpoints, CheckpointWarning, History, _packing
+from gapjax.training import Checkpoints, CheckpointWarning, History
+from gapjax.training._checkpoints import _contents
 from tests.meshes import data_mesh
 
 
@@ -85,7 +92,7 @@ class _Place:
 def storage(request, monkeypatch):
     """Arrays either go into one file together, or each is small enough to test and by itself."""
     if request.param == "by itself":
-        monkeypatch.setattr(_packing, "SMALL", 0)
+        monkeypatch.setattr(_contents, "SMALL", 0)
 
 
 @pytest.mark.usefixtures("storage")
@@ -125,7 +132,7 @@ def test_what_was_left_half_written_is_cleared_away(tmp_path):
     """By a run that was killed; what is whole, and what is not a checkpoint, stays."""
     with Checkpoints(tmp_path, every=1) as checkpoints:
         checkpoints.save(1, {"w": jnp.ones(3)})
-    half = shutil.copytree(tmp_path / "1", tmp_path / "2.orbax-checkpoint-tmp")
+    half = shutil.copytree(tmp_path / "1", tmp_path / "2.unfinished")
     (tmp_path / "notes").mkdir()
     with Checkpoints(tmp_path, every=1) as checkpoints:
         assert checkpoints.updates == (1,)
@@ -168,7 +175,7 @@ def _damages(path):
 # Orbax reads leaves side by side: after one has failed, the others find their event loop closed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_no_damage_goes_unnoticed(tmp_path, monkeypatch):
-    monkeypatch.setattr(_packing, "SMALL", 500)  # one array by itself, the rest packed
+    monkeypatch.setattr(_contents, "SMALL", 500)  # one array by itself, the rest packed
     rng = np.random.default_rng(0)
     states = [
         {"w": jnp.asarray(rng.normal(size=(40, 30)), jnp.float32), "b": jnp.ones(30) / (k + 3)}
@@ -208,7 +215,7 @@ def test_where_no_checkpoint_can_be_read_nothing_is_touched(tmp_path):
         Checkpoints(tmp_path, every=1).restore(jnp.zeros(3))
     with Checkpoints(tmp_path, every=1) as checkpoints:
         checkpoints.save(1, jnp.zeros(3))
-    (tmp_path / "1" / "about" / "metadata").write_text("{}")
+    (tmp_path / "1" / "about.json").write_text("{}")
     with pytest.raises(
         ValueError, match=r"none of the 1 checkpoints .* its description is damaged"
     ):
@@ -301,3 +308,261 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"cannot write checkpoints to .*file"):
         Checkpoints(tmp_path / "file", every=1).save(1, jnp.zeros(3))
+
+
+def _restored(folder, state, like=None):
+    with Checkpoints(folder, every=1) as checkpoints:
+        checkpoints.save(1, state)
+        checkpoints.wait()
+        return checkpoints.restore(state if like is None else like).state
+
+
+def test_plain_orbax_reads_it_in_three_lines(tmp_path):
+    tx = optax.adam(0.1)
+    params = {"Dense_0": {"kernel": jnp.arange(6.0).reshape(2, 3), "a/b.c": jnp.ones(2)}}
+    state = training.init_state(params, tx, key=jax.random.key(3), model_state={"n": 2})
+    large = jax.device_put(jnp.arange(2.0**19), _split(4))
+    state = state._replace(model_state={"n": 2, "large": large})
+    with Checkpoints(tmp_path, every=1) as checkpoints:
+        checkpoints.save(7, state, history=_history(4))
+
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        found = checkpointer.restore(tmp_path / "7" / "state")
+    np.testing.assert_array_equal(found["params"]["Dense_0"]["kernel"], [[0, 1, 2], [3, 4, 5]])
+    assert set(found["params"]["Dense_0"]) == {"kernel", "a%2Fb%2Ec"}
+    np.testing.assert_array_equal(found["opt_state"]["0"]["mu"]["Dense_0"]["kernel"], 0)
+    np.testing.assert_array_equal(found["model_state"]["large"], np.arange(2.0**19))
+    np.testing.assert_array_equal(found["key"], jax.random.key_data(jax.random.key(3)))
+    assert int(found["step"]) == 0 and int(found["model_state"]["n"]) == 2
+    with np.load(tmp_path / "7" / "history.npz") as history:
+        np.testing.assert_array_equal(history["step"], [1, 2, 3, 4])
+        assert set(history) == {"step", "metrics/loss", "metrics/noise"}
+
+
+def test_orbax_has_its_new_interface_still_under_experimental():
+    """The reason to write with handlers of the old one: when this fails, move to `ocp.v1`."""
+    import importlib.util
+
+    import orbax.checkpoint as ocp
+
+    assert importlib.util.find_spec("orbax.checkpoint.experimental.v1") is not None
+    assert importlib.util.find_spec("orbax.checkpoint.v1") is None
+    assert not hasattr(ocp, "save_pytree")
+
+
+@pytest.mark.parametrize(
+    "value", [3, -5, True, False, 0.25, 1e300, 2 + 3j, np.float32(2.5), np.int64(1 << 40)]
+)
+def test_numbers_come_back_with_their_types(tmp_path, value):
+    found = _restored(
+        tmp_path, {"n": value, "w": jnp.ones(2)}, {"n": type(value)(0), "w": jnp.zeros(2)}
+    )
+    assert type(found["n"]) is type(value) and found["n"] == value
+
+
+def test_a_counter_may_be_a_number_at_first_and_an_array_later(tmp_path):
+    found = _restored(tmp_path / "a", {"step": jnp.int32(7)}, {"step": 0})
+    assert isinstance(found["step"], jax.Array) and found["step"].dtype == jnp.int32
+    found = _restored(tmp_path / "b", {"step": -7}, {"step": jnp.int32(0)})
+    assert isinstance(found["step"], jax.Array) and int(found["step"]) == -7
+    found = _restored(tmp_path / "c", {"rate": jnp.bfloat16(0.5)}, {"rate": 0.0})
+    assert found["rate"].dtype == jnp.bfloat16 and float(found["rate"]) == 0.5
+    for there, here in ((jnp.float32(1), 0), (True, 0), (1, 0.0), (jnp.ones(2), 0)):
+        with Checkpoints(tmp_path / "d", every=1) as checkpoints:
+            checkpoints.save(max(checkpoints.updates, default=0) + 1, {"n": there})
+            checkpoints.wait()
+            with pytest.raises(ValueError, match=r"belongs to another state: \['n'\] is"):
+                checkpoints.restore({"n": here})
+
+
+def test_the_train_state_of_flax(tmp_path):
+    """Its step is a Python number until the first jitted update."""
+    from flax.training.train_state import TrainState
+
+    tx = optax.adam(0.1)
+    fresh = TrainState.create(apply_fn=None, params={"w": jnp.ones(3)}, tx=tx)
+    step = jax.jit(lambda state: state.apply_gradients(grads={"w": jnp.ones(3)}))
+    with jax.numpy_dtype_promotion("standard"):
+        state = step(step(fresh))
+    found = _restored(tmp_path, state, fresh)
+    _assert_same(found, state)
+    assert int(found.step) == 2 and found.tx is tx
+    with jax.numpy_dtype_promotion("standard"):
+        _assert_same(step(found).params, step(state).params)
+
+
+def test_the_state_of_an_nnx_module(tmp_path):
+    from flax import nnx
+
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.dense, self.norm = nnx.Linear(3, 4, rngs=rngs), nnx.BatchNorm(4, rngs=rngs)
+            self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+    state, other = (nnx.state(Net(nnx.Rngs(seed))) for seed in (0, 1))
+    found = _restored(tmp_path, state, other)
+    _assert_same(found, state)
+    nnx.update(Net(nnx.Rngs(2)), found)
+    shapes = jax.eval_shape(lambda: state)
+    _assert_same(Checkpoints(tmp_path, every=1).restore(shapes).state, state)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["w", "layers"], meta_fields=["name", "width"]
+)
+@dataclasses.dataclass
+class _Module:
+    """As equinox has them: fields that are arrays or modules, and some that are static."""
+
+    w: jax.Array
+    layers: list
+    name: str
+    width: int
+
+
+def test_modules_with_static_fields(tmp_path):
+    def make(value):
+        inner = _Module(jnp.full(2, value), [], "inner", 2)
+        return _Module(jnp.full((2, 3), value), [inner, inner], "outer", 3)
+
+    found = _restored(tmp_path, make(2.0), make(0.0))
+    _assert_same(found, make(2.0))
+    assert (found.name, found.width, found.layers[1].name) == ("outer", 3, "inner")
+
+
+def test_what_is_no_number_is_refused_by_name(tmp_path):
+    with Checkpoints(tmp_path, every=1) as checkpoints:
+        with pytest.raises(ValueError, match=r"state\['name'\] is a str; a checkpoint"):
+            checkpoints.save(1, {"name": "run", "w": jnp.ones(2)})
+        checkpoints.save(1, {"w": jnp.ones(2)})
+    assert Checkpoints(tmp_path, every=1).updates == (1,)
+
+
+def test_a_state_of_nothing(tmp_path):
+    assert _restored(tmp_path, {"w": jnp.zeros((0, 3)), "x": {}})["w"].shape == (0, 3)
+
+
+def test_what_an_older_release_wrote_is_refused_by_name(tmp_path):
+    (tmp_path / "5" / "about").mkdir(parents=True)
+    with pytest.raises(ValueError, match="another checkpoint format: 2 there, 3 here; go on with"):
+        Checkpoints(tmp_path, every=1).restore(jnp.zeros(3))
+
+
+def test_one_run_at_a_time_writes_to_a_folder(tmp_path):
+    """Another may look; a lock that nobody holds any more is taken over."""
+    step = jax.jit(lambda state, batch: (state + batch, {}))
+    with Checkpoints(tmp_path, every=1) as checkpoints:
+        ones = [np.float32(1)] * 3
+        training.fit(step, np.float32(0), ones, num_updates=2, checkpoints=checkpoints)
+        holder = json.loads((tmp_path / ".lock").read_text())
+    assert not (tmp_path / ".lock").exists() and holder["process"] == os.getpid()
+    far = json.dumps({**holder, "host": "far", "kernel": "another", "token": "x"})
+    (tmp_path / ".lock").write_text(far)
+    with Checkpoints(tmp_path, every=1) as checkpoints:
+        assert (
+            checkpoints.updates == (1, 2) and float(checkpoints.restore(np.float32(0)).state) == 2
+        )
+        for act in (
+            lambda: checkpoints.save(3, np.float32(3)),
+            lambda: training.fit(step, np.float32(0), ones, num_updates=3, checkpoints=checkpoints),
+        ):
+            with pytest.raises(ValueError, match=rf"{tmp_path} is written to by .* on far since"):
+                act()
+        shutil.copy(tmp_path / "1" / "about.json", tmp_path / "2" / "about.json")
+        (tmp_path / "2" / "about.json").write_text("{}")
+        with pytest.warns(CheckpointWarning, match="It is left as it is; going on from update 1"):
+            assert checkpoints.restore(np.float32(0)).update == 1
+    assert (tmp_path / ".lock").read_text() == far and (tmp_path / "2").exists()
+    (tmp_path / ".lock").write_text(json.dumps({**holder, "started": "1"}))
+    with Checkpoints(tmp_path, every=1) as checkpoints:
+        checkpoints.save(3, np.float32(3))
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_a_folder_that_was_taken_over_is_let_be(tmp_path):
+    checkpoints = Checkpoints(tmp_path, every=1)
+    checkpoints.save(1, jnp.ones(2))
+    checkpoints.wait()
+    holder = json.loads((tmp_path / ".lock").read_text())
+    other = {**holder, "host": "far", "kernel": "another", "token": "x"}
+    (tmp_path / ".lock").write_text(json.dumps(other))
+    with pytest.raises(ValueError, match=r"written to by .* on far"):
+        checkpoints.save(2, jnp.ones(2))
+    checkpoints.close()
+    assert json.loads((tmp_path / ".lock").read_text()) == other
+
+
+def test_a_folder_that_was_removed_is_made_again(tmp_path):
+    with Checkpoints(tmp_path / "run", every=1) as checkpoints:
+        checkpoints.save(1, jnp.ones(2))
+        checkpoints.wait()
+        shutil.rmtree(tmp_path / "run")
+        checkpoints.save(2, jnp.ones(2))
+    assert Checkpoints(tmp_path / "run", every=1).updates == (2,)
+
+
+FULL = """
+import resource, sys, jax.numpy as jnp, numpy as np
+from gapjax import training
+with training.Checkpoints(sys.argv[1], every=1, on_save_error="warn") as checkpoints:
+    checkpoints.save(1, {"w": jnp.ones((600, 600)), "b": jnp.ones(3)})
+    checkpoints.wait()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    values = np.random.default_rng(0).normal(size=(600, 600)).astype(np.float32)
+    checkpoints.save(2, {"w": jnp.asarray(values), "b": jnp.ones(3)})
+    checkpoints.wait()
+"""
+
+
+@pytest.mark.processes
+def test_a_full_disk_is_told_in_one_line(tmp_path):
+    """Not by orbax's threads too, each with its traceback."""
+    done = subprocess.run(
+        [sys.executable, "-W", "always::gapjax.training.CheckpointWarning", "-c", FULL, tmp_path],
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("  ")]
+    assert len(lines) == 1 and "update 2 could not be written" in lines[0], done.stderr
+
+
+def test_a_tree_is_replaced_when_the_new_one_is_whole(tmp_path, monkeypatch):
+    training.save_tree(tmp_path / "c", {"w": jnp.ones(3)})
+
+    def refuse(*_):
+        raise OSError("no space")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("gapjax.training._checkpoints._trees.seal_files", refuse)
+        with pytest.raises(OSError, match="no space"):
+            training.save_tree(tmp_path / "c", {"w": jnp.zeros(3)})
+    np.testing.assert_array_equal(training.load_tree(tmp_path / "c")["w"], np.ones(3))
+    (tmp_path / "c").rename(tmp_path / "c.replaced")  # cut between the two renames
+    np.testing.assert_array_equal(training.load_tree(tmp_path / "c")["w"], np.ones(3))
+    training.save_tree(tmp_path / "c", {"w": jnp.zeros(3)})
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def test_no_damage_to_a_tree_goes_unnoticed(tmp_path):
+    training.save_tree(tmp_path / "kept", {"w": jnp.arange(300.0), "b": jnp.ones(3)})
+    names = [
+        p.relative_to(tmp_path / "kept") for p in (tmp_path / "kept").rglob("*") if p.is_file()
+    ]
+    assert len(names) > 4
+    for name in names:
+        for damaged in _damages(tmp_path / "kept" / name):
+            folder = shutil.copytree(tmp_path / "kept", tmp_path / "damaged")
+            (folder / name).unlink()
+            if damaged is not None:
+                (folder / name).write_bytes(damaged)
+            with pytest.raises(
+                ValueError, match=r"damaged/.*: (checksum differs|is missing|these)"
+            ):
+                training.load_tree(folder)
+            shutil.rmtree(folder)

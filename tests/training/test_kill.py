@@ -9,7 +9,8 @@ from benchmarks.faults.kill import children, killed_run
 from benchmarks.faults.run import Run
 from gapjax import training
 
-pytestmark = pytest.mark.xdist_group("kill")  # they share runs that take long
+# They share runs that take long.
+pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("kill")]
 
 UPDATES = 32  # of one process; two end some updates before
 SETTINGS = {"every": 4, "seed": 5}

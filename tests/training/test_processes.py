@@ -18,7 +18,8 @@ from gapjax import growth, training
 from tests.meshes import data_mesh
 from tests.processes import finish, start
 
-pytestmark = pytest.mark.xdist_group("two processes")  # they share runs that take long
+# They share runs that take long.
+pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("two processes")]
 
 SECONDS = 120  # after which a hung process is killed
 LOST_AFTER = 6  # seconds

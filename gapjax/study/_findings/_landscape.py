@@ -3,20 +3,25 @@
 The loss is the same function for every regime: the mean over the training set, in evaluation mode.
 """
 
-import dataclasses
 import functools
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from gapjax import ghost, landscape, training
+from gapjax.study._findings._bench import Bench
 from gapjax.study._findings._intervals import Interval, geometric_ratio, mean_interval
-from gapjax.study._findings._measures import MEASURES, Measure, OnStep, Solution
+from gapjax.study._findings._measures import MEASURES, Measure
+from gapjax.study._findings._surroundings import (
+    Between,
+    Curve,
+    LandscapeFindings,
+    Level,
+    Observations,
+    Surroundings,
+)
 from gapjax.study._population._levels import crossed, weights_path
 from gapjax.study._population._setup import Setup
 from gapjax.study._results import _folder
@@ -24,114 +29,7 @@ from gapjax.study._results._names import file_name
 from gapjax.study._results._records import Config, OverSeeds, RegimeRecord, over_seeds
 
 SEEDS = 3
-_ROWS = 4096  # examples of one batch
 Measured = Mapping[str, Mapping[str, Any]]  # by measurement
-
-
-@dataclasses.dataclass(frozen=True)
-class Curve:
-    """A curve over seeds: its points, the mean and the deviation."""
-
-    mean: list[float | None]
-    std: list[float | None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Surroundings:
-    """What was measured at the solutions of one regime.
-
-    Attributes:
-        seeds: which.
-        numbers: every number of ``MEASURES``, over seeds.
-        errors: what each leaves open by itself, the largest over seeds; of those that say.
-        still_falling: by how much the training loss fell over the last quarter of the updates.
-        density: of the first seed: ``grid``, ``density``, ``stderr``.
-        line: ``t`` and the mean over seeds of what was evaluated on it.
-    """
-
-    seeds: list[int]
-    numbers: dict[str, OverSeeds]
-    errors: dict[str, float]
-    still_falling: OverSeeds
-    density: dict[str, list[float]]
-    line: dict[str, Curve]
-    t: list[float]
-
-
-@dataclasses.dataclass(frozen=True)
-class Level:
-    """The regimes at equal training loss, on their way down.
-
-    Attributes:
-        loss: the level.
-        regimes: per regime its numbers over seeds, and the update at which it came there.
-        ratios: of the large batch to the small.
-    """
-
-    loss: float
-    regimes: dict[str, dict[str, OverSeeds]]
-    ratios: dict[str, Interval]
-
-
-@dataclasses.dataclass(frozen=True)
-class Between:
-    """The straight way from the small batch's solutions to the large batch's.
-
-    Attributes:
-        alpha: where on it, 0 the small batch, 1 the large.
-        curves: means over seeds of what was evaluated on it.
-        barrier: by how much the training loss rises above the chord between its ends.
-        test_barrier: likewise the test loss.
-        higher_end: the training loss at the higher end.
-    """
-
-    alpha: list[float]
-    curves: dict[str, Curve]
-    barrier: Interval
-    test_barrier: Interval
-    higher_end: Interval
-
-
-@dataclasses.dataclass(frozen=True)
-class Observations:
-    """The observations of Keskar et al. (2017, section 2.1), over seeds, of the two ends.
-
-    Attributes:
-        train_difference: of the headline metric on the training set, large less small.
-        test_difference: on the test set.
-        below_own_peak: how far the large batch ends from the best of its own test curve.
-        smallest_to_largest: per end, the smallest eigenvalue over the largest.
-        negative_mass: per end, the negative share of the absolute spectrum.
-        distance_ratio: how much further from the start the small batch ends.
-    """
-
-    train_difference: Interval
-    test_difference: Interval
-    below_own_peak: Interval
-    smallest_to_largest: dict[str, Interval]
-    negative_mass: dict[str, Interval]
-    distance_ratio: Interval
-
-
-@dataclasses.dataclass(frozen=True)
-class LandscapeFindings:
-    """What ``landscape.json`` holds.
-
-    Attributes:
-        mode: how batch norms are evaluated.
-        regimes: by name.
-        ratios: of the large batch to the small, of the numbers that are compared.
-        levels: at equal loss.
-        between: from the small batch to the large; None where one is missing.
-        observations: likewise.
-    """
-
-    mode: str
-    regimes: dict[str, Surroundings]
-    ratios: dict[str, Interval]
-    levels: list[Level]
-    between: Between | None
-    observations: Observations | None
 
 
 def measure_landscape(
@@ -157,7 +55,7 @@ def measure_landscape(
         progress: called as ``progress(what, per cent, seconds left)``.
     """
     (folder / "landscape").mkdir(exist_ok=True)
-    bench = _Bench(setup)
+    bench = Bench(setup)
     kept: dict[str, dict[int, Measured]] = {}
     for name, record in records.items():
         alive = _alive(record, seeds)
@@ -194,7 +92,7 @@ def read_landscape(folder: pathlib.Path) -> LandscapeFindings | None:
 
 def _levels(
     setup: Setup,
-    bench: "_Bench",
+    bench: Bench,
     folder: pathlib.Path,
     records: Mapping[str, RegimeRecord],
     seeds: int,
@@ -272,126 +170,6 @@ class _Reporter:
         elapsed = time.monotonic() - self.started
         left = elapsed / share * (1 - share) if self.working and share > 0 else None
         self.progress(self.what, int(100 * here / self.total), left)
-
-
-class _Bench:
-    """The losses of a study, made once so that every solution shares what is compiled."""
-
-    def __init__(self, setup: Setup):
-        self.setup = setup
-        self.batches = {name: _batches(getattr(setup, name)) for name in ("train", "test")}
-        network, task = setup.network, setup.task
-        # Taken beforehand: a loss is asked for very often.
-        weigh = jax.jit(lambda batch: jnp.sum(task.weights(batch)))
-        weights = {
-            id(jax.tree.leaves(batch)[0]): float(weigh(batch))
-            for batches in self.batches.values()
-            for batch in batches
-        }
-        self.weight_fn = lambda batch: weights[id(jax.tree.leaves(batch)[0])]
-
-        def metrics(model_state: Any, params: Any, batch: Any) -> dict[str, jax.Array]:
-            outputs, _ = network.apply(params, model_state, setup.inputs(batch), train=False)
-            own = task.weights(batch)
-            total = jnp.maximum(jnp.sum(own), 1e-30)
-            return {
-                name: jnp.sum(jnp.where(own > 0, values * own, 0.0)) / total
-                for name, values in task.measure(outputs, batch).items()
-            }
-
-        def loss(model_state: Any, params: Any, batch: Any) -> jax.Array:
-            outputs, _ = network.apply(params, model_state, setup.inputs(batch), train=False)
-            losses = task.losses(outputs, batch)
-            if task.weight is None:
-                return losses.mean()
-            own = task.weights(batch)
-            counted = jnp.where(own > 0, losses * own, 0.0)
-            return jnp.sum(counted) / jnp.maximum(jnp.sum(own), 1e-30)
-
-        def rebuilt(params: Any, model_state: Any, batch: Any) -> dict[str, jax.Array]:
-            return metrics(model_state, params, batch)
-
-        @jax.jit
-        def statistics(params: Any, model_state: Any, batch: Any) -> Any:
-            return network.batch_statistics(params, model_state, setup.inputs(batch))
-
-        self.loss, self.metrics, self.rebuilt, self.statistics = loss, metrics, rebuilt, statistics
-
-    def _as_network(self, kept: Mapping[str, Any]) -> tuple[Any, Any]:
-        """Weights and running statistics from a checkpoint, as the network holds them."""
-        shapes = jax.eval_shape(
-            self.setup.network.init, jax.random.key(0), self.setup.inputs(self.setup.sample())
-        )
-        params, model_state = map(
-            _as_saved, shapes, (kept["params"], kept.get("model_state") or {})
-        )
-        return params, model_state
-
-    def _end(self, folder: pathlib.Path, name: str, member: int) -> tuple[Any, Any]:
-        """Weights and running statistics of one member at the end."""
-        parts = self._as_network(training.load_tree(folder / "checkpoints" / file_name(name)))
-        return jax.tree.map(lambda x: jnp.asarray(x[member]), parts)
-
-    def solution(self, folder: pathlib.Path, name: str, member: int) -> Solution:
-        """The solution of one member of a regime."""
-        return self._around(*self._end(folder, name, member))
-
-    def on_the_way(self, weights: pathlib.Path) -> Solution:
-        """Where one member was when its loss reached a level."""
-        return self._around(
-            *jax.tree.map(jnp.asarray, self._as_network(training.load_tree(weights)))
-        )
-
-    def _around(self, params: Any, model_state: Any) -> Solution:
-        # The statistics are arguments of what is compiled, not constants in it.
-        loss_fn = jax.tree_util.Partial(self.loss, model_state)
-        metric_fn = jax.tree_util.Partial(self.metrics, model_state)
-        evaluate = {
-            name: landscape.evaluator(metric_fn, batches, weight_fn=self.weight_fn)
-            for name, batches in self.batches.items()
-        }
-        batches = self.batches["train"]
-        hessian = landscape.hessian(loss_fn, params, batches, weight_fn=self.weight_fn)
-        return Solution(params, loss_fn, evaluate, batches, self.weight_fn, hessian)
-
-    def ends(self, folder: pathlib.Path, names: Sequence[str], member: int) -> tuple[Any, Any, Any]:
-        """The weights of both ends, and the statistics of the first."""
-        (small, model_state), (large, _) = (self._end(folder, name, member) for name in names)
-        return small, large, model_state
-
-    def between(self, ends: tuple[Any, Any, Any], on_step: OnStep) -> dict[str, Any]:
-        """Losses and metrics on the line from the small batch (at 0) to the large and beyond."""
-        small, large, model_state = ends
-
-        def rebuild(params: Any) -> Any:
-            if not ghost.batch_norms(model_state):
-                return model_state
-            pooled = ghost.precise_statistics(
-                lambda p, batch: self.statistics(p, model_state, batch),
-                params,
-                self.batches["train"],
-            )
-            return ghost.with_statistics(model_state, pooled)
-
-        evaluate = {
-            name: landscape.evaluator(self.rebuilt, batches, weight_fn=self.weight_fn)
-            for name, batches in self.batches.items()
-        }
-        path = landscape.interpolate(evaluate, small, large, rebuild=rebuild, progress=on_step)
-        return {"alpha": path.coords, **path.values, "barrier": path.barrier}
-
-
-def _batches(split: Any) -> list[Any]:
-    """A split on the device, in batches."""
-    cuts = range(0, len(jax.tree.leaves(split)[0]), _ROWS)
-    return [jax.tree.map(lambda x, i=i: jnp.asarray(x[i : i + _ROWS]), split) for i in cuts]
-
-
-def _as_saved(shapes: Any, saved: Any) -> Any:
-    """A checkpoint under the keys of the network, which it keeps as text."""
-    if not isinstance(shapes, Mapping):
-        return saved
-    return {key: _as_saved(shapes[key], saved.get(key, saved.get(str(key)))) for key in shapes}
 
 
 def _each(found: Iterable[Any], get: Callable[[Any], Any]) -> np.ndarray:

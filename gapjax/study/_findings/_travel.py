@@ -231,7 +231,7 @@ def _travel(curves: _Curves) -> Travel | None:
     if not early.seeds or len(early.update) < FEWEST or np.any(np.ptp(early.distance, axis=0) == 0):
         return None
     fits = _fits(early)
-    mean = diffusion.fit_diffusion(early.update, early.distance.mean(axis=1))
+    mean = diffusion.fit_diffusion(early.update, early.distance.mean(axis=1), first=1)
     return Travel(
         updates=(int(early.update[0]), int(early.update[-1])),
         points=len(early.update),
@@ -250,7 +250,7 @@ def _travel(curves: _Curves) -> Travel | None:
 
 
 def _fits(curves: _Curves) -> list[diffusion.DiffusionFit]:
-    return [diffusion.fit_diffusion(curves.update, one) for one in curves.distance.T]
+    return [diffusion.fit_diffusion(curves.update, one, first=1) for one in curves.distance.T]
 
 
 def _over(fits: list[diffusion.DiffusionFit], name: str) -> Spread:

@@ -9,7 +9,8 @@ import re
 from typing import Any
 
 from gapjax.study._findings._result import StudyResult
-from gapjax.study._report import _figures, _landscape, _table, _travel, _words
+from gapjax.study._report import _landscape, _table, _travel, _words
+from gapjax.study._report._figures import _list, _style
 from gapjax.study._report._numbers import plus_minus
 from gapjax.study._results import _folder
 
@@ -50,8 +51,8 @@ def write_report(result: StudyResult, path: str | os.PathLike[str]) -> None:
             travel=_travel.section(result),
             figures={section: _draw(result, section) for section in sections},
             landscape=landscape,
-            paper={"ink": _figures.INK, "muted": _figures.MUTED, "grid": _figures.GRID}
-            | {f"c{i}": color for i, color in enumerate(_figures.PALETTE)},
+            paper={"ink": _style.INK, "muted": _style.MUTED, "grid": _style.GRID}
+            | {f"c{i}": color for i, color in enumerate(_style.PALETTE)},
             study_json=json.dumps(config.study, indent=1),
             run={k: v for k, v in config.environment.items() if k != "command" and v},
             command=config.environment.get("command"),
@@ -70,9 +71,9 @@ def _dataset(study: dict[str, Any]) -> str:
 def _draw(result: StudyResult, section: str) -> list[dict[str, Any]]:
     """The drawings of a section, with their captions."""
     drawn = []
-    for figure in _figures.figures_of(result, section):
+    for figure in _list.figures_of(result, section):
         draw = functools.partial(figure.draw, result)
-        svg = _figures.to_svg(draw, height=figure.height(result))
+        svg = _style.to_svg(draw, height=figure.height(result))
         title, text = figure.caption
         drawn.append({"svg": _scope(svg, figure.name), "title": title, "text": text})
     return drawn

@@ -9,7 +9,7 @@ import pytest
 
 from gapjax import study
 from gapjax.study._findings._result import find_all
-from gapjax.study._report import _figures
+from gapjax.study._report._figures import _curves, _list
 from gapjax.study._results import _folder
 from gapjax.study._results._records import Curves
 
@@ -72,7 +72,7 @@ def test_drawings_share_the_page_without_sharing_ids(page, finished):
     assert len(tags.ids) == len(set(tags.ids))
     used = re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', text)
     assert {a or b for a, b in used} <= set(tags.ids)
-    figures = [f for s in ("gap", "curves") for f in _figures.figures_of(finished[1], s)]
+    figures = [f for s in ("gap", "curves") for f in _list.figures_of(finished[1], s)]
     assert sum(tag == "svg" for tag, _ in tags.seen) == len(figures) >= 5
     assert all(figure.caption[0] in text for figure in figures)
 
@@ -175,7 +175,7 @@ def test_accuracy_of_networks_that_diverged_is_not_drawn(finished):
         {"test_accuracy": [[0.5, 0.7], [0.0, 0.9]], "test_loss": [[1.0, 1.0], [None, 0.5]]},
     )
     record = dataclasses.replace(finished[1].regimes["SB"], curves=curves)
-    _, mean, _ = _figures.over_members(record, "test_accuracy")
+    _, mean, _ = _curves.over_members(record, "test_accuracy")
     np.testing.assert_allclose(mean, [0.6, 0.9])
 
 
@@ -184,7 +184,7 @@ def test_a_new_figure_is_one_entry(finished, monkeypatch, tmp_path):
         axis.bar(list(result.regimes), [r.examples for r in result.regimes.values()])
 
     mine = study.Figure("examples", "gap", draw, ("Examples seen", "by every regime."))
-    monkeypatch.setattr(_figures, "FIGURES", (*_figures.FIGURES, mine))
+    monkeypatch.setattr(_list, "FIGURES", (*_list.FIGURES, mine))
     study.write_report(finished[1], tmp_path / "mine.html")
     assert "<b>Examples seen</b> by every regime." in (tmp_path / "mine.html").read_text()
 

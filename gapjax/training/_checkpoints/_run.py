@@ -1,6 +1,5 @@
-"""The checkpoints of a run, by orbax: the last few, checked, with all that it needs to go on."""
+"""The checkpoints of a run: the last few, checked, with all that it needs to go on."""
 
-import contextlib
 import functools
 import json
 import os
@@ -14,12 +13,11 @@ import jax
 
 import gapjax
 from gapjax import _checks
-from gapjax._seal import seal
-from gapjax.training import _contents
+from gapjax._lock import FolderInUse, FolderLock
+from gapjax.training._checkpoints._contents import FORMAT
+from gapjax.training._checkpoints._storage import Broken, Unwritten, Writer, clear, present, read
 from gapjax.training._history import History
 from gapjax.training._hosts import everyone, is_first, on_first, together
-from gapjax.training._reading import Broken, read
-from gapjax.training._writing import Unwritten, clear, open_manager, write_together
 
 
 class CheckpointWarning(UserWarning):
@@ -44,10 +42,23 @@ class Checkpoints:
     """The checkpoints of one run: the last few, each whole or not there, written in the background.
 
     Hand it to ``fit``, or call ``save`` and ``restore`` from a loop of your own. A checkpoint holds
-    the state (any pytree of arrays: keys, any type, any sharding), the place in the data, the
-    history so far and what the run was started with. Every leaf carries a checksum, because storage
-    may hand back other bits without an error. With several processes all call every method, on one
-    file system that they share.
+    the state (any pytree of arrays and numbers: keys, any type, any sharding), the place in the
+    data, the history so far and what the run was started with. Every leaf carries a checksum,
+    because storage may hand back other bits without an error. With several processes all call every
+    method, on one file system that they share.
+
+    One run at a time writes to a folder: from its first save on (in ``fit``, from the start) it
+    holds a lock, which is given back at the end, or when it is killed. Anyone may read meanwhile.
+
+    The state is an orbax checkpoint of its own, nested dictionaries of arrays by the names that
+    they have in the state, so that it can be read without gapjax::
+
+        import orbax.checkpoint as ocp
+
+        with ocp.StandardCheckpointer() as checkpointer:
+            state = checkpointer.restore("/runs/mine/30000/state")  # state["params"], ...
+
+    (Random keys are their numbers there; arrays without elements are left out.)
 
     Args:
         folder: where to; a folder of its own per run.
@@ -60,12 +71,12 @@ class Checkpoints:
         on_save_error: where a checkpoint cannot be written (a full disk, say): ``"raise"`` an
             ``OSError``, or ``"warn"`` and train on with the last good one kept. An error of the
             background is found at the next ``save`` or ``wait``.
-        timeout: of several processes, seconds after which a save that one of them has not finished
-            has failed in all (five minutes at least, where one failed before it began to write).
+        timeout: seconds after which a write that has not ended has failed, of several processes in
+            all.
 
     Raises:
-        ValueError: a number that is not positive, a word that is unknown, or a ``config`` that is
-            no JSON.
+        ValueError: a number that is not positive, a word that is unknown, a ``config`` that is no
+            JSON, or an empty name for a folder.
 
     Example:
         >>> import tempfile, jax.numpy as jnp
@@ -90,6 +101,8 @@ class Checkpoints:
         on_save_error: str = "raise",
         timeout: int = 600,
     ):
+        if not os.fspath(folder):
+            raise ValueError("folder must name a folder for checkpoints, such as runs/mine.")
         self.folder = pathlib.Path(folder).expanduser().absolute()
         self.every = _checks.positive_int("every", every)
         self.overlap = overlap
@@ -98,18 +111,38 @@ class Checkpoints:
         self._raise = _checks.one_of("on_save_error", on_save_error, ("raise", "warn")) == "raise"
         try:
             self._config = json.loads(json.dumps(config))
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(
                 f"config must be JSON (numbers, texts, lists, dicts): {error}."
             ) from None
-        self._manager: Any = None
-        self._elsewhere: set[int] = set()  # updates that only other processes see
-        self._saving: int | None = None
+        self._lock: FolderLock | None = None
+        self._writer: Writer | None = None
 
     @property
     def updates(self) -> tuple[int, ...]:
         """After how many updates there is a checkpoint, for any of the processes, rising."""
-        return tuple(sorted({*self._open().all_steps(), *self._elsewhere}))
+        own = together(self._usable(lambda: present(self.folder)), OSError)
+        return tuple(sorted({update for seen in everyone(own) for update in seen}))
+
+    def reserve(self) -> None:
+        """Take the folder for this run, before anything is computed that could not be saved.
+
+        Raises:
+            ValueError: another process writes to it; who, and since when.
+            OSError: it cannot be written.
+        """
+
+        def take() -> None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if is_first():
+                lock = FolderLock(self.folder)
+                lock.acquire()
+                self._lock = lock
+                clear(self.folder)
+
+        if self._writer is None:
+            together(self._usable(take), OSError, FolderInUse)
+            self._writer = Writer(self.folder, keep=self._keep, timeout=self._timeout)
 
     def save(
         self, update: int, state: Any, *, batches: Any = None, history: History | None = None
@@ -120,38 +153,33 @@ class Checkpoints:
 
         Args:
             update: how many updates the run has made.
-            state: any pytree of arrays.
+            state: any pytree of arrays and numbers.
             batches: where the examples come from: anything whose ``state()`` is JSON.
             history: what was recorded so far.
 
         Raises:
             OSError: this checkpoint or the one before it could not be written.
-            ValueError: the folder holds a later checkpoint.
+            ValueError: the folder holds a later checkpoint, another process writes to it, or a leaf
+                of the state is neither an array nor a number.
         """
-        import orbax.checkpoint as ocp
-
         self.wait()
+        self.reserve()
         newest = max(self.updates, default=-1)
         if update <= newest:
             raise ValueError(
                 f"{self.folder} holds a checkpoint of update {newest}, so update {update} cannot "
                 "be saved there: restore it and go on, or take another folder."
             )
-        past = None if history is None else history._asdict()
-        arrays, contents = _contents.bundle(state, past)
-        about = seal(
-            {
-                "format": _contents.FORMAT,
-                "gapjax": gapjax.__version__,
-                "config": self._config,
-                "update": int(update),
-                "batches": batches.state() if hasattr(batches, "state") else None,
-                **contents,
-            }
-        )
-        items = {"about": ocp.args.JsonSave(about), "state": ocp.args.StandardSave(arrays)}
-        self._saving = int(update)
-        self._try(lambda: self._open().save(update, args=ocp.args.Composite(**items)))
+        together(self._usable(self._keep_hold), OSError, FolderInUse)
+        about = {
+            "format": FORMAT,
+            "gapjax": gapjax.__version__,
+            "config": self._config,
+            "update": int(update),
+            "batches": batches.state() if hasattr(batches, "state") else None,
+        }
+        writer = self._writer
+        self._try(lambda: writer.start(int(update), state, history, about))  # type: ignore[union-attr]
 
     def wait(self) -> None:
         """Wait until everything is written.
@@ -159,30 +187,35 @@ class Checkpoints:
         Raises:
             OSError: the last checkpoint could not be written.
         """
-        if self._saving is not None:
-            self._try(lambda: self._open().wait_until_finished())
-            self._saving = None
+        if self._writer is not None and self._writer.update is not None:
+            self._try(self._writer.finish)
 
     def close(self) -> None:
-        """Wait, and let go of threads and files; also at the end of a ``with``.
+        """Wait, and let go of threads, files and the lock; also at the end of a ``with``.
 
         Raises:
             OSError: the last checkpoint could not be written.
         """
-        self.wait()
-        if self._manager is not None:
-            self._manager.close()
-            self._manager = None
+        try:
+            self.wait()
+        finally:
+            self._let_go()
 
     def settle(self) -> None:
         """After an error, see that nothing is being written any more: the run may begin anew.
 
         Of several processes none waits: the others may know of no error, and will not come.
         """
-        if self._manager is not None and jax.process_count() == 1:
-            with contextlib.suppress(Exception):  # what went wrong first is what has to be told
-                self._manager.close()
-            self._manager = self._saving = None
+        if self._writer is not None and jax.process_count() == 1:
+            self._writer.settle()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        if self._lock is not None:
+            self._lock.release()
+        self._writer = self._lock = None
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -233,43 +266,36 @@ class Checkpoints:
             f"update {newest}: {damaged[newest]}. Start anew in another folder."
         )
 
-    def _open(self) -> Any:
-        """Orbax's manager, made when it is first needed: its import takes a while."""
-        if self._manager is None:
-            together(self._make_folder, OSError)
-            make = functools.partial(
-                open_manager, self.folder, keep=self._keep, timeout=self._timeout
-            )
-            self._manager = together(make, OSError)
-            self._look()
-        return self._manager
+    def _usable(self, action: Callable[[], Any]) -> Callable[[], Any]:
+        """An action on the folder, whose errors name it."""
 
-    def _make_folder(self) -> None:
-        try:
+        def act() -> Any:
+            try:
+                return action()
+            except OSError as error:
+                raise OSError(
+                    f"cannot write checkpoints to {self.folder}: {error.strerror or error}. Take "
+                    "another folder."
+                ) from error
+
+        return act
+
+    def _keep_hold(self) -> None:
+        """See that the folder is still ours: it may have been removed, or taken over."""
+        if self._lock is not None and not self._lock.is_held():
+            self._lock.release()
             self.folder.mkdir(parents=True, exist_ok=True)
-            os.listdir(self.folder)
-            if is_first():
-                clear(self.folder)
-        except OSError as error:
-            raise OSError(
-                f"cannot write checkpoints to {self.folder}: {error.strerror or error}. Take "
-                "another folder."
-            ) from error
-
-    def _look(self) -> None:
-        """See which checkpoints there are, by whom."""
-        own = sorted(int(update) for update in self._manager.all_steps())
-        self._elsewhere = {update for seen in everyone(own) for update in seen} - {*own}
+            self._lock.acquire()
 
     def _try(self, write: Callable[[], Any]) -> None:
         """Write; a failure in any process is an error or a warning in all, by choice."""
+        writer = self._writer
+        assert writer is not None
         try:
-            write_together(write, timeout=self._timeout)
+            write()
         except Unwritten as error:
-            failed, self._saving = self._saving, None
-            with contextlib.suppress(Exception):
-                self._manager.close()
-            self._manager = None  # made again, it knows what is there and clears what is half
+            failed = writer.update
+            writer.settle()
             newest = max(self.updates, default=None)
             left = "There is none yet" if newest is None else f"The last good one: update {newest}"
             message = (
@@ -278,7 +304,8 @@ class Checkpoints:
             )
             if self._raise:
                 raise OSError(
-                    f'{message} Free some space, or train on without: on_save_error="warn".'
+                    f"{message} Make room there or let it be written, or train on without: "
+                    'on_save_error="warn".'
                 ) from error
             warnings.warn(f"{message} Training goes on.", CheckpointWarning, stacklevel=4)
 
@@ -292,13 +319,16 @@ class Checkpoints:
                     shutil.rmtree(aside, ignore_errors=True)
                     path.rename(aside)
 
-        on_first(move)
-        self._open().reload()
-        self._look()
+        kept = "It is kept as {}.damaged"
+        try:
+            self.reserve()
+            on_first(move)
+        except (FolderInUse, OSError):  # of a run that goes on, or read-only: we only look
+            kept = "It is left as it is"
         for update, error in damaged.items():
             warnings.warn(
-                f"the checkpoint of update {update} in {self.folder} cannot be read: {error}. It "
-                f"is kept as {update}.damaged; going on from update {good}.",
+                f"the checkpoint of update {update} in {self.folder} cannot be read: {error}. "
+                f"{kept.format(update)}; going on from update {good}.",
                 CheckpointWarning,
                 stacklevel=3,
             )

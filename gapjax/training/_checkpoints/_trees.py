@@ -1,25 +1,41 @@
-"""One tree in one folder, by orbax."""
+"""One tree in one folder, by orbax, with the checksums of its files."""
 
 import os
 import pathlib
 import shutil
 from typing import Any
 
+from gapjax._seal import check_files, seal_files
+
 
 def save_tree(path: str | os.PathLike[str], tree: Any) -> None:
     """Save a pytree of arrays as an orbax checkpoint, whole or not at all.
 
-    This process does it alone; of many, only one should, with arrays that it holds whole.
+    This process does it alone; of many, only one should, with arrays that it holds whole. One that
+    is there is replaced when the new one is whole.
 
     Args:
-        path: the folder of the checkpoint; one that is there is replaced.
+        path: the folder of the checkpoint.
         tree: the arrays.
+
+    Example:
+        >>> import tempfile, numpy as np
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_tree(f"{folder}/w", {"w": np.arange(3)})
+        ...     load_tree(f"{folder}/w")["w"].tolist()
+        [0, 1, 2]
     """
     path = pathlib.Path(path).absolute()
-    if path.exists():
-        shutil.rmtree(path)
+    beside, old = _beside(path, "unfinished"), _beside(path, "replaced")
+    shutil.rmtree(beside, ignore_errors=True)
     with _checkpointer() as checkpointer:
-        checkpointer.save(path, tree)
+        checkpointer.save(beside, tree)
+    seal_files(beside)
+    if path.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        path.rename(old)
+    beside.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def load_tree(path: str | os.PathLike[str], like: Any = None) -> Any:
@@ -30,14 +46,24 @@ def load_tree(path: str | os.PathLike[str], like: Any = None) -> Any:
         like: a tree of arrays or ``jax.ShapeDtypeStruct`` that says structure, types and
             shardings; without it, dictionaries of NumPy-like arrays as they were saved.
 
+    Returns:
+        The tree.
+
     Raises:
-        ValueError: there is no checkpoint.
+        ValueError: there is no checkpoint, or a file of it is not what was saved; which.
     """
     path = pathlib.Path(path).absolute()
     if not path.exists():
+        path = _beside(path, "replaced") if _beside(path, "replaced").exists() else path
+    if not path.exists():
         raise ValueError(f"there is no checkpoint at {path}.")
+    check_files(path)
     with _checkpointer() as checkpointer:
         return checkpointer.restore(path, like)
+
+
+def _beside(path: pathlib.Path, ending: str) -> pathlib.Path:
+    return path.with_name(f"{path.name}.{ending}")
 
 
 def _checkpointer() -> Any:

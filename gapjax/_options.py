@@ -1,0 +1,51 @@
+"""Options of the command line, parsed by tyro, with its errors cut down to one line."""
+
+import contextlib
+import io
+import re
+from typing import Any
+
+
+def parse(fields: type, arguments: list[str], *, prog: str) -> Any:
+    """Parse options with tyro, its errors cut down to one line."""
+    import tyro
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                fields, args=arguments, prog=prog, config=(tyro.conf.FlagCreatePairsOff,)
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        own = " ".join(word for word in prog.split() if not re.fullmatch(r"\[?[A-Z]+\]?", word))
+        raise ValueError(f"{_essence(said.getvalue())} See {own} --help.") from None
+
+
+def _essence(box: str) -> str:
+    """What a boxed error says, without its frame and its repetition of the help."""
+    lines = [line.strip(" │|") for line in box.splitlines()]
+    text, meant = [], []
+    for i, line in enumerate(lines):
+        if not line or re.search("─{3}|-{3}", line):  # the frame: Unicode, or ASCII where it must
+            continue
+        if line.startswith("Perhaps you meant"):
+            meant = [lines[i + 1].split()[0]]
+            break
+        if line.startswith(("Argument helptext", "For full helptext")):
+            break
+        text.append(line)
+    hint = f" Did you mean {meant[0]}?" if meant else ""
+    said = " ".join(text).rstrip(".")
+    for python, plain in _PLAIN.items():
+        said = re.sub(f"Error parsing (\\S+): {python}", f"\\1 takes {plain}", said)
+    return f"{said}.{hint}"
+
+
+# How Python says that a value has the wrong type, and what is meant.
+_PLAIN = {
+    r"invalid literal for int\(\) with base 10: (.*)": r"a whole number, not \2",
+    r"could not convert string to float: (.*)": r"a number, not \2",
+    r"Could not find valid parse for arguments: \[(.*)\]": r"numbers, not \2",
+}

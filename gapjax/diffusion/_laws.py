@@ -1,0 +1,167 @@
+"""Laws fitted to curves whose residuals are correlated along the logarithm of the step."""
+
+import dataclasses
+
+import numpy as np
+
+_LENGTHS = 48  # correlation lengths that are averaged over
+_LONGEST = 100  # ranges of log t: a random walk for all that the points can tell
+_KNOTS = np.linspace(-4.0, 4.0, 161)  # exponents that are tried first
+_POLISH = 6  # steps of Gauss and Newton from the best of them
+
+
+@dataclasses.dataclass(frozen=True)
+class Law:
+    """A law with two parameters, fitted to S curves for each of L correlation lengths.
+
+    Attributes:
+        parameters: of each curve, [L, S, 2].
+        covariances: of those, [L, S, 2, 2].
+        weights: of the correlation lengths, by their restricted likelihood, [L].
+        lengths: the correlation lengths themselves, in log t, [L].
+        freedom: degrees of freedom of the residuals.
+        log_likelihood: at the most likely correlation length, of the parameters and the residuals.
+    """
+
+    parameters: np.ndarray
+    covariances: np.ndarray
+    weights: np.ndarray
+    lengths: np.ndarray
+    freedom: int
+    log_likelihood: float
+
+    def of_curves(self) -> np.ndarray:
+        """The parameters of each curve, averaged over correlation lengths, [S, 2]."""
+        return np.tensordot(self.weights, self.parameters, axes=1)
+
+    def summary(self) -> tuple[np.ndarray, np.ndarray, float, list[tuple[float, float]]]:
+        """Parameters [2], their covariance [2, 2], degrees of freedom, and 95% intervals.
+
+        The covariance goes with Student's t of those degrees of freedom.
+        """
+        curves = self.of_curves()
+        count = len(curves)
+        if count >= 3:  # the spread over seeds asks for no model of the residuals
+            mean, covariance = curves.mean(axis=0), np.cov(curves.T) / count
+            reach = quantile(count - 1) * np.sqrt(np.diag(covariance))
+            ends = [(float(m - r), float(m + r)) for m, r in zip(mean, reach, strict=True)]
+            return mean, covariance, count - 1, ends
+        means = self.parameters.mean(axis=1)
+        variances = self.covariances.mean(axis=1) / count
+        mean = self.weights @ means
+        intervals = [self._mixture(means[:, k], np.sqrt(variances[:, k, k])) for k in (0, 1)]
+        apart = means - mean
+        shape = np.tensordot(self.weights, variances, axes=1) + (self.weights * apart.T) @ apart
+        # Scaled so that half an interval of the slope is the quantile times its standard error.
+        half = (intervals[1][1] - intervals[1][0]) / 2
+        scale = (half / quantile(self.freedom)) ** 2 / max(shape[1, 1], np.finfo(float).tiny)
+        return mean, shape * scale, self.freedom, intervals
+
+    def _mixture(self, centres: np.ndarray, errors: np.ndarray) -> tuple[float, float]:
+        """The central 95% of Student's t about each centre, weighted."""
+        from scipy.optimize import brentq
+        from scipy.special import stdtr
+
+        errors = np.maximum(errors, 1e-12 * np.abs(centres).max() + 1e-30)
+        reach = quantile(self.freedom) * 10 * errors
+        low, high = np.min(centres - reach), np.max(centres + reach)
+
+        def below(at: float, share: float) -> float:
+            return float(self.weights @ stdtr(self.freedom, (at - centres) / errors)) - share
+
+        while below(low, 0.025) > 0:
+            low -= high - low
+        while below(high, 0.975) < 0:
+            high += high - low
+        return brentq(below, low, high, args=(0.025,)), brentq(below, low, high, args=(0.975,))
+
+
+def fit_log(x: np.ndarray, curves: np.ndarray) -> Law:
+    """D = a + b x for every curve."""
+    noise = _Noise(x)
+    design = noise.whiten(np.stack([np.ones_like(x), x])[None])  # [L, 2, n]
+    target = noise.whiten(curves[None])  # [L, S, n]
+    information = design @ np.swapaxes(design, 1, 2)
+    slopes = design @ np.swapaxes(target, 1, 2)
+    parameters = np.swapaxes(np.linalg.solve(information, slopes), 1, 2)
+    count = len(curves)
+    return noise.law(
+        curves, parameters, target - parameters @ design, information[:, None].repeat(count, axis=1)
+    )
+
+
+def fit_power(x: np.ndarray, curves: np.ndarray) -> Law:
+    """D = c exp(p x) for every curve; the parameters are (c, p)."""
+    noise = _Noise(x)
+    target = noise.whiten(curves[None])  # [L, S, n]
+    tried = noise.whiten(np.exp(_KNOTS[:, None] * x)[None])  # [L, K, n]
+    # For each p the best c is a projection. Many are tried: there may be several valleys.
+    along, own = target @ np.swapaxes(tried, 1, 2), np.sum(tried**2, axis=2)[:, None]
+    best = np.argmax(along**2 / own, axis=2)[..., None]
+    p, c = _KNOTS[best], np.take_along_axis(along / own, best, axis=2)
+    for _ in range(_POLISH):
+        shape = np.exp(p * x)
+        design = np.stack([noise.whiten(shape), noise.whiten(c * x * shape)], axis=2)
+        information = design @ np.swapaxes(design, 2, 3)
+        left = target - c * design[:, :, 0]
+        move = np.linalg.pinv(information) @ (design @ left[..., None])
+        c, p = c + move[:, :, 0], p + np.clip(move[:, :, 1], -0.1, 0.1)
+    left = target - noise.whiten(c * np.exp(p * x))
+    return noise.law(curves, np.concatenate([c, p], axis=2), left, information)
+
+
+class _Noise:
+    """Ornstein-Uhlenbeck noise along x, of L correlation lengths at once.
+
+    The correlation of two points is exp(-|dx| / length): none for a short length, that of a random
+    walk for a long one.
+    """
+
+    def __init__(self, x: np.ndarray):
+        spacing = np.diff(x)
+        self.lengths = np.geomspace(spacing.min() / 3, _LONGEST * np.ptp(x), _LENGTHS)
+        ratio = spacing / self.lengths[:, None]
+        self._kept, self._fresh = np.exp(-ratio)[:, None], -np.expm1(-2 * ratio)[:, None]
+        self._log_determinants = np.sum(np.log(self._fresh), axis=(1, 2))
+
+    def whiten(self, values: np.ndarray) -> np.ndarray:
+        """Values [L or 1, K, n] with white noise for theirs: each less what the last foretells."""
+        new = (values[..., 1:] - self._kept * values[..., :-1]) / np.sqrt(self._fresh)
+        first = np.broadcast_to(values[..., :1], (*new.shape[:-1], 1))
+        return np.concatenate([first, new], axis=-1)
+
+    def law(
+        self,
+        curves: np.ndarray,
+        parameters: np.ndarray,
+        left: np.ndarray,
+        information: np.ndarray,
+    ) -> Law:
+        """The law of parameters [L, S, 2] that leave white residuals [L, S, n]."""
+        count, points = curves.shape
+        total, freedom = count * points, count * (points - 2)
+        # A law that fits to rounding is not infinitely better than one that nearly does.
+        spread = np.sum((curves - curves.mean(axis=1, keepdims=True)) ** 2)
+        floor = float(spread) * float(np.finfo(np.float32).eps) ** 2
+        squares = np.maximum(np.sum(left**2, axis=(1, 2)), floor)
+        noise = count * self._log_determinants
+        given = np.sum(np.linalg.slogdet(information)[1], axis=1)
+        restricted = -(freedom * np.log(squares) + noise + given) / 2
+        full = -(total * np.log(squares / total) + noise) / 2
+        weights = np.exp(restricted - restricted.max())
+        variances = (squares / freedom)[:, None, None, None]
+        return Law(
+            parameters,
+            variances * np.linalg.pinv(information),
+            weights / weights.sum(),
+            self.lengths,
+            freedom,
+            float(full.max()),
+        )
+
+
+def quantile(freedom: float) -> float:
+    """The 97.5% quantile of Student's t."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 0.975))

@@ -1,0 +1,111 @@
+"""Figures of training: what was measured on the way, batches, distance."""
+
+from typing import Any
+
+import numpy as np
+
+from gapjax.study._findings._result import StudyResult
+from gapjax.study._report._figures._style import color
+from gapjax.study._results._names import figure_text
+from gapjax.study._results._records import RegimeRecord
+
+
+def plot_curves(result: StudyResult, axis: Any, *, name: str) -> None:
+    """What was measured against updates: its mean, a band of one deviation over seeds.
+
+    Args:
+        result: the study's result.
+        axis: to draw on.
+        name: a column of ``history.csv``, such as ``test_accuracy``.
+    """
+    task = result.config.task
+    measure = name.partition("_")[2]
+    percent = measure in task.percent
+    scale = task.scale(measure)
+    for i, (regime, record) in enumerate(result.regimes.items()):
+        update, mean, deviation = over_members(record, name)
+        if not update.size:
+            continue
+        mean, deviation = scale * mean, scale * deviation
+        # A logarithmic axis has no room for what is not above 0.
+        low = mean - deviation if percent else np.maximum(mean - deviation, 0.5 * mean)
+        axis.fill_between(update, low, mean + deviation, color=color(i), alpha=0.18, lw=0)
+        axis.plot(update, mean, color=color(i), label=figure_text(regime))
+    _against_updates(axis, name.replace("_", " ") + (", %" if percent else ""))
+    positive = all((line.get_ydata() > 0).all() for line in axis.lines)
+    if not percent and axis.lines and positive:
+        axis.set_yscale("log")
+
+
+def plot_growth(result: StudyResult, axis: Any) -> None:
+    """Batch size against epochs as steps; dotted, the gradient noise scale where it was measured.
+
+    The noise scale tr(Sigma) / |G|^2 is the mean over seeds of the one over that of the other.
+    """
+    for i, record in enumerate(result.regimes.values()):
+        firsts, sizes = zip(*record.batch_sizes, strict=True)
+        ends = [*firsts[1:], record.updates]
+        lengths = np.array(ends) - np.array(firsts)
+        examples = np.concatenate([[0], np.cumsum(lengths * np.array(sizes))])
+        epoch = examples / record.examples * record.epochs
+        axis.step(epoch, [*sizes, sizes[-1]], where="post", color=color(i))
+        if "gradient_noise" not in record.curves.values:
+            continue
+        rows, noise = record.curves.measured("gradient_noise")
+        norm = record.curves.array("gradient_norm")[rows].mean(axis=1)
+        at = np.array(record.curves.examples)[rows] / record.examples * record.epochs
+        clear = norm > 0  # an unbiased estimate of a square may be negative near the end
+        axis.plot(
+            at[clear], (noise.mean(axis=1) / norm)[clear], ".", ms=3, color=color(i), alpha=0.8
+        )
+    axis.set_yscale("log")
+    axis.set_xlabel("epochs")
+    axis.set_ylabel("examples")
+
+
+def plot_distance(result: StudyResult, axis: Any) -> None:
+    """Distance from the start against updates; early laws: log t dashed, power law dotted."""
+    for i, (name, record) in enumerate(result.regimes.items()):
+        update, mean, deviation = over_members(record, "distance")
+        if not update.size:
+            continue
+        low, high = mean - deviation, mean + deviation
+        axis.fill_between(update, low, high, color=color(i), alpha=0.18, lw=0)
+        axis.plot(update, mean, color=color(i))
+        found = result.travel[name]
+        if found is None:
+            continue
+        t = np.geomspace(*found.updates, 60)
+        fit = found.mean_curve
+        log = fit.log_intercept + fit.log_slope * np.log(t)
+        power = fit.power_factor * t**fit.power_exponent
+        axis.plot(t, log, color=color(i), ls=(0, (4, 2)), lw=1.2)
+        axis.plot(t, power, color=color(i), ls=(0, (1, 1.5)), lw=1.2)
+    _against_updates(axis, "distance from the start")
+
+
+def _against_updates(axis: Any, label: str) -> None:
+    """Label the axes; updates are on a log axis where there is anything to see."""
+    axis.set_xlabel("updates")
+    axis.set_ylabel(label)
+    if axis.lines:
+        axis.set_xscale("log")
+    else:
+        axis.text(0.5, 0.5, "every seed diverged", ha="center", transform=axis.transAxes)
+
+
+def over_members(record: RegimeRecord, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Updates at which something was measured, its mean and deviation over seeds still finite."""
+    values = record.curves.array(name)
+    finite = np.isfinite(values)
+    split, _, _ = name.partition("_")
+    loss = f"{split}_loss"
+    if loss in record.curves.values:
+        # The accuracy of a network that diverged is 0, a number; its loss is none.
+        finite &= np.isfinite(record.curves.array(loss))
+    keep = finite.any(axis=1)
+    count = finite[keep].sum(axis=1)
+    mean = np.where(finite, values, 0.0)[keep].sum(axis=1) / count
+    squares = np.where(finite[keep], (values[keep] - mean[:, None]) ** 2, 0.0)
+    update = np.array(record.curves.update)[keep]
+    return update, mean, np.sqrt(squares.sum(axis=1) / count)

@@ -1,0 +1,80 @@
+"""Figures of the solutions: spectra, lines through them, the way between the two ends."""
+
+from typing import Any
+
+import numpy as np
+
+from gapjax.study._findings._result import StudyResult
+from gapjax.study._report._figures._style import MUTED, PALETTE, color, label
+from gapjax.study._results._names import figure_text
+
+
+def plot_spectrum(result: StudyResult, axis: Any) -> None:
+    """The spectral density of the first seed of each regime, with two standard errors."""
+    floor = 1e-4
+    for name, found in measured(result).items():
+        own = color(list(result.regimes).index(name))
+        grid, density, error = (
+            np.array(found.density[k], np.float64) for k in ("grid", "density", "stderr")
+        )
+        low, high = (np.maximum(density + s * error, floor) for s in (-2, 2))
+        axis.fill_between(grid, low, high, color=own, alpha=0.15, lw=0)
+        axis.plot(grid, np.maximum(density, floor), color=own, lw=1.3)
+    axis.set_yscale("log")
+    axis.set_ylim(bottom=floor)
+    axis.set_xlabel("eigenvalue")
+    axis.set_ylabel("density")
+
+
+def plot_lines(result: StudyResult, axis: Any) -> None:
+    """Training (solid) and test loss (dashed) along one line through each solution."""
+    for name, found in measured(result).items():
+        own = color(list(result.regimes).index(name))
+        for split, style in (("train", "-"), ("test", "--")):
+            axis.plot(found.t, found.line[f"{split}/loss"].mean, color=own, ls=style, lw=1.4)
+    axis.set_yscale("log")
+    axis.set_ylabel("mean loss")
+    axis.set_xlabel("position on the line, in lengths of the filters")
+
+
+def plot_way(result: StudyResult, axis: Any) -> None:
+    """Loss (left) and headline metric (right) from end to end, training solid, test dashed."""
+    measured(result)
+    between = result.landscape.between if result.landscape else None
+    if between is None:
+        raise ValueError("the ends of the gap were not both measured: there is no way to draw.")
+    task, (small, large) = result.config.task, result.config.baseline
+    other = axis.twinx() if task.headline != "loss" else None
+    for split, style in (("train", "-"), ("test", "--")):
+        loss = between.curves[f"{split}/loss"].mean
+        axis.plot(between.alpha, loss, color=PALETTE[0], ls=style)
+        if other is not None:
+            values = np.array(between.curves[f"{split}/{task.headline}"].mean, np.float64)
+            scaled = task.scale(task.headline) * values
+            other.plot(between.alpha, scaled, color=PALETTE[1], ls=style, lw=1.2)
+    for place, name in ((0, small), (1, large)):
+        axis.axvline(place, color=MUTED, lw=1, ls=":")
+        axis.annotate(
+            figure_text(name),
+            (place, 1),
+            (4, -4),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            color=MUTED,
+            va="top",
+        )
+    axis.set_yscale("log")
+    axis.set_ylabel("mean loss", color=PALETTE[0])
+    axis.set_xlabel(figure_text(f"α: (1 − α) {small} + α {large}"))
+    if other is not None:
+        other.set_ylabel(label(result, task.headline), color=PALETTE[1])
+        other.grid(visible=False)
+        other.spines["right"].set_visible(True)
+
+
+def measured(result: StudyResult) -> dict[str, Any]:
+    if result.landscape is None or not result.landscape.regimes:
+        raise ValueError(
+            "this study has no landscape: run it again with landscape=True (--landscape)."
+        )
+    return result.landscape.regimes

@@ -1,0 +1,75 @@
+"""How figures look: colours, and SVG that follows the page it is in."""
+
+import io
+import re
+from collections.abc import Callable
+from typing import Any
+
+from gapjax.study._findings._result import StudyResult
+
+# Colours as they are on paper; on a page each is a CSS variable, so one drawing is right in light,
+# dark and print.
+INK, MUTED, GRID = "#1c1f24", "#646b76", "#e3e6ea"
+PALETTE = (
+    "#2f5fd0",
+    "#cc3d4a",
+    "#b87a00",
+    "#2a8f45",
+    "#7d4cc4",
+    "#0b8793",
+    "#c2508b",
+    "#75644f",
+)
+STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "gapjax",
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "lines.linewidth": 1.6,
+}
+
+
+def color(index: int) -> str:
+    """The colour of the regime at ``index``."""
+    return PALETTE[index % len(PALETTE)]
+
+
+def to_svg(draw: Callable[[Any], None], *, width: float = 5.2, height: float = 3.5) -> str:
+    """What ``draw`` puts on an axis, as SVG that follows the colours of the page it is in."""
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        from matplotlib.figure import Figure as Canvas
+
+        canvas = Canvas(figsize=(width, height), layout="constrained")
+        canvas.patch.set_alpha(0)
+        axis = canvas.add_subplot()
+        axis.patch.set_alpha(0)
+        draw(axis)
+        text = io.StringIO()
+        canvas.savefig(text, format="svg", metadata={"Date": None})
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]
+    names = {INK: "ink", MUTED: "muted", GRID: "grid"}
+    names |= {paper: f"c{i}" for i, paper in enumerate(PALETTE)}
+    svg = re.sub("|".join(names), lambda found: f"var(--{names[found[0]]})", svg)
+    # Text without a colour of its own would be black, also on a dark page.
+    return re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 fill="var(--ink)"', svg, count=1)
+
+
+def label(result: StudyResult, measure: str) -> str:
+    task = result.config.task
+    return measure.replace("_", " ") + (", %" if measure in task.percent else "")
