@@ -34,8 +34,9 @@ def from_nnx(build: Callable[..., nnx.Module], name: str, *, fresh: bool) -> Net
         return nnx.to_pure_dict(parts.params), nnx.to_pure_dict(parts.rest)
 
     def template(inputs: Any) -> _Parts:
-        # The structure alone: no array of this model is computed.
-        return _apart(nnx.eval_shape(lambda: make(nnx.Rngs(0), inputs)))
+        # The structure alone: no array of this model is computed. Not by nnx.eval_shape, which lays
+        # parameters out on the mesh at hand, and names of axes may mean another.
+        return jax.eval_shape(lambda: _apart(make(nnx.Rngs(0), inputs)))
 
     def module(params: Any, model_state: Any, inputs: Any, train: bool, key: Any) -> Any:
         parts = template(inputs)

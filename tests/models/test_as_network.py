@@ -326,3 +326,12 @@ def test_annotations_of_parameters_are_told_apart_from_them(kind):
     assert specs == {"kernel": jax.P("embed", "mlp"), "bias": jax.P()}
     on_mesh = nn.logical_to_mesh(specs, (("mlp", "model"), ("embed", None)))
     assert on_mesh["kernel"] == jax.P(None, "model")
+
+
+def test_names_of_axes_may_be_unknown_to_the_mesh_at_hand():
+    network = models.as_network(_annotated("nnx"))
+    params, state = network.init(jax.random.key(0), X)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    with jax.set_mesh(mesh):
+        outputs, _ = jax.jit(functools.partial(network.apply, train=True))(params, state, X)
+    np.testing.assert_allclose(outputs, X @ params["kernel"] + params["bias"], atol=1e-5)
