@@ -34,9 +34,13 @@ def test_the_variance_is_the_sum_over_sources():
     left = d - d.mean(1)[:, None] - d.mean(0)[None] + d.mean()
     rest = (left**2).sum() / (4 * 39) / 200
     total = max(seeds + examples - rest, seeds, examples)
-    df = total**2 / (seeds**2 / 4 + examples**2 / 39 + rest**2 / (4 * 39))
-    half = stats.t.ppf(0.975, df) * total**0.5
+    parts = [max(v - rest / 2, 0) / total for v in (seeds, examples)]
+    quantiles = stats.t.ppf(0.975, [4, 39, 4 * 39])
+    half = quantiles @ [*parts, 1 - sum(parts)] * total**0.5
     np.testing.assert_allclose([found.low, found.high], [d.mean() - half, d.mean() + half])
+    # The p value is that of the interval which ends at 0.
+    edge = paired_difference(d, np.zeros_like(d), level=1 - found.p_value)
+    np.testing.assert_allclose(min(abs(edge.low), abs(edge.high)), 0, atol=1e-9)
     np.testing.assert_allclose(
         [found.stderr_seeds, found.stderr_examples], [seeds**0.5, examples**0.5]
     )
