@@ -104,6 +104,8 @@ def combine(
     seeds: float, examples: float, rest: float, num_seeds: int, num_examples: int
 ) -> Variance:
     """The variance of a mean from its sources."""
+    # Of what does not vary at all the sums round to either side of 0.
+    seeds, examples, rest = (max(v, 0.0) for v in (seeds, examples, rest))
     total = max(seeds + examples - rest, seeds, examples)
     return Variance(seeds, examples, rest, total, num_seeds, num_examples)
 

@@ -379,7 +379,5 @@ def fieller(top: float, bottom: float, both: Covariance, level: float = LEVEL) -
     if len(ends) < 2:
         return Interval(value)
     spread = both.of(1.0, -value)
-    # Of what does not vary at all the sums round to either side of 0.
-    parts = (max(v, 0.0) for v in (spread.seeds, spread.examples))
-    seeds, examples = (math.sqrt(v) / abs(bottom) for v in parts)
+    seeds, examples = (math.sqrt(v) / abs(bottom) for v in (spread.seeds, spread.examples))
     return Interval(value, ends[0], ends[1], None, seeds, examples)
