@@ -66,9 +66,7 @@ def _closed(result: StudyResult, found: GapFindings, small: RegimeRecord) -> lis
     large = result.config.baseline[1]
     open_ones = [name for name in told if not _resolved(found, name, large)]
     if open_ones:
-        sentences.append(
-            f"Not told from {large}, all comparisons counted: {', '.join(open_ones)}."
-        )
+        sentences.append(f"Not told from {large}, all comparisons counted: {', '.join(open_ones)}.")
     return sentences
 
 
@@ -101,9 +99,8 @@ def _resolved(found: GapFindings, name: str, end: str) -> bool:
 
 def _signed(value: Interval, digits: int, scale: float) -> str:
     """A difference with its sign, the other way round where the scale is negative."""
-    mean, *ends = (None if v is None else scale * v for v in (value.mean, value.low, value.high))
-    low, high = (None, None) if None in ends else sorted(ends)
-    text = interval(Interval(mean, low, high), digits)
+    mean, *ends = (scale * v for v in (value.mean, value.low, value.high) if v is not None)
+    text = interval(Interval(mean, *sorted(ends)), digits)
     return text if text.startswith("-") else f"+{text}"
 
 
