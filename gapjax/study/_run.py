@@ -113,7 +113,7 @@ def run_study(
         2
     """
     prepared = prepare_study(study, batch_devices)
-    config = _config(study, prepared, command)
+    config = _config(prepared, command)
     training.check_agreement({**versions(), **config.study, "folder": pathlib.Path(out_dir).name})
     folder = pathlib.Path(out_dir).expanduser()
     training.on_first(lambda: _folder.open_folder(folder, config))
@@ -143,8 +143,9 @@ def run_study(
     return result
 
 
-def _config(study: Study, prepared: Prepared, command: str | None) -> Config:
-    network, task = prepared.setup.network, study.task
+def _config(prepared: Prepared, command: str | None) -> Config:
+    study, network = prepared.setup.study, prepared.setup.network
+    task = study.task
     described = describe(study, prepared.dataset, network)
     if not network.fresh_start:  # its own weights are the start of every seed
         inputs = prepared.setup.inputs(prepared.setup.sample())

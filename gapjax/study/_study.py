@@ -154,6 +154,11 @@ class Study:
         _optional(_number(above=0, most=_LARGEST)),
     )
     augment: Sequence[Any] = _field((), f"augmentations: {_named(data.AUGMENTATIONS)}")
+    controls: bool = _field(
+        True,
+        "train a small batch that sees as many examples as the regime that sees most, and a convex "
+        "network beside the curves of distance",
+    )
     tune: int = _field(
         0, "rates to try around each regime's rule, on a validation split; 0: none", _whole(0, 1000)
     )
@@ -179,8 +184,9 @@ class Study:
             check = field.metadata["check"]
             if check is not None:
                 object.__setattr__(self, field.name, check(field.name, getattr(self, field.name)))
-        if not isinstance(self.noise_scale, bool):
-            raise ValueError(f"noise_scale must be True or False, not {self.noise_scale!r}.")
+        for name in ("noise_scale", "controls"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}.")
         if self.first_seed + self.seeds > _MOST_SEEDS:
             raise ValueError(
                 f"first_seed must be at most {_MOST_SEEDS - self.seeds} for {self.seeds} seeds, "
