@@ -75,7 +75,7 @@ def landscape_section(kept: Kept) -> str:
     heads = [
         "measure",
         f"{large} / {small} [95%]",
-        *(f"at loss {_level(x)}" for x in found["levels"]),
+        *(f"at loss {level['loss']:g}" for level in found["levels"]),
     ]
     rows = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     for name, ratio in found["ratios"].items():
