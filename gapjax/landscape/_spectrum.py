@@ -9,11 +9,11 @@ import numpy as np
 
 from gapjax._checks import positive_float, positive_int
 from gapjax._text import readable_bytes
+from gapjax.landscape._estimate import Estimate, ratio_of_means, stderr_of_mean
 from gapjax.landscape._lanczos import Krylov
 from gapjax.landscape._memory import require_vectors
 from gapjax.landscape._operators import Operator
 from gapjax.landscape._progress import Progress, Tracker
-from gapjax.landscape._trace import Estimate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,23 +44,18 @@ class Density:
     def moment(self, power: int) -> Estimate:
         """The mean of ``eigenvalue ** power``, exact in each probe for powers below 2 m."""
         samples = np.sum(self.weights * self.nodes**power, axis=1)
-        return Estimate(float(samples.mean()), _stderr(samples), self.num_matvecs)
+        return Estimate(
+            float(samples.mean()),
+            float(stderr_of_mean(samples)),
+            self.num_matvecs,
+            num_samples=len(samples),
+        )
 
     def negative_mass(self) -> Estimate:
         """The share of the absolute spectrum that is negative, sum |min(x, 0)| / sum |x|."""
         below = np.sum(self.weights * np.maximum(-self.nodes, 0), axis=1)
         size = np.sum(self.weights * np.abs(self.nodes), axis=1)
-        share = below.mean() / max(size.mean(), np.finfo(float).tiny)
-        # The error of a ratio of means, to first order.
-        error = _stderr(below - share * size) / max(size.mean(), np.finfo(float).tiny)
-        return Estimate(float(share), float(error), self.num_matvecs)
-
-
-def _stderr(samples: np.ndarray, axis: int = 0) -> Any:
-    """Standard error of the mean over probes; not a number for a single one."""
-    if samples.shape[axis] < 2:
-        return np.full(samples.mean(axis).shape, np.nan)[()]
-    return np.std(samples, axis=axis, ddof=1) / np.sqrt(samples.shape[axis])
+        return Estimate(*ratio_of_means(below, size), self.num_matvecs, num_samples=len(size))
 
 
 def spectral_density(
@@ -213,7 +208,7 @@ def _smooth(
         bumps = np.exp(-0.5 * ((grid[:, None] - own_nodes) / sigma) ** 2)
         sample[:] = bumps @ own_weights / (sigma * np.sqrt(2 * np.pi))
     mean = samples.mean(0) if len(samples) else np.zeros(len(grid))
-    error = _stderr(samples) if len(samples) else np.full(len(grid), np.nan)
+    error = stderr_of_mean(samples) if len(samples) else np.full(len(grid), np.nan)
     return Density(grid, mean, error, nodes, weights, float(sigma), size, spent)
 
 
@@ -294,10 +289,10 @@ def count_above(
     counted = np.sum(found[:, None] > thresholds, axis=0)
     figures = np.zeros((3, len(thresholds)))
     if rest:
-        figures[:] = samples.mean(0), _stderr(samples), bias.mean(0)
+        figures[:] = samples.mean(0), stderr_of_mean(samples), bias.mean(0)
     figures[0] += counted
     if np.ndim(threshold):
         mean, stderr, slack = figures.reshape(3, *np.shape(threshold))
     else:
         mean, stderr, slack = figures[:, 0].tolist()
-    return Estimate(mean, stderr, spent, slack)
+    return Estimate(mean, stderr, spent, slack, len(samples))

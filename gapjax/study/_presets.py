@@ -8,7 +8,7 @@ PRESETS: dict[str, tuple[str, Study]] = {
     "digits": ("the embedded digits: minutes on a laptop, no download", Study()),
     "smith-digits": (
         "the digits, Smith et al. (2018): decay the rate, grow the batch, or half of each",
-        Study(regimes=("SB", "HYBRID", "GROW", "GROW+GBN"), noise_scale=True),
+        Study(regimes=("SB", "LB", "HYBRID", "GROW", "GROW+GBN"), noise_scale=True),
     ),
     "keskar-digits": (
         "Adam on the digits until the loss stops improving, as Keskar et al. (2017); --landscape",

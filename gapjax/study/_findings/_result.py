@@ -2,10 +2,10 @@
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from gapjax._paths import local_path
 from gapjax.study._findings._gap import Examples, GapFindings, find_gap
 from gapjax.study._findings._landscape import LandscapeFindings, read_landscape
 from gapjax.study._findings._travel import Travel, convex_travel, find_travel
@@ -55,7 +55,7 @@ def load_result(folder: str | os.PathLike[str]) -> StudyResult:
         ValueError: no study is there, none of its regimes is done, or a file is not as it was
             written; in one line.
     """
-    folder = pathlib.Path(folder).expanduser()
+    folder = local_path("folder", folder)
     config = _folder.read_config(folder)
     names = [regime["name"] for regime in config.study["regimes"]]
     done = [name for name in names if _folder.regime_path(folder, name).exists()]
