@@ -15,6 +15,7 @@ from gapjax import diffusion, training
 from gapjax.study._findings._landscape import SEEDS, measure_landscape
 from gapjax.study._findings._result import StudyResult, load_result, results_json
 from gapjax.study._plan import Plan, make_plan
+from gapjax.study._population._convex import keep_convex
 from gapjax.study._population._keep import Keeper, config_of, remove
 from gapjax.study._population._levels import keep_levels
 from gapjax.study._population._member import Member
@@ -126,6 +127,8 @@ def run_study(
         if not _folder.regime_path(folder, plan.name).exists():
             _train_regime(prepared, plan, folder, progress)
         remove(_unfinished(folder, plan))
+    if prepared.setup.study.controls:
+        _convex(prepared, folder)
     result = load_result(folder)
     if landscape:
         found = training.on_first(
@@ -141,6 +144,14 @@ def run_study(
         result = dataclasses.replace(result, landscape=found)
     training.on_first(lambda: _write(result, folder))
     return result
+
+
+def _convex(prepared: Prepared, folder: pathlib.Path) -> None:
+    """The convex control, over the early phase of the small batch."""
+    study = prepared.setup.study
+    small = prepared.plans.get(study.baseline[0], next(iter(prepared.plans.values())))
+    width = None if study.task.width is None else study.task.width(prepared.dataset)
+    keep_convex(prepared.setup, width, min(small.boundaries, default=small.updates), folder)
 
 
 def _config(prepared: Prepared, command: str | None) -> Config:

@@ -8,9 +8,10 @@ from typing import Any
 from gapjax._paths import local_path
 from gapjax.study._findings._gap import Examples, GapFindings, find_gap
 from gapjax.study._findings._landscape import LandscapeFindings, read_landscape
-from gapjax.study._findings._travel import Travel, find_travel
+from gapjax.study._findings._travel import Travel, convex_travel, find_travel
+from gapjax.study._population._convex import read_convex
 from gapjax.study._results import _folder
-from gapjax.study._results._records import FORMAT, Config, RegimeRecord, Run, to_plain
+from gapjax.study._results._records import FORMAT, Config, Convex, RegimeRecord, Run, to_plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,7 @@ class StudyResult:
         gap: the gap of the headline metric, and what closes it, at the rates that count.
         rule_gap: the same at the rates of the rules, where others were tuned.
         travel: per regime how its weights travel.
+        convex: how those of a convex network do, beside them; None where none was trained.
         landscape: what the solutions look like; None where they were not measured.
     """
 
@@ -31,6 +33,7 @@ class StudyResult:
     gap: GapFindings
     rule_gap: GapFindings | None
     travel: dict[str, Travel | None]
+    convex: Travel | None = None
     landscape: LandscapeFindings | None = None
 
     @property
@@ -60,13 +63,17 @@ def load_result(folder: str | os.PathLike[str]) -> StudyResult:
         raise ValueError(f"no regime of the study in {folder} is done yet: run it first.")
     records = {name: _folder.read_regime(folder, name) for name in done}
     examples = {name: _folder.read_examples(folder, record) for name, record in records.items()}
-    return find_all(config, records, examples, read_landscape(folder))
+    return find_all(
+        config, records, examples, convex=read_convex(folder), landscape=read_landscape(folder)
+    )
 
 
 def find_all(
     config: Config,
     records: Mapping[str, RegimeRecord],
     examples: Examples,
+    *,
+    convex: Convex | None = None,
     landscape: LandscapeFindings | None = None,
 ) -> StudyResult:
     """The result of what was measured."""
@@ -76,7 +83,8 @@ def find_all(
         dict(records),
         find_gap(records, examples, config),
         find_gap(records, examples, config, "rule") if tuned else None,
-        find_travel(records, config.baseline[0]),
+        find_travel(records, config.baseline[0], config.study),
+        None if convex is None else convex_travel(convex),
         landscape,
     )
 
@@ -90,6 +98,7 @@ def results_json(result: StudyResult, finding: str) -> dict[str, Any]:
         "baseline": list(result.config.baseline),
         "gap": to_plain(result.gap.gap),
         "comparisons": to_plain(result.gap.comparisons),
+        "convex": to_plain(result.convex),
         "regimes": {name: _regime_json(result, name) for name in result.regimes},
     }
 

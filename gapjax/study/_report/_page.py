@@ -34,7 +34,7 @@ def write_report(result: StudyResult, path: str | os.PathLike[str]) -> None:
     )
     config = result.config
     landscape = _landscape.section(result)
-    sections = ("gap", "curves", *(("landscape",) if landscape else ()))
+    sections = ("gap", "curves", "travel", *(("landscape",) if landscape else ()))
     _folder.write_text(
         pathlib.Path(path),
         environment.get_template("report.html.j2").render(

@@ -196,6 +196,25 @@ class RegimeRecord:
 
 
 @dataclasses.dataclass(frozen=True)
+class Convex:
+    """The curves of distance of a convex network: a linear one, by all its examples at once.
+
+    Attributes:
+        examples: it was trained on, all of them in every update.
+        learning_rate: constant.
+        momentum: of gradient descent.
+        update: the updates after which it was measured, ``[T]``.
+        distance: from the start, ``[T][S]``, None where it diverged.
+    """
+
+    examples: int
+    learning_rate: float
+    momentum: float
+    update: list[int]
+    distance: list[list[float | None]]
+
+
+@dataclasses.dataclass(frozen=True)
 class TaskFacts:
     """What a reader of results has to know of a task.
 

@@ -76,9 +76,8 @@ def plot_distance(result: StudyResult, axis: Any) -> None:
         if found is None:
             continue
         t = np.geomspace(*found.updates, 60)
-        fit = found.mean_curve
-        log = fit.log_intercept + fit.log_slope * np.log(t)
-        power = fit.power_factor * t**fit.power_exponent
+        log = found.log_intercept + (found.log_slope.mean or 0.0) * np.log(t)
+        power = found.power_factor * t ** (found.power_exponent.mean or 0.0)
         axis.plot(t, log, color=color(i), ls=(0, (4, 2)), lw=1.2)
         axis.plot(t, power, color=color(i), ls=(0, (1, 1.5)), lw=1.2)
     _against_updates(axis, "distance from the start")

@@ -77,3 +77,26 @@ def plot_gap_closed(result: StudyResult, axis: Any) -> None:
         )
     _rows(axis, list(told))
     axis.set_xlabel("share of the generalization gap closed, %")
+
+
+def plot_travelled(result: StudyResult, axis: Any) -> None:
+    """The share of the gap closed against how far the weights went, every regime a point."""
+    small, large = result.config.baseline
+    ends = {large: Interval(0.0), small: Interval(1.0)}
+    for i, (name, record) in enumerate(result.regimes.items()):
+        far = mean_interval(record.run.values["distance"].array)
+        share = {**result.gap.shares, **ends}[name]
+        if far.mean is None or share.mean is None:
+            continue
+        at = far.mean, 100 * share.mean
+        for found, scale, way in ((far, 1, "xerr"), (share, 100, "yerr")):
+            if found.mean is not None and found.low is not None and found.high is not None:
+                below, above = found.mean - found.low, found.high - found.mean
+                error = {way: [[scale * below], [scale * above]]}
+                axis.errorbar(*at, **error, color=color(i), alpha=0.45, lw=1.5)
+        axis.plot(*at, "o", color=color(i), ms=7)
+        axis.annotate(
+            figure_text(name), at, (7, 5), textcoords="offset points", color=INK, fontsize=8
+        )
+    axis.set_xlabel("distance from the start, at the end")
+    axis.set_ylabel("share of the gap closed, %")

@@ -7,7 +7,11 @@ from typing import Any
 
 from gapjax.study._findings._result import StudyResult
 from gapjax.study._report._figures._curves import plot_curves, plot_distance, plot_growth
-from gapjax.study._report._figures._gap import plot_gap_closed, plot_headline
+from gapjax.study._report._figures._gap import (
+    plot_gap_closed,
+    plot_headline,
+    plot_travelled,
+)
 from gapjax.study._report._figures._landscape import (
     measured,
     plot_lines,
@@ -22,7 +26,7 @@ class Figure:
 
     Attributes:
         name: what files call it.
-        section: where on the page: ``"gap"``, ``"curves"`` or ``"landscape"``.
+        section: where on the page: ``"gap"``, ``"curves"``, ``"travel"`` or ``"landscape"``.
         draw: ``(result, axis)``.
         caption: what it shows: a bold title, then a sentence.
         height: in inches, or a function of the result.
@@ -80,6 +84,17 @@ FIGURES: tuple[Figure, ...] = (
             "‖w − w₀‖, against updates on a log axis; up to the first drop of the learning rate, "
             "where they could be fitted, the log-t law dashed and the power law dotted.",
         ),
+    ),
+    Figure(
+        "travelled",
+        "travel",
+        plot_travelled,
+        (
+            "Does travelling further go with closing the gap?",
+            "Every regime: how far its weights went against the share of the gap it closes, with "
+            "95% intervals. Were distance the mechanism, the points would rise from left to right.",
+        ),
+        when=lambda result: any(share.is_bounded for share in result.gap.shares.values()),
     ),
     Figure(
         "growth",
