@@ -128,12 +128,15 @@ class Curves:
         examples: how many examples had been seen, ``[T]``.
         seconds: of training until then, ``[T]``.
         values: by name, ``[T][S]``, None where not measured.
+        flops: floating-point operations of one seed until then, ``[T]``, None where the compiler
+            does not tell.
     """
 
     update: list[int]
     examples: list[int]
     seconds: list[float | None]
     values: dict[str, list[list[float | None]]]
+    flops: list[float | None] = dataclasses.field(default_factory=list)
 
     def array(self, name: str) -> np.ndarray:
         """A curve as float64, ``[T, S]``, NaN where not measured."""

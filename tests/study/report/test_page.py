@@ -73,7 +73,8 @@ def test_drawings_share_the_page_without_sharing_ids(page, finished):
     used = re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', text)
     assert {a or b for a, b in used} <= set(tags.ids)
     figures = [f for s in ("gap", "curves", "travel") for f in _list.figures_of(finished[1], s)]
-    assert sum(tag == "svg" for tag, _ in tags.seen) == len(figures) >= 5
+    drawn = sum(4 if figure.switch else 1 for figure in figures)
+    assert sum(tag == "svg" for tag, _ in tags.seen) == drawn >= 5
     assert all(figure.caption[0] in text for figure in figures)
 
 
@@ -108,6 +109,35 @@ def test_report_can_be_drawn_again_from_the_folder(finished, tmp_path):
     folder, _, _ = finished
     study.write_report(study.load_result(folder), tmp_path / "again.html")
     assert (tmp_path / "again.html").read_bytes() == (folder / "report.html").read_bytes()
+
+
+def test_curves_against_every_axis_and_a_switch_for_it(page, finished):
+    text, tags = page
+    _, result, _ = finished
+    switch = [attrs for tag, attrs in tags.seen if tag == "input"]
+    assert [a["id"] for a in switch] == [
+        "axis-updates",
+        "axis-examples",
+        "axis-flops",
+        "axis-seconds",
+    ]
+    assert "checked" in switch[0] and "checked" not in switch[1]
+    for against in ("updates", "examples", "flops", "seconds"):
+        axis = _axis()
+        study.plot_curves(result, axis, name="test_loss", against=against)
+        curves = result.regimes["SB"].curves
+        rows, _ = curves.measured("test_loss")
+        wanted = getattr(curves, "update" if against == "updates" else against)
+        np.testing.assert_allclose(axis.lines[0].get_xdata(), np.array(wanted)[rows])
+        assert f'class="by by-{against}"' in text
+    with pytest.raises(ValueError, match="against must be one of"):
+        study.plot_curves(result, _axis(), name="test_loss", against="hours")
+    curves = dataclasses.replace(result.regimes["SB"].curves, flops=[])
+    without = {"SB": dataclasses.replace(result.regimes["SB"], curves=curves)}
+    bare = dataclasses.replace(result, regimes=without)
+    assert "flops" not in _curves.axes_of(bare)
+    with pytest.raises(ValueError, match="the FLOPs of regime SB were not measured"):
+        study.plot_curves(bare, _axis(), name="test_loss", against="flops")
 
 
 def test_points_are_the_seeds(finished):
