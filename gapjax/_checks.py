@@ -8,9 +8,10 @@ import difflib
 import numbers
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def positive_int(name: str, value: int) -> int:
@@ -81,8 +82,10 @@ def several(name: str, values: Any) -> list[Any]:
     raise ValueError(f"{name} must be a list, not {values!r}.")
 
 
-def numbers_array(name: str, values: Any) -> np.ndarray:
+def numbers_array(name: str, values: Any) -> "np.ndarray":
     """An array of numbers, in float64."""
+    import numpy as np  # late: the command checks its arguments before anything heavy
+
     try:
         return np.asarray(values, np.float64)
     except (TypeError, ValueError) as error:
