@@ -18,11 +18,13 @@ from gapjax._paths import local_path
 from gapjax.study._findings._landscape import SEEDS, measure_landscape
 from gapjax.study._findings._result import StudyResult, load_result, results_json
 from gapjax.study._plan import Plan, make_plan
+from gapjax.study._population._convex import keep_convex
 from gapjax.study._population._keep import Keeper, config_of, remove
 from gapjax.study._population._levels import keep_levels, kept_weights
 from gapjax.study._population._member import Member
+from gapjax.study._population._records_of import curves_of, examples_of, run_of
 from gapjax.study._population._setup import Setup
-from gapjax.study._population._train import Advance, Outcome, measured_names, train
+from gapjax.study._population._train import Advance, train
 from gapjax.study._prepare import TUNING_SEEDS, Prepared, Splits, prepare_study
 from gapjax.study._report import _page, _words
 from gapjax.study._results import _files, _folder
@@ -32,10 +34,7 @@ from gapjax.study._results._names import file_name
 from gapjax.study._results._origin import describe, environment, versions
 from gapjax.study._results._records import (
     Config,
-    Curves,
-    Diverged,
     RegimeRecord,
-    Run,
     TaskFacts,
     Trial,
     Tuning,
@@ -124,7 +123,7 @@ def run_study(
     """
     folder = local_path("out_dir", out_dir)
     prepared = prepare_study(study, batch_devices)
-    config = _config(study, prepared, command)
+    config = _config(prepared, command)
     training.check_agreement({**versions(), **config.study, "folder": folder.name})
     with contextlib.ExitStack() as stack:
         held = training.on_first(lambda: stack.enter_context(_folder.hold(folder, wait=wait)))
@@ -164,6 +163,8 @@ def _run_in(
         if not _folder.regime_path(folder, plan.name).exists():
             _train_regime(prepared, plan, out, progress)
         remove(_unfinished(folder, plan))
+    if prepared.setup.study.controls:
+        _convex(prepared, out)
     result = load_result(folder)
     if landscape:
         found = training.on_first(
@@ -181,8 +182,19 @@ def _run_in(
     return result
 
 
-def _config(study: Study, prepared: Prepared, command: str | None) -> Config:
-    network, task = prepared.setup.network, study.task
+def _convex(prepared: Prepared, out: _Folder) -> None:
+    """The convex control, over the early phase of the small batch."""
+    study = prepared.setup.study
+    small = prepared.plans.get(study.baseline[0], next(iter(prepared.plans.values())))
+    width = None if study.task.width is None else study.task.width(prepared.dataset)
+    keep_convex(
+        prepared.setup, width, min(small.boundaries, default=small.updates), out.path, out.config
+    )
+
+
+def _config(prepared: Prepared, command: str | None) -> Config:
+    study, network = prepared.setup.study, prepared.setup.network
+    task = study.task
     described = describe(study, prepared.dataset, network)
     if not network.fresh_start:  # its own weights are the start of every seed
         inputs = prepared.setup.inputs(prepared.setup.sample())
@@ -235,7 +247,7 @@ def _train_regime(
     own = jax.tree.map(lambda x: x[: len(seeds)], training.to_host(outcome.weights._asdict()))
     path = _folder.network_path(folder, plan.name)
     training.on_first(lambda: training.save_tree(path, own))
-    runs = [_run(setup, outcome, rate, i) for i, rate in enumerate(rates)]
+    runs = [run_of(setup, outcome, rate, i) for i, rate in enumerate(rates)]
     record = RegimeRecord(
         name=plan.name,
         remedies=[remedy.name for remedy in plan.regime.remedies],
@@ -252,11 +264,11 @@ def _train_regime(
         run=runs[0],
         rule=runs[1] if len(runs) > 1 else None,
         tuning=tuning,
-        curves=_curves(plan, outcome, len(seeds)),
+        curves=curves_of(setup, plan, outcome),
         study=out.config.fingerprint,
         network=fingerprint(own),
     )
-    examples = _examples(setup, outcome, len(rates))
+    examples = examples_of(setup, outcome, len(rates))
     trees = [path, *kept_weights(folder, plan.name, setup.study.loss_levels, seeds[:SEEDS])]
     training.on_first(lambda: _folder.keep_regime(folder, record, examples, trees))
 
@@ -334,49 +346,6 @@ def _best(values: np.ndarray, maximize: bool) -> int:
     """The best of several values; one that is not finite (a seed diverged) is none to recommend."""
     signed = np.where(np.isfinite(values), values if maximize else -values, -np.inf)
     return int(np.argmax(signed))
-
-
-def _run(setup: Setup, outcome: Outcome, rate: float, which: int) -> Run:
-    """The numbers of one rate's members."""
-    seeds, task = setup.study.all_seeds, setup.task
-    part = slice(which * len(seeds), (which + 1) * len(seeds))
-    values = {name: outcome.final(name)[part] for name in measured_names(setup)}
-    train_value, test_value = (values[f"{split}_{task.headline}"] for split in ("train", "test"))
-    sign = 1.0 if task.maximize else -1.0
-    return Run(
-        learning_rate=rate,
-        hyper={},
-        values={name: over_seeds(value) for name, value in values.items()},
-        gap=over_seeds(sign * (train_value - test_value)),
-        diverged=[
-            Diverged(seed, int(update), training.fault_path(outcome.states.params, fault))
-            for seed, update, fault in zip(
-                seeds, outcome.diverged[part], outcome.fault[part], strict=True
-            )
-            if update
-        ],
-    )
-
-
-def _curves(plan: Plan, outcome: Outcome, seeds: int) -> Curves:
-    curves = outcome.curves
-    return Curves(
-        update=curves.update.tolist(),
-        examples=[plan.batch_sizes.examples_before(u) for u in curves.update.tolist()],
-        seconds=curves.seconds.tolist(),
-        values={name: column[:, :seeds].tolist() for name, column in curves.values.items()},
-    )
-
-
-def _examples(setup: Setup, outcome: Outcome, rates: int) -> dict[str, np.ndarray]:
-    """What every test example gave: ``[S, n]`` by name, of the rule under ``rule/``."""
-    seeds = len(setup.study.all_seeds)
-    found = {"weight": setup.evaluator.example_weights(setup.test)}
-    for name in {"loss", setup.task.headline}:
-        found[name] = outcome.examples[name][:seeds]
-        if rates > 1:
-            found[f"rule/{name}"] = outcome.examples[name][seeds:]
-    return found
 
 
 def _unfinished(folder: pathlib.Path, plan: Plan) -> pathlib.Path:

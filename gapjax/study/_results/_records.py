@@ -129,17 +129,21 @@ class Curves:
         examples: how many examples had been seen, ``[T]``.
         seconds: of training until then, ``[T]``.
         values: by name, ``[T][S]``, None where not measured.
+        flops: floating-point operations of one seed until then, ``[T]``, None where the compiler
+            does not tell.
     """
 
     update: list[int]
     examples: list[int]
     seconds: list[float | None]
     values: dict[str, list[list[float | None]]]
+    flops: list[float | None] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
         columns: dict[str, list[Any]] = {
             "examples": self.examples,
             "seconds": self.seconds,
+            **({"flops": self.flops} if self.flops else {}),
             **self.values,
         }
         for name, column in columns.items():
@@ -225,6 +229,25 @@ class RegimeRecord:
 
 
 @dataclasses.dataclass(frozen=True)
+class Convex:
+    """The curves of distance of a convex network: a linear one, by all its examples at once.
+
+    Attributes:
+        examples: it was trained on, all of them in every update.
+        learning_rate: constant.
+        momentum: of gradient descent.
+        update: the updates after which it was measured, ``[T]``.
+        distance: from the start, ``[T][S]``, None where it diverged.
+    """
+
+    examples: int
+    learning_rate: float
+    momentum: float
+    update: list[int]
+    distance: list[list[float | None]]
+
+
+@dataclasses.dataclass(frozen=True)
 class TaskFacts:
     """What a reader of results has to know of a task.
 
@@ -269,6 +292,9 @@ class StudyFields(typing.TypedDict):
     regimes: list[_Named]
     baseline: tuple[str, str]
     validation: float
+    optimizer: str
+    momentum: typing.NotRequired[float | None]
+    b1: typing.NotRequired[float | None]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ STUDY = {
     "rate": 0.1,
     "dataset": {"name": "x", "normalize": None},
     "model": "net",
+    "optimizer": "sgd",
     "regimes": [{"name": "SB"}, {"name": "LB"}],
     "baseline": ["SB", "LB"],
     "validation": 0.2,
