@@ -2,8 +2,13 @@
 
 import contextlib
 import io
+import os
 import re
+import shutil
+from collections.abc import Iterator
 from typing import Any
+
+_NARROWEST = 40
 
 
 def parse(fields: type, arguments: list[str], *, prog: str) -> Any:
@@ -12,7 +17,7 @@ def parse(fields: type, arguments: list[str], *, prog: str) -> Any:
 
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said), _wide_enough():
             return tyro.cli(
                 fields, args=arguments, prog=prog, config=(tyro.conf.FlagCreatePairsOff,)
             )
@@ -21,6 +26,20 @@ def parse(fields: type, arguments: list[str], *, prog: str) -> Any:
             raise
         own = " ".join(word for word in prog.split() if not re.fullmatch(r"\[?[A-Z]+\]?", word))
         raise ValueError(f"{_essence(said.getvalue())} See {own} --help.") from None
+
+
+@contextlib.contextmanager
+def _wide_enough() -> Iterator[None]:
+    """Let help have a few columns, however narrow the terminal: with none at all it never ends."""
+    before = os.environ.get("COLUMNS")
+    if shutil.get_terminal_size().columns < _NARROWEST:
+        os.environ["COLUMNS"] = str(_NARROWEST)
+    try:
+        yield
+    finally:
+        os.environ.pop("COLUMNS", None)
+        if before is not None:
+            os.environ["COLUMNS"] = before
 
 
 def _essence(box: str) -> str:

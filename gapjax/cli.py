@@ -1,17 +1,17 @@
 """The ``gapjax`` command: thin, over ``gapjax.study`` and ``gapjax.data``."""
 
+import contextlib
 import dataclasses
 import os
-import pathlib
 import shlex
 import signal
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, NamedTuple
 
-from gapjax import _checks, _options, _tensorboard, _terminal
+from gapjax import _checks, _options, _paths, _signals, _streams, _tensorboard, _terminal
 
 _HELP = ("-h", "--help")
 
@@ -22,6 +22,8 @@ _RUN: dict[str, tuple[type, Any, str]] = {
     "log_dir": (str, "", "folder for TensorBoard: what is measured, as it comes"),
     "batch_devices": (int, 1, "devices that share each seed's batch; seeds spread by themselves"),
     "distributed": (bool, False, "this is one of many processes, on the hosts of a cluster"),
+    "wait": (bool, False, "wait where another process writes to the folder"),
+    "repair": (bool, False, "delete what is damaged in the folder, and make that again"),
     "dry_run": (bool, False, "print what devices, memory and network it takes; train nothing"),
 }
 
@@ -35,8 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output has had enough of it, such as head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _streams.give_up(sys.stdout)
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        if not _streams.cannot_write(error):
+            raise
+        _streams.give_up(sys.stdout)
+        print(f"gapjax: cannot write to standard output: {error.strerror}.", file=sys.stderr)
+        return 2
 
 
 def _run(arguments: list[str]) -> int:
@@ -57,22 +65,33 @@ def _run(arguments: list[str]) -> int:
         if command.text is not None and {*arguments[1:]} & {*_HELP}:
             print(f"gapjax {name} {command.takes}".rstrip(), f"\n\n{command.text}")
             return 0
-        with training.resending_signals(), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             command.run(arguments[1:])
         return 0
     except KeyboardInterrupt:
-        code, text = 130, "interrupted. The same command goes on from here."
-    except BrokenPipeError:
-        raise
+        code, text = 130, f"interrupted. {_signals.GO_ON}"
     except (ValueError, OSError) as error:
+        if isinstance(error, OSError) and (
+            isinstance(error, BrokenPipeError) or _streams.cannot_write(error)
+        ):
+            raise
         code, text = 2, str(error)
         if isinstance(error, OSError) and error.filename:
-            text = f"{error.filename}: {error.strerror}."
+            text = f"{os.fsdecode(error.filename)}: {error.strerror}."
     print(f"gapjax: {' '.join(text.split())}", file=sys.stderr)
     if "--distributed" in arguments:
         training.leave(code)  # other processes may not have failed
     return code
+
+
+@contextlib.contextmanager
+def _working(*, distributed: bool = False) -> Iterator[None]:
+    """While inside, signals are raised, so that what was begun is cleared away or kept."""
+    from gapjax import training
+
+    with training.resending_signals(), _signals.raising(sigterm=not distributed):
+        yield
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -103,7 +122,7 @@ def _study(arguments: list[str]) -> None:
         _dry_run(chosen, run["batch_devices"])
         return
     with (
-        training.on_sigterm(_leave),
+        _working(distributed=distributed),
         _terminal.progress(len(chosen.regimes)) as show,
         _tensorboard.logging(log_dir) as log,
     ):
@@ -169,12 +188,6 @@ def _fields_of(default: Any, *, out: str) -> type:
     return made
 
 
-def _leave() -> None:
-    """Leave at SIGTERM with one line, wherever the study does not save first."""
-    print("gapjax: told to leave. The same command goes on from here.", file=sys.stderr)
-    raise SystemExit(128 + signal.SIGTERM)
-
-
 def _dry_run(chosen: Any, batch_devices: int) -> None:
     import rich.console
 
@@ -211,8 +224,9 @@ def _report(arguments: list[str]) -> None:
     from gapjax import study
 
     result = study.load_result(arguments[0])
-    path = pathlib.Path(arguments[0]).expanduser() / "report.html"
-    study.write_report(result, path)
+    path = _paths.local_path("DIR", arguments[0]) / "report.html"
+    with _working():
+        study.write_report(result, path)
     print(f"Report: {path}")
 
 
@@ -283,7 +297,9 @@ def _data(arguments: list[str]) -> None:
 
     write = data.import_text if is_text else data.import_local
     given = dict(vars(options))
-    print(write(name, given.pop("source"), **given))
+    with _working():
+        folder = write(name, given.pop("source"), **given)
+    print(folder)
 
 
 class _Command(NamedTuple):
@@ -341,4 +357,6 @@ def _usage() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from gapjax.__main__ import main as program
+
+    sys.exit(program())

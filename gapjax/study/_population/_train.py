@@ -216,8 +216,9 @@ def train(
                 diverged, fault = np.where(new, (bad, fault), (at.diverged, at.fault))
                 at = Snapshot(at.update + updates, number, states, diverged, fault)
                 tell({})
-                if keeper is not None and at.update < plan.updates:
-                    keeper.save(at, curves, told_to_leave=told_to_leave(at.update))
+                told = told_to_leave(at.update)
+                if keeper is not None and (told or at.update < plan.updates):
+                    keeper.save(at, curves, told_to_leave=told)
             tell(measure(number))
             at = at._replace(marks=number + 1)
             if at.update in plan.evaluations:

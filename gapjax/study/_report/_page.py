@@ -4,15 +4,15 @@ import functools
 import importlib.resources
 import json
 import os
-import pathlib
 import re
 from typing import Any
 
+from gapjax._paths import local_path
 from gapjax.study._findings._result import StudyResult
 from gapjax.study._report import _comparisons, _landscape, _table, _targets, _travel, _words
 from gapjax.study._report._figures import _curves, _list, _style
 from gapjax.study._report._numbers import plus_minus
-from gapjax.study._results import _folder
+from gapjax.study._results._files import write_text
 
 
 def write_report(result: StudyResult, path: str | os.PathLike[str]) -> None:
@@ -35,8 +35,8 @@ def write_report(result: StudyResult, path: str | os.PathLike[str]) -> None:
     config = result.config
     landscape = _landscape.section(result)
     sections = ("gap", "curves", "travel", *(("landscape",) if landscape else ()))
-    _folder.write_text(
-        pathlib.Path(path),
+    write_text(
+        local_path("path", path),
         environment.get_template("report.html.j2").render(
             title=f"The generalization gap: {_model(config.study)} on {_dataset(config.study)}",
             finding=_words.finding(result),
