@@ -224,6 +224,18 @@ class TaskFacts:
         return " %" if measure in self.percent else ""
 
 
+def task_facts(task: Any) -> TaskFacts:
+    """The facts of a ``Task``."""
+    return TaskFacts(
+        name=task.name,
+        headline=task.headline,
+        maximize=task.maximize,
+        measures=list(task.measures),
+        percent=list(task.percent),
+        weighted=task.weight is not None,
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """What a study is, and how it was run.
