@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from gapjax import _checks, data, diffusion, ghost, growth, training
+from gapjax.study._controls import with_controls
 from gapjax.study._errors import first_line, naming
 from gapjax.study._plan import Plan, make_plan, make_plans
 from gapjax.study._population._member import Member, as_arrays, member_functions
@@ -61,8 +62,9 @@ def prepare_study(study: Study, batch_devices: int = 1) -> Prepared:
             f"data set {dataset.name} does not fit in memory, which a study needs: take a part of "
             "it, such as gapjax.data.load(name, train='train[:10%]')."
         )
+    study = with_controls(study, count(dataset.train))
     setup = make_setup(study, dataset, batch_devices)
-    plans = make_plans(study, study.regimes, setup.num_examples)
+    plans = make_plans(study, study.all_regimes, setup.num_examples)
     splits = _split(setup) if study.tune else None
     if splits is not None:
         for plan in plans.values():

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+
 from gapjax import _checks, data, models
 from gapjax.study._optimizers import HYPERPARAMETERS, OPTIMIZERS, check_optimizer
 from gapjax.study._regimes import STANDARD, Regime, as_regime
@@ -154,6 +156,11 @@ class Study:
         _optional(_number(above=0, most=_LARGEST)),
     )
     augment: Sequence[Any] = _field((), f"augmentations: {_named(data.AUGMENTATIONS)}")
+    controls: bool = _field(
+        True,
+        "train a small batch that sees as many examples as the regime that sees most, and a convex "
+        "network beside the curves of distance",
+    )
     tune: int = _field(
         0, "rates to try around each regime's rule, on a validation split; 0: none", _whole(0, 1000)
     )
@@ -167,6 +174,9 @@ class Study:
         "training losses at which --landscape compares the regimes on their way down, too",
         _several(_number(above=0)),
     )
+    train_examples: int | None = _field(
+        None, "train on the first so many training examples; none: all", _optional(_whole())
+    )
     data_dir: str | None = _field(
         None, "folder of prepared data sets; TFDS's own by default", _optional(_text)
     )
@@ -179,8 +189,9 @@ class Study:
             check = field.metadata["check"]
             if check is not None:
                 object.__setattr__(self, field.name, check(field.name, getattr(self, field.name)))
-        if not isinstance(self.noise_scale, bool):
-            raise ValueError(f"noise_scale must be True or False, not {self.noise_scale!r}.")
+        for name in ("noise_scale", "controls"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}.")
         if self.first_seed + self.seeds > _MOST_SEEDS:
             raise ValueError(
                 f"first_seed must be at most {_MOST_SEEDS - self.seeds} for {self.seeds} seeds, "
@@ -262,10 +273,20 @@ class Study:
         return list(range(self.first_seed, self.first_seed + self.seeds))
 
     def load_dataset(self) -> data.Dataset:
-        """The data set itself."""
-        if isinstance(self.dataset, str):
-            return data.load(self.dataset, data_dir=self.data_dir)
-        return self.dataset
+        """The data set itself, or the part of it that is trained on."""
+        dataset = self.dataset
+        if isinstance(dataset, str):
+            dataset = data.load(dataset, data_dir=self.data_dir)
+        if self.train_examples is None or isinstance(dataset.train, data.StreamedSplit):
+            return dataset
+        there = len(jax.tree.leaves(dataset.train)[0])
+        if self.train_examples > there:
+            raise ValueError(
+                f"train_examples={self.train_examples:,} is more than data set {dataset.name} has: "
+                f"{there:,} to train on."
+            )
+        part = jax.tree.map(lambda x: x[: self.train_examples], dataset.train)
+        return dataclasses.replace(dataset, train=part)
 
     def make_network(self, dataset: data.Dataset) -> models.Network:
         """The functional view of the network."""

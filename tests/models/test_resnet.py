@@ -9,7 +9,7 @@ import pytest
 from gapjax import ghost, models
 
 IMAGES = np.random.default_rng(0).normal(size=(8, 8, 8, 3)).astype(np.float32)
-SMALL = models.ResNet(blocks=(1, 1), widths=(4, 8), num_classes=5)
+SMALL = models.ResNet(blocks=(1, 1), widths=(4, 8), num_outputs=5)
 
 
 def _sizes(model):

@@ -77,3 +77,61 @@ def plot_gap_closed(result: StudyResult, axis: Any) -> None:
         )
     _rows(axis, list(told))
     axis.set_xlabel("share of the generalization gap closed, %")
+
+
+def plot_travelled(result: StudyResult, axis: Any) -> None:
+    """The share of the gap closed against how far the weights went, every regime a point."""
+    small, large = result.config.baseline
+    ends = {large: Interval(0.0), small: Interval(1.0)}
+    for i, (name, record) in enumerate(result.regimes.items()):
+        far = mean_interval(record.run.values["distance"].array)
+        share = {**result.gap.shares, **ends}[name]
+        if far.mean is None or share.mean is None:
+            continue
+        at = far.mean, 100 * share.mean
+        for found, scale, way in ((far, 1, "xerr"), (share, 100, "yerr")):
+            if found.mean is not None and found.low is not None and found.high is not None:
+                below, above = found.mean - found.low, found.high - found.mean
+                error = {way: [[scale * below], [scale * above]]}
+                axis.errorbar(*at, **error, color=color(i), alpha=0.45, lw=1.5)
+        axis.plot(*at, "o", color=color(i), ms=7)
+        axis.annotate(
+            figure_text(name), at, (7, 5), textcoords="offset points", color=INK, fontsize=8
+        )
+    axis.set_xlabel("distance from the start, at the end")
+    axis.set_ylabel("share of the gap closed, %")
+
+
+def plot_pareto(result: StudyResult, axis: Any, *, against: str = "examples") -> None:
+    """The headline metric on the test set against what it took; the line joins what none beats.
+
+    Args:
+        result: the study's result.
+        axis: to draw on.
+        against: ``"examples"`` (work), or ``"updates"`` (time, with enough devices).
+    """
+    task = result.config.task
+    scale = task.scale(task.headline)
+    points = []
+    for i, (name, record) in enumerate(result.regimes.items()):
+        found = mean_interval(scale * record.run.values[f"test_{task.headline}"].array)
+        if found.mean is None:
+            continue
+        at = getattr(record, against), found.mean
+        points.append(at)
+        if found.low is not None and found.high is not None:
+            axis.plot([at[0]] * 2, [found.low, found.high], color=color(i), alpha=0.45, lw=1.5)
+        axis.plot(*at, "o", color=color(i), ms=7)
+        axis.annotate(
+            figure_text(name), at, (7, 5), textcoords="offset points", color=INK, fontsize=8
+        )
+    front, best = [], -np.inf
+    for spent, value in sorted(points, key=lambda p: (p[0], -p[1] if task.maximize else p[1])):
+        if (value if task.maximize else -value) > best:
+            best = value if task.maximize else -value
+            front.append((spent, value))
+    axis.plot(*np.array(front).reshape(-1, 2).T, color=MUTED, lw=1, ls=":", zorder=0)
+    if points:
+        axis.set_xscale("log")
+    axis.set_xlabel(against)
+    axis.set_ylabel(f"test {label(result, task.headline)}")
