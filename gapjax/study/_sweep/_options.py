@@ -9,6 +9,7 @@ SWEEP_WITHOUT = (
     "large_batch",
     "epochs",
     "keep",
+    "controls",
     "schedule",
     "decay_at",
     "decay_factor",

@@ -7,15 +7,14 @@ import pathlib
 import time
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from gapjax import _checks, diffusion, training
+from gapjax import diffusion, training
 from gapjax.study._plan import Plan, make_plan
+from gapjax.study._population._cost import flops_by
 from gapjax.study._population._keep import Keeper, config_of, remove
-from gapjax.study._population._member import Member, as_arrays, member_functions
-from gapjax.study._population._setup import Setup, count
+from gapjax.study._population._member import Member
+from gapjax.study._population._setup import count
 from gapjax.study._population._train import Curves, Watch, train
 from gapjax.study._prepare import Prepared, prepare_study
 from gapjax.study._results._names import file_name
@@ -27,6 +26,7 @@ from gapjax.study._study import Study
 from gapjax.study._sweep import _page
 from gapjax.study._sweep._findings import SweepResult, find_all
 from gapjax.study._sweep._goal import Goal, make_goal, reached
+from gapjax.study._sweep._options import SWEEP_WITHOUT
 from gapjax.study._sweep._records import (
     SizeRecord,
     SweepConfig,
@@ -134,6 +134,7 @@ def prepare(sweep: Sweep) -> tuple[list[Job], Prepared]:
         schedule="constant",
         keep="updates",
         tune=1,
+        controls=False,
         epochs=sweep.epochs * sweep.limit,
     )
     prepared = prepare_study(study)
@@ -170,9 +171,8 @@ def _rates(sweep: Sweep, plan: Plan) -> list[float]:
 def _config(sweep: Sweep, prepared: Prepared, command: str | None) -> SweepConfig:
     study = prepared.setup.study
     described = describe(study, prepared.dataset, prepared.setup.network)
-    unused = ("regimes", "baseline", "large_batch", "evaluations", "tune", "loss_levels", "epochs")
-    for name in unused:
-        described.pop(name)
+    for name in (*SWEEP_WITHOUT, "regimes"):
+        described.pop(name, None)
     own = {name: getattr(sweep, name) for name in ("rates", "rate_factor", "epochs", "limit")}
     assert prepared.splits is not None
     left = count(prepared.splits.train)
@@ -254,7 +254,7 @@ def _train(
         ghost_size=plan.ghost_size,
         rates=job.rates,
         seeds=setup.study.all_seeds,
-        flops=_flops(setup, plan),
+        flops=flops_by(setup, plan, [1])[0],
         diverged=outcome.diverged.tolist(),
         seconds=time.monotonic() - started,
         target=goal.value if sweep.stop_at_target else None,
@@ -288,22 +288,6 @@ def _is_certain(steps: np.ndarray, now: int, rates: int) -> bool:
     # A seed that is not there takes at least until now.
     least = np.log(np.minimum(by_rate, now)).mean(axis=1)
     return bool((least[~there] >= least[there].min()).all())
-
-
-def _flops(setup: Setup, plan: Plan) -> float | None:
-    """Operations of one update of one member, as the compiler counts them before it optimizes."""
-    step, init = member_functions(setup, plan)
-    member = jax.tree.map(lambda x: x[0], as_arrays([Member(0, plan.rate)]))
-    examples = setup.sample()
-    state = jax.eval_shape(init, member, examples)
-    size = plan.batch_size
-    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), examples)
-    rows = jax.ShapeDtypeStruct((size,), jnp.int32)
-    names = ("example",) if setup.augment is None else ("example", "epoch")
-    taken = (batch, dict.fromkeys(names, rows))
-    costs: Any = jax.jit(step).lower(state, member, taken).cost_analysis()
-    found = (costs or {}).get("flops")
-    return None if found is None else _checks.nonnegative_float("flops", found)
 
 
 def _unfinished(folder: pathlib.Path, plan: Plan) -> pathlib.Path:
