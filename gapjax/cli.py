@@ -99,13 +99,11 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def _study(arguments: list[str]) -> None:
-    name = "digits"
-    if arguments and not arguments[0].startswith("-"):
-        name = arguments.pop(0)
+    name = _preset_of(arguments)
     from gapjax import study, training
 
-    default = study.preset(name)
-    fields = _fields_of(default, out=f"runs/{name}")
+    own = {**_RUN, "out": (str, f"runs/{name}", _RUN["out"][2])}
+    fields = _options.fields_of(study.preset(name), own, about=_study_help())
     values = vars(_options.parse(fields, arguments, prog="gapjax study [PRESET]"))
     run = {name: values.pop(name) for name in _RUN}
     out, log_dir, distributed, dry = (
@@ -137,47 +135,11 @@ def _study(arguments: list[str]) -> None:
         print(f"\n{study.finding(result)}\n\nReport: {out}/report.html")
 
 
-# What takes an object from Python takes a name here.
-_NAMES: dict[str, Any] = {
-    "dataset": str,
-    "model": str,
-    "task": str,
-    "optimizer": str,
-    "schedule": str,
-    "regimes": tuple[str, ...],
-    "augment": tuple[str, ...],
-}
-
-
-def _fields_of(default: Any, *, out: str) -> type:
-    """The fields of a study as a dataclass for the command line, a preset's values the defaults."""
-    import tyro
-
+def _study_help() -> str:
     from gapjax import study
 
-    defaults = {
-        **vars(default),
-        "task": default.task.name,
-        "regimes": tuple(regime.name for regime in default.regimes),
-    }
-    fields: list[Any] = [
-        (
-            field.name,
-            Annotated[
-                _NAMES.get(field.name, field.type), tyro.conf.arg(help=field.metadata["help"])
-            ],
-            dataclasses.field(default=defaults[field.name]),
-        )
-        for field in dataclasses.fields(default)
-    ]
-    defaults = {**{name: value for name, (_, value, _) in _RUN.items()}, "out": out}
-    fields += [
-        (name, Annotated[kind, tyro.conf.arg(help=help)], dataclasses.field(default=defaults[name]))
-        for name, (kind, _, help) in _RUN.items()
-    ]
-    made = dataclasses.make_dataclass("StudyFields", fields, frozen=True)
     batches = "\n".join(f"* {name}: {meaning}." for name, (_, meaning) in study.BATCHES.items())
-    made.__doc__ = (
+    return (
         "Train every regime over many seeds, print the table and write the report.\n\n"
         "PRESET sets the defaults below (see `gapjax presets`). A regime is a batch and remedies, "
         "joined by +:\n"
@@ -185,7 +147,45 @@ def _fields_of(default: Any, *, out: str) -> type:
         "* a number: so many examples.\n"
         f"* then any of {', '.join(study.REMEDIES)} (see `gapjax remedies`)."
     )
-    return made
+
+
+def _sweep(arguments: list[str]) -> None:
+    name = _preset_of(arguments)
+    from gapjax import study, training
+
+    default = study.preset(name)
+    own = {**study.SWEEP_OPTIONS, "out": (str, f"runs/sweep-{name}", _RUN["out"][2])}
+    fields = _options.fields_of(default, own, about=study.SWEEP_HELP, without=study.SWEEP_WITHOUT)
+    values = vars(_options.parse(fields, arguments, prog="gapjax sweep [PRESET]"))
+    out = values.pop("out")
+    if not out:
+        raise ValueError(f"--out must name a folder, such as runs/sweep-{name}, and is empty.")
+    chosen = {key: values.pop(key) for key in study.SWEEP_OPTIONS}
+    # A sweep has no large batch, which a study would hold its small batch against.
+    values["large_batch"] = max(default.large_batch, values["small_batch"] + 1)
+    asked = study.Sweep(dataclasses.replace(default, **values), **chosen)
+    training.enable_compile_cache()
+    sizes = len(asked.batch_sizes) * len(asked.remedies)
+    with _working(), _terminal.progress(sizes) as progress:
+        command = shlex.join(["gapjax", "sweep", name, *arguments])
+        result = study.run_sweep(asked, out, progress=progress, command=command)
+    _print_sweep(result, out)
+
+
+def _print_sweep(result: Any, folder: Any) -> None:
+    from gapjax import study
+
+    _terminal.show("To the target", study.sweep_columns(result), study.sweep_rows(result))
+    _terminal.show("The critical batch size", study.fit_columns(), study.fit_rows(result))
+    for note in study.sweep_notes(result):
+        print(note)
+    print(f"\n{study.sweep_finding(result)}\n\nReport: {folder}/report.html")
+
+
+def _preset_of(arguments: list[str]) -> str:
+    """The preset at the head of the arguments, taken off them."""
+    named = bool(arguments) and not arguments[0].startswith("-")
+    return arguments.pop(0) if named else "digits"
 
 
 def _dry_run(chosen: Any, batch_devices: int) -> None:
@@ -223,6 +223,11 @@ def _report(arguments: list[str]) -> None:
         raise ValueError("gapjax report takes the folder of a study: gapjax report runs/digits")
     from gapjax import study
 
+    if study.is_sweep(arguments[0]):
+        found = study.load_sweep(arguments[0])
+        study.write_sweep_report(found, _paths.local_path("DIR", arguments[0]) / "report.html")
+        _print_sweep(found, arguments[0])
+        return
     result = study.load_result(arguments[0])
     path = _paths.local_path("DIR", arguments[0]) / "report.html"
     with _working():
@@ -319,10 +324,16 @@ _COMMANDS: dict[str, _Command] = {
         "field with its default; --landscape measures the solutions too, --dry-run tells what the "
         "study needs and trains nothing)",
     ),
+    "sweep": _Command(
+        _sweep,
+        "[PRESET]",
+        "how large may the batch be: updates and examples to a target at many batch sizes, the "
+        "critical batch size, what remedies do to it (--help shows every field)",
+    ),
     "report": _Command(
         _report,
         "DIR",
-        "draw the report of a study's folder again",
+        "draw the report of the folder of a study or a sweep again",
         "Read the results in DIR, the folder of a study (finished, or under way), and write\n"
         "DIR/report.html again. Nothing is trained.",
     ),

@@ -35,10 +35,10 @@ from gapjax.study._results._origin import describe, environment, versions
 from gapjax.study._results._records import (
     Config,
     RegimeRecord,
-    TaskFacts,
     Trial,
     Tuning,
     over_seeds,
+    task_facts,
 )
 from gapjax.study._study import Study
 
@@ -199,15 +199,7 @@ def _config(prepared: Prepared, command: str | None) -> Config:
     if not network.fresh_start:  # its own weights are the start of every seed
         inputs = prepared.setup.inputs(prepared.setup.sample())
         described["start"] = fingerprint(network.init(jax.random.key(0), inputs)[0])
-    facts = TaskFacts(
-        name=task.name,
-        headline=task.headline,
-        maximize=task.maximize,
-        measures=list(task.measures),
-        percent=list(task.percent),
-        weighted=task.weight is not None,
-    )
-    return Config(described, facts, environment(command))
+    return Config(described, task_facts(task), environment(command))
 
 
 def _write(result: StudyResult, folder: pathlib.Path) -> None:
@@ -239,7 +231,7 @@ def _train_regime(
         setup.train,
         setup.test,
         members,
-        progress=_reporter(progress, plan, "train"),
+        progress=reporter(progress, plan, "train"),
         keeper=_keeper(out, plan, "train", members),
         at_evaluation=keep_levels(folder, plan.name, setup.study.loss_levels, seeds[:SEEDS]),
     )
@@ -322,7 +314,7 @@ def _tune(
         plan,
         *splits,
         members,
-        progress=_reporter(progress, plan, "tune"),
+        progress=reporter(progress, plan, "tune"),
         keeper=_keeper(out, plan, "tune", members),
     )
     values = outcome.final(f"test_{study.task.headline}").reshape(len(rates), len(seeds))
@@ -353,7 +345,7 @@ def _unfinished(folder: pathlib.Path, plan: Plan) -> pathlib.Path:
     return folder / "checkpoints" / f"{file_name(plan.name)}.unfinished"
 
 
-def _reporter(progress: OnProgress | None, plan: Plan, phase: str) -> Callable[[Advance], None]:
+def reporter(progress: OnProgress | None, plan: Plan, phase: str) -> Callable[[Advance], None]:
     def report(at: Advance) -> None:
         if progress is not None:
             progress(

@@ -276,6 +276,18 @@ class TaskFacts:
         return " %" if measure in self.percent else ""
 
 
+def task_facts(task: Any) -> TaskFacts:
+    """The facts of a ``Task``."""
+    return TaskFacts(
+        name=task.name,
+        headline=task.headline,
+        maximize=task.maximize,
+        measures=list(task.measures),
+        percent=list(task.percent),
+        weighted=task.weight is not None,
+    )
+
+
 class _Named(typing.TypedDict):
     name: str
 
@@ -314,8 +326,7 @@ class Config:
     @property
     def fingerprint(self) -> str:
         """A hash of the study, which all that it keeps carries."""
-        plain = json.dumps(to_plain(self.study), sort_keys=True)
-        return hashlib.sha256(plain.encode()).hexdigest()[:16]
+        return hash_of(self.study)
 
     @property
     def regimes(self) -> list[str]:
@@ -327,6 +338,12 @@ class Config:
         """The two regimes between which the gap lies."""
         small, large = self.study["baseline"]
         return small, large
+
+
+def hash_of(described: Any) -> str:
+    """A hash of a description, JSON."""
+    plain = json.dumps(to_plain(described), sort_keys=True)
+    return hashlib.sha256(plain.encode()).hexdigest()[:16]
 
 
 def to_plain(value: Any) -> Any:
