@@ -19,6 +19,8 @@ from gapjax.study._plan import Plan, make_plan
 from gapjax.study._presets import PRESETS, preset
 from gapjax.study._regimes import BATCHES, Regime
 from gapjax.study._remedies import REMEDIES, Remedy
+from gapjax.study._report._cite import bibliography
+from gapjax.study._report._export import format_table, write_figures
 from gapjax.study._report._figures._curves import plot_curves, plot_distance, plot_growth
 from gapjax.study._report._figures._gap import plot_gap_closed, plot_headline
 from gapjax.study._report._figures._landscape import plot_lines, plot_spectrum, plot_way
@@ -67,10 +69,12 @@ __all__ = [
     "StudyProgress",
     "StudyResult",
     "Task",
+    "bibliography",
     "classification",
     "columns",
     "dry_run",
     "finding",
+    "format_table",
     "load_result",
     "make_plan",
     "multilabel",
@@ -92,5 +96,6 @@ __all__ = [
     "rows",
     "run_study",
     "share_of_gap",
+    "write_figures",
     "write_report",
 ]

@@ -26,10 +26,11 @@ from gapjax.study._results._records import (
 
 def write_text(path: pathlib.Path, text: str) -> None:
     """Write a file whole or not at all, also through a power cut."""
-    _write(path, text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8"))
 
 
-def _write(path: pathlib.Path, data: bytes) -> None:
+def write_bytes(path: pathlib.Path, data: bytes) -> None:
+    """Write a file whole or not at all, also through a power cut."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(partial, "wb") as file:
@@ -157,7 +158,7 @@ def keep_regime(
     path = regime_path(folder, record.name)
     data = io.BytesIO()
     np.savez_compressed(data, **examples)  # type: ignore[arg-type]
-    _write(path.with_suffix(".npz"), data.getvalue())
+    write_bytes(path.with_suffix(".npz"), data.getvalue())
     checksum = hashlib.sha256(data.getvalue()).hexdigest()
     # Last: where it is there, all is.
     keep_json(path, dataclasses.replace(record, checksum=checksum))
