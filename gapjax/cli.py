@@ -263,8 +263,8 @@ def _presets(arguments: list[str]) -> None:
     _no_arguments("presets", arguments)
     from gapjax import study
 
-    for name, (about, _) in study.PRESETS.items():
-        print(f"{name:18} {about}")
+    for name, preset in study.PRESETS.items():
+        print(preset.told(name))
 
 
 def _remedies(arguments: list[str]) -> None:

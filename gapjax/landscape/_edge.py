@@ -69,9 +69,9 @@ def critical_sharpness(
       progress: True shows a bar for work over 5 seconds; a callback gets `Progress`.
 
     Returns:
-      A `Sharpness`: `value` is lambda_c, and `values` has its lowest and its highest value by the
-      etas on both sides. It is 0 where no eta that was tried raises the loss, and not a number, with a
-      RuntimeWarning, where none lowers it: uphill there is no such step.
+      A `Sharpness`: `value` is lambda_c, and `values` has its lowest and its highest value, by the
+      etas on both sides of the border. It is 0 where no eta that was tried raises the loss, and
+      not a number, with a RuntimeWarning, where none lowers it: uphill there is no such step.
 
     Raises:
       ValueError: updates that are zero, not finite or of another structure, or what `hessian`

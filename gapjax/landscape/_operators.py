@@ -142,9 +142,9 @@ def hessian(
     * ``"reverse_over_reverse"``: exact too, with more time and memory. It also takes kernels with
       a derivative of their own (`jax.custom_vjp`), which refuse to be differentiated forward.
     * ``"finite_difference"``: :math:`(g(w + hv) - g(w - hv)) / 2h` with
-      :math:`h = \epsilon^{1/3} (1 + \|w\| / \sqrt n) / \|v\|`, two gradients. It takes any loss that has a
-      gradient. Where the loss is smooth the error is about :math:`\epsilon^{2/3}` of the
-      gradient's scale, three to four digits in float32; across kinks (ReLU) the result is a
+      :math:`h = \epsilon^{1/3} (1 + \|w\| / \sqrt n) / \|v\|`, two gradients. It takes any loss
+      that has a gradient. Where the loss is smooth the error is about :math:`\epsilon^{2/3}` of
+      the gradient's scale, three to four digits in float32; across kinks (ReLU) the result is a
       difference quotient, not a derivative. Where matrix products run in fewer bits (TF32,
       bfloat16) ask for ``jax.default_matmul_precision("highest")``.
 

@@ -95,7 +95,7 @@ def wrn16_4(
 ) -> ResNet:
     """WRN-16-4, the network of the CIFAR-100 tables of Hoffer et al. (2017).
 
-    2,790,948 parameters for 100 classes: three stages of two blocks, 64, 128 and 256 wide. As in
+    2,800,804 parameters for 100 classes: three stages of two blocks, 64, 128 and 256 wide. As in
     their code (``models/wide_resnet.py``), the first convolution has 64 channels, and a norm and a
     ReLU follow each convolution; the paper of wide residual networks has 16, and both before it.
 

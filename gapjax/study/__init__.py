@@ -16,7 +16,8 @@ from gapjax.study._findings._measures import MEASURES, Measure, Number, Solution
 from gapjax.study._findings._result import StudyResult, load_result
 from gapjax.study._optimizers import OPTIMIZERS
 from gapjax.study._plan import Plan, make_plan
-from gapjax.study._presets import PRESETS, preset
+from gapjax.study._presets._list import PRESETS, preset
+from gapjax.study._presets._preset import Preset
 from gapjax.study._regimes import BATCHES, Regime
 from gapjax.study._remedies import REMEDIES, Remedy
 from gapjax.study._report._cite import bibliography
@@ -60,6 +61,7 @@ __all__ = [
     "Number",
     "OverSeeds",
     "Plan",
+    "Preset",
     "Regime",
     "RegimeRecord",
     "Remedy",

@@ -15,6 +15,8 @@ from gapjax import diffusion, training
 from gapjax.study._findings._landscape import SEEDS, measure_landscape
 from gapjax.study._findings._result import StudyResult, load_result, results_json
 from gapjax.study._plan import Plan, make_plan
+from gapjax.study._population._convex import keep_convex
+from gapjax.study._population._cost import flops_by
 from gapjax.study._population._keep import Keeper, config_of, remove
 from gapjax.study._population._levels import keep_levels
 from gapjax.study._population._member import Member
@@ -126,6 +128,8 @@ def run_study(
         if not _folder.regime_path(folder, plan.name).exists():
             _train_regime(prepared, plan, folder, progress)
         remove(_unfinished(folder, plan))
+    if prepared.setup.study.controls:
+        _convex(prepared, folder)
     result = load_result(folder)
     if landscape:
         found = training.on_first(
@@ -141,6 +145,14 @@ def run_study(
         result = dataclasses.replace(result, landscape=found)
     training.on_first(lambda: _write(result, folder))
     return result
+
+
+def _convex(prepared: Prepared, folder: pathlib.Path) -> None:
+    """The convex control, over the early phase of the small batch."""
+    study = prepared.setup.study
+    small = prepared.plans.get(study.baseline[0], next(iter(prepared.plans.values())))
+    width = None if study.task.width is None else study.task.width(prepared.dataset)
+    keep_convex(prepared.setup, width, min(small.boundaries, default=small.updates), folder)
 
 
 def _config(prepared: Prepared, command: str | None) -> Config:
@@ -214,7 +226,7 @@ def _train_regime(
         run=runs[0],
         rule=runs[1] if len(runs) > 1 else None,
         tuning=tuning,
-        curves=_curves(plan, outcome, len(seeds)),
+        curves=_curves(setup, plan, outcome),
     )
     examples = _examples(setup, outcome, len(rates))
     training.on_first(lambda: _folder.keep_regime(folder, record, examples))
@@ -310,13 +322,15 @@ def _run(setup: Setup, outcome: Outcome, rate: float, which: int) -> Run:
     )
 
 
-def _curves(plan: Plan, outcome: Outcome, seeds: int) -> Curves:
-    curves = outcome.curves
+def _curves(setup: Setup, plan: Plan, outcome: Outcome) -> Curves:
+    curves, seeds = outcome.curves, len(setup.study.all_seeds)
+    updates = curves.update.tolist()
     return Curves(
-        update=curves.update.tolist(),
-        examples=[plan.batch_sizes.examples_before(u) for u in curves.update.tolist()],
+        update=updates,
+        examples=[plan.batch_sizes.examples_before(u) for u in updates],
         seconds=curves.seconds.tolist(),
         values={name: column[:, :seeds].tolist() for name, column in curves.values.items()},
+        flops=flops_by(setup, plan, updates),
     )
 
 

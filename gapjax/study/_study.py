@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+
 from gapjax import _checks, data, models
 from gapjax.study._optimizers import HYPERPARAMETERS, OPTIMIZERS, check_optimizer
 from gapjax.study._regimes import STANDARD, Regime, as_regime
@@ -172,6 +174,9 @@ class Study:
         "training losses at which --landscape compares the regimes on their way down, too",
         _several(_number(above=0)),
     )
+    train_examples: int | None = _field(
+        None, "train on the first so many training examples; none: all", _optional(_whole())
+    )
     data_dir: str | None = _field(
         None, "folder of prepared data sets; TFDS's own by default", _optional(_text)
     )
@@ -268,10 +273,20 @@ class Study:
         return list(range(self.first_seed, self.first_seed + self.seeds))
 
     def load_dataset(self) -> data.Dataset:
-        """The data set itself."""
-        if isinstance(self.dataset, str):
-            return data.load(self.dataset, data_dir=self.data_dir)
-        return self.dataset
+        """The data set itself, or the part of it that is trained on."""
+        dataset = self.dataset
+        if isinstance(dataset, str):
+            dataset = data.load(dataset, data_dir=self.data_dir)
+        if self.train_examples is None or isinstance(dataset.train, data.StreamedSplit):
+            return dataset
+        there = len(jax.tree.leaves(dataset.train)[0])
+        if self.train_examples > there:
+            raise ValueError(
+                f"train_examples={self.train_examples:,} is more than data set {dataset.name} has: "
+                f"{there:,} to train on."
+            )
+        part = jax.tree.map(lambda x: x[: self.train_examples], dataset.train)
+        return dataclasses.replace(dataset, train=part)
 
     def make_network(self, dataset: data.Dataset) -> models.Network:
         """The functional view of the network."""

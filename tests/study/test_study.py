@@ -96,6 +96,6 @@ def test_every_field_says_what_it_is():
 
 def test_presets():
     assert preset("digits").seeds == 8
-    assert all(isinstance(study, Study) and about for about, study in PRESETS.values())
+    assert all(isinstance(one.study, Study) and one.meaning for one in PRESETS.values())
     with pytest.raises(ValueError, match="Did you mean 'digits'"):
         preset("digit")

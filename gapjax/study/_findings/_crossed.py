@@ -9,10 +9,10 @@ of seeds, of examples and of what is left (two-way, crossed):
     V_{si} = \tfrac{1}{Sn} \mathrm{var}(d_{si} - \bar d_{s\cdot} - \bar d_{\cdot i} + \bar d)
 
 never below the larger of the first two. Each source is known to its own degrees of freedom, and
-few seeds make one of them uncertain, so the quantile of an interval is the mean of Student's
-quantiles of the sources, each by its part of the variance (Cochran's approximation of the problem
-of Behrens and Fisher). A single number of degrees of freedom (Satterthwaite's) covers less than it
-says where the examples rule and the seeds are few.
+few seeds make one of them uncertain: the square of the half width is the sum of the sources'
+variances, each times the square of its own Student's quantile (after Cochran's approximation of
+the problem of Behrens and Fisher). A single number of degrees of freedom (Satterthwaite's) covers
+less than it says where the examples rule and the seeds are few.
 """
 
 import math
@@ -71,7 +71,7 @@ class Variance(NamedTuple):
             max(of - _CELLS * self.rest, 0.0) / self.total for of in (self.seeds, self.examples)
         ]
         each = zip((*parts, 1 - sum(parts)), (*free, free[0] * free[1]), strict=True)
-        return -float(sum(part * stdtrit(df, tail) for part, df in each))
+        return math.sqrt(sum(part * stdtrit(df, tail) ** 2 for part, df in each))
 
 
 class Covariance(NamedTuple):

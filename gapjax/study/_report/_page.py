@@ -9,8 +9,8 @@ import re
 from typing import Any
 
 from gapjax.study._findings._result import StudyResult
-from gapjax.study._report import _landscape, _table, _travel, _words
-from gapjax.study._report._figures import _list, _style
+from gapjax.study._report import _comparisons, _landscape, _table, _targets, _travel, _words
+from gapjax.study._report._figures import _curves, _list, _style
 from gapjax.study._report._numbers import plus_minus
 from gapjax.study._results import _folder
 
@@ -34,7 +34,7 @@ def write_report(result: StudyResult, path: str | os.PathLike[str]) -> None:
     )
     config = result.config
     landscape = _landscape.section(result)
-    sections = ("gap", "curves", *(("landscape",) if landscape else ()))
+    sections = ("gap", "curves", "travel", *(("landscape",) if landscape else ()))
     _folder.write_text(
         pathlib.Path(path),
         environment.get_template("report.html.j2").render(
@@ -51,6 +51,9 @@ def write_report(result: StudyResult, path: str | os.PathLike[str]) -> None:
             travel=_travel.section(result),
             figures={section: _draw(result, section) for section in sections},
             landscape=landscape,
+            axes={axis: _curves.AXES[axis] for axis in _curves.axes_of(result)},
+            targets=_targets.section(result),
+            comparisons=_comparisons.rows(result),
             paper={"ink": _style.INK, "muted": _style.MUTED, "grid": _style.GRID}
             | {f"c{i}": color for i, color in enumerate(_style.PALETTE)},
             study_json=json.dumps(config.study, indent=1),
@@ -72,10 +75,20 @@ def _draw(result: StudyResult, section: str) -> list[dict[str, Any]]:
     """The drawings of a section, with their captions."""
     drawn = []
     for figure in _list.figures_of(result, section):
-        draw = functools.partial(figure.draw, result)
-        svg = _style.to_svg(draw, height=figure.height(result))
         title, text = figure.caption
-        drawn.append({"svg": _scope(svg, figure.name), "title": title, "text": text})
+        drawn.append({"svgs": _drawings(result, figure), "title": title, "text": text})
+    return drawn
+
+
+def _drawings(result: StudyResult, figure: _list.Figure) -> dict[str, str]:
+    """The drawings of a figure: one, or one for each axis that it can be drawn against."""
+    choices = [{"against": axis} for axis in _curves.axes_of(result)] if figure.switch else [{}]
+    drawn = {}
+    for choice in choices:
+        draw = functools.partial(figure.draw, result, **choice)
+        axis = choice.get("against", "")
+        svg = _style.to_svg(draw, height=figure.height(result))
+        drawn[axis] = _scope(svg, f"{figure.name}-{axis}" if axis else figure.name)
     return drawn
 
 

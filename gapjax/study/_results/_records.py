@@ -128,12 +128,15 @@ class Curves:
         examples: how many examples had been seen, ``[T]``.
         seconds: of training until then, ``[T]``.
         values: by name, ``[T][S]``, None where not measured.
+        flops: floating-point operations of one seed until then, ``[T]``, None where the compiler
+            does not tell.
     """
 
     update: list[int]
     examples: list[int]
     seconds: list[float | None]
     values: dict[str, list[list[float | None]]]
+    flops: list[float | None] = dataclasses.field(default_factory=list)
 
     def array(self, name: str) -> np.ndarray:
         """A curve as float64, ``[T, S]``, NaN where not measured."""
@@ -193,6 +196,25 @@ class RegimeRecord:
     def is_tuned(self) -> bool:
         """Whether its hyperparameters were tuned."""
         return self.tuning is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class Convex:
+    """The curves of distance of a convex network: a linear one, by all its examples at once.
+
+    Attributes:
+        examples: it was trained on, all of them in every update.
+        learning_rate: constant.
+        momentum: of gradient descent.
+        update: the updates after which it was measured, ``[T]``.
+        distance: from the start, ``[T][S]``, None where it diverged.
+    """
+
+    examples: int
+    learning_rate: float
+    momentum: float
+    update: list[int]
+    distance: list[list[float | None]]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,7 +37,7 @@ def test_the_variance_is_the_sum_over_sources():
     total = max(seeds + examples - rest, seeds, examples)
     parts = [max(v - rest / 2, 0) / total for v in (seeds, examples)]
     quantiles = stats.t.ppf(0.975, [4, 39, 4 * 39])
-    half = quantiles @ [*parts, 1 - sum(parts)] * total**0.5
+    half = (quantiles**2 @ [*parts, 1 - sum(parts)] * total) ** 0.5
     np.testing.assert_allclose([found.low, found.high], [d.mean() - half, d.mean() + half])
     # The p value is that of the interval which ends at 0.
     edge = paired_difference(d, np.zeros_like(d), level=1 - found.p_value)

@@ -48,7 +48,16 @@ def made(tables, task=ACCURACY, factor=1, baseline=("SB", "LB")):
             run=run,
             rule=None,
             tuning=None,
-            curves=Curves([1], [16], [0.1], {"distance": [[1.0] * len(table)]}),
+            curves=Curves(
+                [1],
+                [16],
+                [0.1],
+                {
+                    "distance": [[1.0] * len(table)],
+                    f"test_{task.headline}": [table.mean(1).tolist()],
+                },
+                [1e6],
+            ),
         )
         examples[name] = {task.headline: table, "weight": np.ones(table.shape[1])}
     config = Config(

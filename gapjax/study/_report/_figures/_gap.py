@@ -79,3 +79,66 @@ def plot_gap_closed(result: StudyResult, axis: Any) -> None:
         )
     _rows(axis, list(bounded))
     axis.set_xlabel("share of the generalization gap closed, %")
+
+
+def plot_travelled(result: StudyResult, axis: Any) -> None:
+    """The share of the gap closed against how far the weights went, every regime a point."""
+    small, large = result.config.baseline
+    ends = {large: Interval(0.0), small: Interval(1.0)}
+    for i, (name, record) in enumerate(result.regimes.items()):
+        far = mean_interval(record.run.values["distance"].array)
+        share = {**result.gap.shares, **ends}[name]
+        if far.mean is None or share.mean is None:
+            continue
+        at = far.mean, 100 * share.mean
+        told, look = f"_{figure_text(name)}", {"color": color(i), "alpha": 0.45, "lw": 1.5}
+        if far.low is not None and far.high is not None:
+            axis.plot([far.low, far.high], [at[1]] * 2, label=f"{told}, interval", **look)
+        if share.low is not None and share.high is not None:
+            span = [100 * share.low, 100 * share.high]
+            axis.plot([at[0]] * 2, span, label=f"{told}, interval", **look)
+        axis.plot(*at, "o", color=color(i), ms=7, label=told)
+        axis.annotate(
+            figure_text(name), at, (7, 5), textcoords="offset points", color=INK, fontsize=8
+        )
+    axis.set_xlabel("distance from the start, at the end")
+    axis.set_ylabel("share of the gap closed, %")
+
+
+def plot_pareto(result: StudyResult, axis: Any, *, against: str = "examples") -> None:
+    """The headline metric on the test set against what it took; the line joins what none beats.
+
+    Args:
+        result: the study's result.
+        axis: to draw on.
+        against: ``"examples"`` (work), or ``"updates"`` (time, with enough devices).
+    """
+    task = result.config.task
+    scale = task.scale(task.headline)
+    points = []
+    for i, (name, record) in enumerate(result.regimes.items()):
+        found = mean_interval(scale * record.run.values[f"test_{task.headline}"].array)
+        if found.mean is None:
+            continue
+        at = getattr(record, against), found.mean
+        points.append(at)
+        told = f"_{figure_text(name)}"
+        if found.low is not None and found.high is not None:
+            ends, own = [found.low, found.high], f"{told}, interval"
+            axis.plot([at[0]] * 2, ends, color=color(i), alpha=0.45, lw=1.5, label=own)
+        axis.plot(*at, "o", color=color(i), ms=7, label=told)
+        axis.annotate(
+            figure_text(name), at, (7, 5), textcoords="offset points", color=INK, fontsize=8
+        )
+    front, best = [], -np.inf
+    for spent, value in sorted(points, key=lambda p: (p[0], -p[1] if task.maximize else p[1])):
+        if (value if task.maximize else -value) > best:
+            best = value if task.maximize else -value
+            front.append((spent, value))
+    axis.plot(
+        *np.array(front).reshape(-1, 2).T, color=MUTED, lw=1, ls=":", zorder=0, label="_front"
+    )
+    if points:
+        axis.set_xscale("log")
+    axis.set_xlabel(against)
+    axis.set_ylabel(f"test {label(result, task.headline)}")
