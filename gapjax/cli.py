@@ -219,20 +219,58 @@ def _print_table(result: Any) -> None:
 
 
 def _report(arguments: list[str]) -> None:
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        raise ValueError("gapjax report takes the folder of a study: gapjax report runs/digits")
     from gapjax import study
 
-    if study.is_sweep(arguments[0]):
+    if len(arguments) == 1 and study.is_sweep(arguments[0]):
         found = study.load_sweep(arguments[0])
         study.write_sweep_report(found, _paths.local_path("DIR", arguments[0]) / "report.html")
         _print_sweep(found, arguments[0])
         return
-    result = study.load_result(arguments[0])
+    result = _result_of("report", arguments)
     path = _paths.local_path("DIR", arguments[0]) / "report.html"
     with _working():
         study.write_report(result, path)
     print(f"Report: {path}")
+
+
+def _result_of(name: str, arguments: list[str]) -> Any:
+    """The result in the folder that a command is given as its only argument."""
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        raise ValueError(f"gapjax {name} takes the folder of a study: gapjax {name} runs/digits")
+    from gapjax import study
+
+    return study.load_result(arguments[0])
+
+
+def _figures(arguments: list[str]) -> None:
+    result = _result_of("figures", arguments)
+    from gapjax import study
+
+    folder = _paths.local_path("DIR", arguments[0]) / "figures"
+    written = study.write_figures(result, folder)
+    print(f"Figures: {folder} ({len(written)} files: SVG, PDF, and CSV of what they show)")
+
+
+def _table(arguments: list[str]) -> None:
+    folder = arguments[:1]
+    if arguments[1:2] == ["--format"] and len(arguments) == 3:
+        format = arguments[2]
+    elif arguments[1:]:
+        raise ValueError(
+            "gapjax table takes the folder of a study, and --format latex, markdown or csv: gapjax "
+            "table runs/digits --format latex"
+        )
+    else:
+        format = "markdown"
+    from gapjax import study
+
+    print(study.format_table(_result_of("table", folder), format), end="")
+
+
+def _cite(arguments: list[str]) -> None:
+    from gapjax import study
+
+    print(study.bibliography(_result_of("cite", arguments)), end="")
 
 
 def _no_arguments(name: str, arguments: list[str]) -> None:
@@ -336,6 +374,27 @@ _COMMANDS: dict[str, _Command] = {
         "draw the report of the folder of a study or a sweep again",
         "Read the results in DIR, the folder of a study (finished, or under way), and write\n"
         "DIR/report.html again. Nothing is trained.",
+    ),
+    "figures": _Command(
+        _figures,
+        "DIR",
+        "write a study's figures for a paper",
+        "Write into DIR/figures, of every figure of the study in DIR: SVG and PDF with fonts\n"
+        "embedded, for one column and for two, and a CSV of all that is drawn.",
+    ),
+    "table": _Command(
+        _table,
+        "DIR [--format FORMAT]",
+        "print a study's table: latex, markdown or csv",
+        "Print the table of the study in DIR as markdown (the default), latex (a tabular with\n"
+        "booktabs) or csv (plain numbers).",
+    ),
+    "cite": _Command(
+        _cite,
+        "DIR",
+        "print BibTeX of every method that a study used",
+        "Print BibTeX of what the study in DIR builds on: the sources of its remedies, its\n"
+        "optimizer, schedule, network, data, statistics and software.",
     ),
     "presets": _Command(
         _presets, "", "the presets there are", "List the presets of gapjax study, a line each."

@@ -23,6 +23,8 @@ from gapjax.study._presets._list import PRESETS, preset
 from gapjax.study._presets._preset import Preset
 from gapjax.study._regimes import BATCHES, Regime
 from gapjax.study._remedies import REMEDIES, Remedy
+from gapjax.study._report._cite import bibliography
+from gapjax.study._report._export import format_table, write_figures
 from gapjax.study._report._figures._curves import plot_curves, plot_distance, plot_growth
 from gapjax.study._report._figures._gap import plot_gap_closed, plot_headline
 from gapjax.study._report._figures._landscape import plot_lines, plot_spectrum, plot_way
@@ -92,12 +94,14 @@ __all__ = [
     "Sweep",
     "SweepResult",
     "Task",
+    "bibliography",
     "classification",
     "columns",
     "dry_run",
     "finding",
     "fit_columns",
     "fit_rows",
+    "format_table",
     "is_sweep",
     "load_result",
     "load_sweep",
@@ -129,6 +133,7 @@ __all__ = [
     "sweep_finding",
     "sweep_notes",
     "sweep_rows",
+    "write_figures",
     "write_report",
     "write_sweep_report",
 ]
