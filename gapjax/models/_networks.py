@@ -1,19 +1,51 @@
 """From a name to a network: those of this folder, or any object that Python can import."""
 
+import functools
 import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 from gapjax import _checks
-from gapjax.models._mlp import digits_mlp, f1
-from gapjax.models._resnet import resnet44
+from gapjax.models._calls import signature
+from gapjax.models._mlp import digits_mlp, f1, f2
+from gapjax.models._nnx_alexnet import alexnet, alexnet_cifar
+from gapjax.models._nnx_conv_net import c1, c3
+from gapjax.models._nnx_vgg import c2, c4, vgg
+from gapjax.models._resnets import resnet, resnet44, resnet50, wrn16_4
+from gapjax.models._transformer import transformer, transformer_tiny
 
-# Each takes the width of its last layer first (the number of classes, say).
+# Each takes the width of its last layer first (the number of classes, say). The thin ones are the
+# same networks with every width divided, for machines without an accelerator.
 NETWORKS: dict[str, Callable[..., Any]] = {
+    "alexnet": alexnet,
+    "alexnet-cifar": alexnet_cifar,
+    "alexnet-thin": functools.partial(alexnet_cifar, thin=8),
+    "c1": c1,
+    "c1-hoffer": functools.partial(c1, code="hoffer"),
+    "c1-hoffer-thin": functools.partial(c1, code="hoffer", thin=4),
+    "c1-thin": functools.partial(c1, thin=4),
+    "c2": c2,
+    "c2-thin": functools.partial(c2, thin=8),
+    "c3": c3,
+    "c3-hoffer": functools.partial(c3, code="hoffer"),
+    "c3-hoffer-thin": functools.partial(c3, code="hoffer", thin=4),
+    "c3-thin": functools.partial(c3, thin=4),
+    "c4": c4,
+    "c4-thin": functools.partial(c4, thin=8),
     "digits-mlp": digits_mlp,
     "f1": f1,
+    "f1-hoffer": functools.partial(f1, code="hoffer"),
+    "f2": f2,
     "resnet44": resnet44,
+    "resnet50": resnet50,
+    "resnet8": functools.partial(resnet, 8),
+    "transformer": transformer,
+    "transformer-tiny": transformer_tiny,
+    "vgg": vgg,
+    "vgg-thin": functools.partial(vgg, thin=8),
+    "wrn16-4": wrn16_4,
+    "wrn16-thin": functools.partial(wrn16_4, thin=4),
 }
 
 
@@ -36,7 +68,7 @@ def find_network(name: str, num_outputs: int | None = None) -> Any:
     Example:
         >>> find_network("f1", 10).features
         (512, 512, 512, 512, 512)
-        >>> find_network("gapjax.models:digits_mlp", 3).num_classes
+        >>> find_network("gapjax.models:digits_mlp", 3).num_outputs
         3
     """
     wide = () if num_outputs is None else (num_outputs,)
@@ -84,6 +116,6 @@ def _takes_a_width(found: Any) -> bool:
         return False
     if inspect.isclass(found) and issubclass(found, nn.Module):
         return True
-    parameters = list(inspect.signature(found).parameters.values())
+    parameters = list(signature(found).parameters.values())
     needed = [p for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
     return not any(p.name == "rngs" for p in needed)

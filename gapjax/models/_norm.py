@@ -1,15 +1,42 @@
-"""The batch norm of the networks here: what ``norm=`` is unless told otherwise."""
+"""The batch norms of the networks here: what ``norm=`` is unless told otherwise."""
 
 import functools
+import inspect
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
+from flax import nnx
 
-from gapjax.ghost.linen import GhostBatchNorm
+from gapjax.ghost import linen as ghost_linen
+from gapjax.ghost import nnx as ghost_nnx
 
+# Of linen: norm(use_running_average=not train). Of nnx: norm(num_features, rngs=rngs).
 Norm = Callable[..., nn.Module]
+NnxNorm = Callable[..., nnx.Module]
 
 # One ghost unless told otherwise: Flax's batch norm at less cost. The momentum is the fraction kept
 # per update. Flax's default of 0.99 needs some 400 updates to forget the start, more than a
 # large-batch run may ever make: its evaluation would suffer from that alone.
-BatchNorm: Norm = functools.partial(GhostBatchNorm, momentum=0.9)
+BatchNorm: Norm = functools.partial(ghost_linen.GhostBatchNorm, momentum=0.9)
+NnxBatchNorm: NnxNorm = functools.partial(ghost_nnx.GhostBatchNorm, momentum=0.9)
+
+
+def check_norm(norm: Any, kind: str) -> None:
+    """Refuse what makes no norm, or one of the other kind.
+
+    Args:
+        norm: what a network was given.
+        kind: ``"linen"`` or ``"nnx"``, of the network.
+
+    Raises:
+        ValueError: it does not fit.
+    """
+    made = functools.partial(norm).func if callable(norm) else norm
+    other = nnx.Module if kind == "linen" else nn.Module
+    if not callable(norm) or (inspect.isclass(made) and issubclass(made, other)):
+        raise ValueError(
+            f"norm must make the norm of a layer, of flax.{kind} as this network is: "
+            f"functools.partial(gapjax.ghost.{kind}.GhostBatchNorm, ghost_size=128), say, not "
+            f"{norm!r}."
+        )

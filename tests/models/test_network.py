@@ -176,7 +176,7 @@ def test_networks_are_found_by_name(name, shape):
     [
         ("digit-mlp", "Did you mean 'digits-mlp'.*package.module:name"),
         ("no.such:thing", "'no.such' cannot be imported"),
-        ("gapjax.models:f2", "has no 'f2'. Did you mean 'f1'"),
+        ("gapjax.models:f3", "has no 'f3'. Did you mean 'f"),
     ],
 )
 def test_networks_that_are_not_there(name, message):

@@ -1,0 +1,81 @@
+"""How modules of the wild are called: with which inputs, and how they are told that they train."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+_FLAGS: Mapping[str, Callable[[bool], bool]] = {
+    "train": lambda train: train,
+    "training": lambda train: train,
+    "is_training": lambda train: train,
+    "deterministic": lambda train: not train,
+    "use_running_average": lambda train: not train,
+}
+
+
+class Arguments(NamedTuple):
+    """What a module is called with."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+def signature(build: Callable[..., Any]) -> inspect.Signature:
+    """What a function, a class or a partial of one is called with."""
+    partial = functools.partial(build)  # of a partial, the same once more
+    if inspect.isclass(partial.func):  # those of nnx hide it in their metaclass
+        init: Any = partial.func.__init__
+        return inspect.signature(functools.partial(init, None, *partial.args, **partial.keywords))
+    return inspect.signature(partial)
+
+
+def train_flags(names: Iterable[str], train: bool) -> dict[str, bool]:
+    """Those of some names that tell a module whether it trains, with what they say."""
+    return {name: _FLAGS[name](train) for name in names if name in _FLAGS}
+
+
+def arguments(call: Callable[..., Any], inputs: Any, *, train: bool) -> Arguments:
+    """The arguments for a module's call.
+
+    Inputs are its first argument. They are several arguments by name where they are a mapping whose
+    every key names one.
+
+    Raises:
+        ValueError: the call takes several inputs, and those given do not say which is which.
+    """
+    parameters = inspect.signature(call).parameters.values()
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    flags = train_flags((p.name for p in named), train)
+    asked = {p.name: p for p in named if p.name not in _FLAGS}
+    required = [name for name, p in asked.items() if p.default is p.empty]
+    positional = any(
+        p.name not in _FLAGS and p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD) for p in parameters
+    )
+    # A single field may be a dict's own: a module that takes x may well want {"x": ...} whole.
+    fields = isinstance(inputs, Mapping) and set(inputs) <= set(asked)
+    if fields and (len(inputs) > 1 or not positional):
+        return Arguments((), {**inputs, **flags})
+    if len(required) > 1:
+        raise ValueError(
+            f"the network takes {', '.join(required)}, so its inputs must be a dict with these "
+            f"keys, not {_told(inputs)}."
+        )
+    if positional:
+        return Arguments((inputs,), flags)
+    return Arguments((), {**dict.fromkeys(required or list(asked)[:1], inputs), **flags})
+
+
+def no_key(name: str, train: bool) -> str:
+    """What to say to who gives no key to a network that draws."""
+    return (
+        f"model {name} draws random numbers in {'training' if train else 'evaluation'} (dropout, "
+        f"say), and has no key to draw with: apply(..., train={train}, key=key)."
+    )
+
+
+def _told(inputs: Any) -> str:
+    if isinstance(inputs, Mapping):
+        return f"one with {', '.join(map(repr, inputs))}"
+    shape = getattr(inputs, "shape", None)
+    return type(inputs).__name__ if shape is None else f"an array of shape {list(shape)}"
