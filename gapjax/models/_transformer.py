@@ -73,7 +73,9 @@ class Block(nnx.Module):
         mixed = jax.nn.dot_product_attention(q, k, v, is_causal=True)
         x = x + self.drop(self.out(mixed, out_sharding=layout(x)))
         y = self.up(in_dtype(self.mlp_norm(wide(x)), self.dtype))
-        y = nnx.silu(y[..., 0, :]) * y[..., 1, :] if self.gated else nnx.gelu(y)
+        # Of what the activation computes along the way nothing is kept: it is cheap to do again,
+        # and as wide as the widest of all that a layer keeps.
+        y = jax.checkpoint(swiglu if self.gated else nnx.gelu, prevent_cse=False)(y)
         return x + self.drop(self.down(y, out_sharding=layout(x)))
 
 
@@ -222,6 +224,11 @@ class Transformer(nnx.Module):
         return jnp.einsum(
             "btw,vw->btv", x, rows.astype(x.dtype), preferred_element_type=wide(x).dtype
         )
+
+
+def swiglu(x: jax.Array) -> jax.Array:
+    """``[..., 2, hidden]``, gates and values, to ``[..., hidden]``."""
+    return nnx.silu(x[..., 0, :]) * x[..., 1, :]
 
 
 def layout(x: jax.Array) -> jax.P | None:
