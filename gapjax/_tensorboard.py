@@ -1,10 +1,11 @@
 """What a study measures, written for TensorBoard as it comes."""
 
 import contextlib
-import pathlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from gapjax._paths import local_path
 
 
 @contextlib.contextmanager
@@ -29,7 +30,9 @@ def logging(folder: str) -> Iterator[Callable[[Any], None]]:
             f"--log-dir needs TensorBoard ({error}): pip install 'gapjax[tensorboard]', or leave "
             "it out."
         ) from None
-    root, writers = pathlib.Path(folder).expanduser(), dict[str, Any]()
+    from gapjax.study._results._names import file_name
+
+    root, writers = local_path("log_dir", folder), dict[str, Any]()
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -39,7 +42,7 @@ def logging(folder: str) -> Iterator[Callable[[Any], None]]:
         if not at.metrics or at.phase != "train":
             return
         if at.regime not in writers:
-            writers[at.regime] = EventFileWriter(str(root / at.regime.replace("/", "_")))
+            writers[at.regime] = EventFileWriter(str(root / file_name(at.regime)))
         values = [
             Summary.Value(tag=_tag(name), simple_value=value) for name, value in at.metrics.items()
         ]

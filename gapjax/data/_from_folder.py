@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from gapjax import _checks
+from gapjax._paths import local_path
 from gapjax._text import readable_bytes
-from gapjax.data import _folders, _images, _local, _places
+from gapjax.data import _folders, _images, _local
 from gapjax.data._archives import damaged
 from gapjax.data._dataset import Dataset, Split
 
@@ -36,7 +37,7 @@ def from_folder(
         ValueError: the folder does not look like that, an image is damaged (it is named), they
             differ in size, or are too many for a quarter of the memory.
     """
-    place = _places.local_path("folder", folder)
+    place = local_path("folder", folder)
     if not place.is_dir():
         raise ValueError(f"There is no folder at {place}.")
     if image_size is not None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gapjax import _checks, _outside
+from gapjax._paths import local_path
 from gapjax.data import _images, _local, _places, _tfds
 from gapjax.data._archives import damaged
 from gapjax.data._known import CIFAR10_CLASSES
@@ -58,7 +59,7 @@ def import_local(
             the data set is there already, or is being imported by another process; the disk is
             full. The file at fault is named.
     """
-    source = _places.local_path("source_dir", source_dir)
+    source = local_path("source_dir", source_dir)
     folder, parsed = check_target(name, data_dir)
     if not source.exists():
         raise ValueError(f"There is nothing at {source}: give the folder or archive of the files.")

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from gapjax import _checks, _outside
-from gapjax.data import _archives, _import, _places, _tfds
+from gapjax._paths import local_path
+from gapjax.data import _archives, _import, _tfds
 from gapjax.data._dataset import Dataset
 from gapjax.data._fields import TOKENS, VOCABULARY
 from gapjax.data._folders import SPLITS
@@ -114,7 +115,7 @@ def import_text(
             where a tokenizer needs text, tokens that are no whole numbers, a name that is taken, or
             what the disk says.
     """
-    place = _places.local_path("source", source)
+    place = local_path("source", source)
     folder, parsed = _import.check_target(name, data_dir)
     length = _checks.positive_int("sequence_length", sequence_length)
     if parsed.config is not None or parsed.base in _tfds.known_names():

@@ -5,9 +5,11 @@
 returns numbers with their uncertainty and their cost.
 
 * Operators that are never formed: `hessian`, `ggn`, `fisher`, `from_matvec`; `recorded` keeps
-  their products on disk so that long work can be resumed.
+  their products on disk so that long work can be resumed; `preconditioned` sees one in the
+  metric of an optimizer.
 * Spectra: `lanczos`, `eigh_topk`, `spectral_density`, `trace`, `count_above`.
-* Sharpness: `keskar_sharpness`, `sam_sharpness`, `adaptive_sharpness`.
+* Sharpness: `keskar_sharpness`, `sam_sharpness`, `adaptive_sharpness`; as an optimizer
+  meets it, cheap enough for every hundredth update: `critical_sharpness`, `batch_sharpness`.
 * Pictures: `interpolate`, `line`, `along` and `plane` evaluate what `evaluator` makes;
   `random_direction`, `plane_through`, `trajectory_pca` and `fit_curve` say where; `plot_path`,
   `plot_contour`, `plot_surface`, `plot_trajectory` and `plot_density` draw.
@@ -23,7 +25,9 @@ from gapjax.landscape._directions import (
     random_direction,
     trajectory_pca,
 )
+from gapjax.landscape._edge import batch_sharpness, critical_sharpness, preconditioned
 from gapjax.landscape._eigen import Eigenpairs, eigh_topk
+from gapjax.landscape._estimate import Estimate
 from gapjax.landscape._keskar import keskar_sharpness
 from gapjax.landscape._lanczos import LanczosState, lanczos
 from gapjax.landscape._operators import Operator, fisher, from_matvec, ggn, hessian
@@ -39,7 +43,7 @@ from gapjax.landscape._progress import Progress
 from gapjax.landscape._record import recorded
 from gapjax.landscape._sharpness import adaptive_sharpness, sam_sharpness
 from gapjax.landscape._spectrum import Density, count_above, spectral_density
-from gapjax.landscape._trace import Estimate, trace
+from gapjax.landscape._trace import trace
 
 __all__ = [
     "Curve",
@@ -56,7 +60,9 @@ __all__ = [
     "TrajectoryPCA",
     "adaptive_sharpness",
     "along",
+    "batch_sharpness",
     "count_above",
+    "critical_sharpness",
     "curve_point",
     "eigh_topk",
     "evaluator",
@@ -76,6 +82,7 @@ __all__ = [
     "plot_path",
     "plot_surface",
     "plot_trajectory",
+    "preconditioned",
     "random_direction",
     "recorded",
     "sam_sharpness",

@@ -13,6 +13,7 @@ import numpy as np
 
 from gapjax._examples import count_examples, example_weights
 
+NOTHING_COUNTS = "all batches have weight 0; at least one example must count."
 Data = Sequence[Any] | Callable[[], Iterable[Any]]
 
 
@@ -20,6 +21,15 @@ def num_examples(batch: Any) -> float:
     """Examples in a batch, without those that its own mask leaves out."""
     count, weights = count_examples(batch), example_weights(batch)
     return count if weights is None else float(weights.sum())
+
+
+def refuse_single_batch(name: str, data: Any) -> None:
+    """Refuses what looks like a batch where batches belong."""
+    if isinstance(data, dict) or hasattr(data, "shape") or hasattr(data, "_fields"):
+        raise ValueError(
+            f"{name} is one {type(data).__name__}, which looks like a single batch: "
+            f"pass a sequence of batches, {name}=[batch]."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +41,7 @@ class Batches:
 
     def __post_init__(self) -> None:
         """Refuses what is no data set, before any work."""
-        one = isinstance(self.data, dict) or hasattr(self.data, "shape")
-        if one or hasattr(self.data, "_fields"):
-            raise ValueError(
-                f"data is one {type(self.data).__name__}, which looks like a single batch: "
-                "pass a sequence of batches, data=[batch]."
-            )
+        refuse_single_batch("data", self.data)
         if not callable(self.data) and not isinstance(self.data, Sequence):
             raise ValueError(
                 f"data must be a sequence of batches, or a callable that yields them again at "
@@ -56,6 +61,13 @@ class Batches:
                 yield batch, weight
         if empty:
             raise ValueError("data holds no batch; pass at least one (a callable yields anew).")
+
+    @property
+    def first(self) -> Any:
+        """The first batch that counts."""
+        for batch, _ in self:
+            return batch
+        raise ValueError(NOTHING_COUNTS)
 
     @property
     def fixed(self) -> bool:
@@ -85,8 +97,16 @@ def weighted_mean(kernel: Any, zeros: Any, batches: Batches, *args: Any) -> Any:
         total += weight
         mean = _move_mean(kernel, mean, np.float32(weight / total), batch, *args)
     if not total:
-        raise ValueError("all batches have weight 0; at least one example must count.")
+        raise ValueError(NOTHING_COUNTS)
     return mean
+
+
+def lower_mean(kernel: Any, zeros: Any, batch: Any, *args: Any) -> None:
+    """Traces and lowers what `weighted_mean` will run, which is then not done again.
+
+    The rules of some derivatives refuse only when a program is lowered.
+    """
+    _move_mean.lower(kernel, zeros, np.float32(1), batch, *args)
 
 
 def as_partial(function: Callable[..., Any]) -> jax.tree_util.Partial:
@@ -105,9 +125,8 @@ def loss_kernel(batch: Any, loss_fn: Any, params: Any) -> jax.Array:
 
 def check_scalar_loss(loss_fn: Any, params: Any, batches: Batches) -> Any:
     """Refuses a loss that is no scalar; returns its dtype."""
-    batch, _ = next(iter(batches))
     try:
-        out = jax.eval_shape(loss_fn, params, batch)
+        out = jax.eval_shape(loss_fn, params, batches.first)
     except Exception as error:
         error.add_note(
             "while tracing loss_fn(params, batch) with the first item of data as the batch; "
@@ -223,8 +242,7 @@ def evaluator(
     batches, function = Batches(data, weight_fn), as_partial(metric_fn)
 
     def evaluate(params: Any, *state: Any) -> Any:
-        batch, _ = next(iter(batches))
-        shapes = jax.eval_shape(_Metrics(), batch, function, params, state)
+        shapes = jax.eval_shape(_Metrics(), batches.first, function, params, state)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return jax.tree.map(
             float, weighted_mean(_Metrics(), zeros, batches, function, params, state)

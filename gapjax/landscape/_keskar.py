@@ -126,6 +126,9 @@ def keskar_sharpness(
       solutions, measured alike, can be compared with the paper.
     * The mode of batch norm and dropout: what `loss_fn` does.
 
+    It is made for losses that are never negative: 1 + f is the scale of the rise, so a constant
+    added to the loss changes the metric, and there is none for f <= -1.
+
     The "+ 1" makes the box about as wide for weights near 0 as for large ones, so the metric
     depends on how the network is parametrized (Dinh et al. 2017): see `adaptive_sharpness`.
 
@@ -151,7 +154,7 @@ def keskar_sharpness(
 
     Raises:
       ValueError: an epsilon that is not above 0, a subspace without a key or larger than the
-        space, or what `hessian` refuses.
+        space, a loss of -1 or less, or what `hessian` refuses.
       FloatingPointError: a loss that is not finite.
 
     Example:
@@ -193,6 +196,12 @@ def keskar_sharpness(
     with Tracker(progress, "sharpness", num_starts * (maxiter + 2)) as tracker:
         objective.tracker = tracker
         loss, slope = objective.gradient(space.zeros())
+        if loss <= -1:
+            raise ValueError(
+                f"the loss is {loss:.4g}, and Keskar's sharpness divides by 1 + loss, which must "
+                "be above 0: measure a loss that is never negative (add a constant, the same for "
+                "all that are compared), or take adaptive_sharpness, a difference of losses."
+            )
         toward = maps[1](slope)
         peaks = [
             highest_in_box(objective, half_width, start, maxiter, *maps)

@@ -16,8 +16,9 @@ from gapjax.landscape._data import (
     num_examples,
     weighted_mean,
 )
+from gapjax.landscape._differentiable import check_hessian_product, check_network_product
 from gapjax.landscape._products import (
-    HessianProduct,
+    HESSIAN_PRODUCTS,
     OutputProduct,
     gradient_curvature,
     loss_curvature,
@@ -126,6 +127,7 @@ def hessian(
     data: Data,
     *,
     where: Where | None = None,
+    product: str = "forward_over_reverse",
     weight_fn: Callable[[Any], float] = num_examples,
     check: bool = True,
 ) -> Operator:
@@ -133,8 +135,18 @@ def hessian(
 
     .. math:: H v = \frac{1}{\sum_b n_b} \sum_b n_b \nabla^2 \ell_b(w)\, v
 
-    with n_b the examples in batch b, each product by forward over reverse differentiation
-    (Pearlmutter 1994), in about 2 to 2.5 gradients of time and the memory of one.
+    with n_b the examples in batch b.
+
+    * ``"forward_over_reverse"``, the gradient differentiated along the vector (Pearlmutter 1994):
+      exact, in about 2 to 2.5 gradients of time and the memory of one.
+    * ``"reverse_over_reverse"``: exact too, with more time and memory. It also takes kernels with
+      a derivative of their own (`jax.custom_vjp`), which refuse to be differentiated forward.
+    * ``"finite_difference"``: :math:`(g(w + hv) - g(w - hv)) / 2h` with
+      :math:`h = \epsilon^{1/3} (1 + \|w\| / \sqrt n) / \|v\|`, two gradients. It takes any loss
+      that has a gradient. Where the loss is smooth the error is about :math:`\epsilon^{2/3}` of
+      the gradient's scale, three to four digits in float32; across kinks (ReLU) the result is a
+      difference quotient, not a derivative. Where matrix products run in fewer bits (TF32,
+      bfloat16) ask for ``jax.default_matmul_precision("highest")``.
 
     Args:
       loss_fn: ``loss_fn(params, batch) -> mean loss`` of the batch, in evaluation mode: dropout
@@ -146,6 +158,7 @@ def hessian(
         placement works: with batches sharded over a mesh the sums run over its devices.
       where: ``where(path, leaf) -> bool`` selects parameters by path (``"Dense_0/kernel"``); the
         operator is then the diagonal block of the Hessian for these.
+      product: how H v is computed, as above.
       weight_fn: the weight of a batch, by default its number of examples.
       check: compare two passes of the loss first (see Raises). It costs one to two evaluations
         of the loss over the data.
@@ -155,7 +168,8 @@ def hessian(
 
     Raises:
       ValueError: no data, a loss that is no scalar, or one that changes between two passes
-        (dropout, batch statistics, shuffling).
+        (dropout, batch statistics, shuffling); a loss that `product` cannot differentiate, with
+        those that can.
       FloatingPointError: a loss, or later a product, that is not finite; the batch is named.
 
     Example:
@@ -166,12 +180,18 @@ def hessian(
       >>> op = landscape.hessian(loss, jnp.zeros(2), [jnp.eye(2)])
       >>> (op @ jnp.ones(2)).tolist()
       [0.5, 0.5]
+
+    References:
+      Pearlmutter, Fast exact multiplication by the Hessian, Neural Computation 6 (1994).
     """
+    one_of("product", product, HESSIAN_PRODUCTS)
     params = widened(params)
     space, batches = space_of(params, where), Batches(data, weight_fn)
     if check:
         check_repeatable(loss_fn, params, batches)
-    return _streamed(HessianProduct(space), space, batches, as_partial(loss_fn), params)
+    loss_fn = as_partial(loss_fn)
+    check_hessian_product(product, space, batches, loss_fn, params)
+    return _streamed(HESSIAN_PRODUCTS[product](space), space, batches, loss_fn, params)
 
 
 def ggn(
@@ -219,8 +239,7 @@ def ggn(
     space, batches = space_of(params, where), Batches(data, weight_fn)
     if check:
         check_repeatable(lambda p, b: output_loss(apply_fn(p, b), b), params, batches)
-    kernel = OutputProduct(space, loss_curvature)
-    return _streamed(kernel, space, batches, as_partial(apply_fn), as_partial(output_loss), params)
+    return _through_outputs(loss_curvature, space, batches, apply_fn, output_loss, params)
 
 
 def fisher(
@@ -279,8 +298,22 @@ def fisher(
     if check:
         check_repeatable(lambda p, b: loss(apply_fn(p, b), b), params, batches)
     of_outputs = softmax_curvature if kind == "exact" else gradient_curvature
+    return _through_outputs(of_outputs, space, batches, apply_fn, loss, params)
+
+
+def _through_outputs(
+    of_outputs: Callable[..., Any],
+    space: VectorSpace,
+    batches: Batches,
+    apply_fn: Callable[[Any, Any], jax.Array],
+    output_loss: Callable[[jax.Array, Any], jax.Array],
+    params: Any,
+) -> Operator:
+    """J^T C J over the data, with C the curvature in the outputs."""
     kernel = OutputProduct(space, of_outputs)
-    return _streamed(kernel, space, batches, as_partial(apply_fn), as_partial(loss), params)
+    args = as_partial(apply_fn), as_partial(output_loss), params
+    check_network_product(kernel, space, batches, *args)
+    return _streamed(kernel, space, batches, *args)
 
 
 def _mean_output(outputs: jax.Array, batch: Any) -> jax.Array:

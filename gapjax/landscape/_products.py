@@ -10,21 +10,97 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gapjax.landscape._space import Vector, VectorSpace
+from gapjax.landscape._space import Vector, VectorSpace, inner, l2_norm, scaled
 
 
 @dataclasses.dataclass(frozen=True)
-class HessianProduct:
-    """Forward over reverse: the derivative of the gradient along the vector."""
+class Gradient:
+    """The gradient at selected leaves."""
+
+    space: VectorSpace
+
+    def __call__(self, batch: Any, loss_fn: Any, params: Any) -> Vector:
+        return self.space.as_vector(self.at(batch, loss_fn, params)(self.space.select(params)))
+
+    def at(self, batch: Any, loss_fn: Any, params: Any) -> Callable[[Any], Any]:
+        """The gradient as a function of the selected leaves, the rest as they are."""
+        return jax.grad(lambda leaves: loss_fn(self.space.replace(params, leaves), batch))
+
+
+@dataclasses.dataclass(frozen=True)
+class ForwardOverReverse:
+    """H v as the derivative of the gradient along the vector (Pearlmutter 1994)."""
 
     space: VectorSpace
 
     def __call__(self, batch: Any, loss_fn: Any, params: Any, vector: Vector) -> Vector:
-        def loss(leaves: list[jax.Array]) -> jax.Array:
-            return loss_fn(self.space.replace(params, leaves), batch)
-
+        gradient = Gradient(self.space).at(batch, loss_fn, params)
         at, along = self.space.select(params), self.space.tangents(vector)
-        return self.space.as_vector(jax.jvp(jax.grad(loss), (at,), (along,))[1])
+        return self.space.as_vector(jax.jvp(gradient, (at,), (along,))[1])
+
+
+@dataclasses.dataclass(frozen=True)
+class ReverseOverReverse:
+    """H v as the gradient pulled back along the vector, which is the same by symmetry."""
+
+    space: VectorSpace
+
+    def __call__(self, batch: Any, loss_fn: Any, params: Any, vector: Vector) -> Vector:
+        gradient = Gradient(self.space).at(batch, loss_fn, params)
+        _, back = jax.vjp(gradient, self.space.select(params))
+        return self.space.as_vector(back(self.space.tangents(vector))[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class FiniteDifference:
+    """H v as a central difference of gradients.
+
+    The cube root of eps as the step, in units of a parameter's size, balances what the gradients
+    round, about eps / step, against the third derivative, about step^2.
+    """
+
+    space: VectorSpace
+
+    def __call__(self, batch: Any, loss_fn: Any, params: Any, vector: Vector) -> Vector:
+        gradient = Gradient(self.space).at(batch, loss_fn, params)
+        at = self.space.select(params)
+        eps = max(float(jnp.finfo(leaf.dtype).eps) for leaf in at)
+        point, length = self.space.as_vector(at), l2_norm(vector)
+        usual = l2_norm(point) / self.space.size**0.5
+        step = eps ** (1 / 3) * (1 + usual) / jnp.where(length > 0, length, 1)
+
+        def moved(sign: int) -> list[jax.Array]:
+            return [
+                (x + sign * step * v).astype(leaf.dtype)
+                for x, v, leaf in zip(point, vector, at, strict=True)
+            ]
+
+        ends = gradient(moved(1)), gradient(moved(-1))
+        return tuple(
+            (up - down) / (2 * step)
+            for up, down in zip(*map(self.space.as_vector, ends), strict=True)
+        )
+
+
+HESSIAN_PRODUCTS: dict[str, Callable[[VectorSpace], Callable[..., Vector]]] = {
+    "forward_over_reverse": ForwardOverReverse,
+    "reverse_over_reverse": ReverseOverReverse,
+    "finite_difference": FiniteDifference,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class AlongGradient:
+    """g^T H g / g^T g and g^T g, with the gradient and the Hessian of one batch."""
+
+    space: VectorSpace
+    product: Callable[..., Vector]
+
+    def __call__(self, batch: Any, loss_fn: Any, params: Any) -> tuple[jax.Array, jax.Array]:
+        slope = Gradient(self.space)(batch, loss_fn, params)
+        length = l2_norm(slope)
+        unit = scaled(slope, 1 / jnp.where(length > 0, length, 1))
+        return inner(unit, self.product(batch, loss_fn, params, unit)), length**2
 
 
 @dataclasses.dataclass(frozen=True)

@@ -66,6 +66,19 @@ class VectorSpace:
         leaves = map(jax.ShapeDtypeStruct, self.shapes, self.dtypes)
         return jax.tree.unflatten(self.treedef, list(leaves))
 
+    @property
+    def names(self) -> list[str]:
+        """The paths of the selected leaves."""
+        return self.chosen(path_names(self.like))
+
+    @property
+    def abstract(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """What a vector looks like."""
+        every = zip(self.chosen(self.shapes), self.chosen(self.shardings), strict=True)
+        return tuple(
+            jax.ShapeDtypeStruct(shape, self.dtype, sharding=place) for shape, place in every
+        )
+
     def chosen(self, leaves: Iterable[Any]) -> list[Any]:
         """Of something for every leaf, that for the selected ones."""
         return [leaf for leaf, kept in zip(leaves, self.keep, strict=True) if kept]

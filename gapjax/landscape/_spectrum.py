@@ -9,11 +9,11 @@ import numpy as np
 
 from gapjax._checks import positive_float, positive_int
 from gapjax._text import readable_bytes
+from gapjax.landscape._estimate import Estimate, ratio_of_means, stderr_of_mean
 from gapjax.landscape._lanczos import Krylov
 from gapjax.landscape._memory import require_vectors
 from gapjax.landscape._operators import Operator
 from gapjax.landscape._progress import Progress, Tracker
-from gapjax.landscape._trace import Estimate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,23 +44,18 @@ class Density:
     def moment(self, power: int) -> Estimate:
         """The mean of ``eigenvalue ** power``, exact in each probe for powers below 2 m."""
         samples = np.sum(self.weights * self.nodes**power, axis=1)
-        return Estimate(float(samples.mean()), _stderr(samples), self.num_matvecs)
+        return Estimate(
+            float(samples.mean()),
+            float(stderr_of_mean(samples)),
+            self.num_matvecs,
+            num_samples=len(samples),
+        )
 
     def negative_mass(self) -> Estimate:
-        """The share of the absolute spectrum that is negative, sum |min(x, 0)| / sum |x|."""
+        """The share of the absolute spectrum that is negative, ``sum |min(x, 0)| / sum |x|``."""
         below = np.sum(self.weights * np.maximum(-self.nodes, 0), axis=1)
         size = np.sum(self.weights * np.abs(self.nodes), axis=1)
-        share = below.mean() / max(size.mean(), np.finfo(float).tiny)
-        # The error of a ratio of means, to first order.
-        error = _stderr(below - share * size) / max(size.mean(), np.finfo(float).tiny)
-        return Estimate(float(share), float(error), self.num_matvecs)
-
-
-def _stderr(samples: np.ndarray, axis: int = 0) -> Any:
-    """Standard error of the mean over probes; not a number for a single one."""
-    if samples.shape[axis] < 2:
-        return np.full(samples.mean(axis).shape, np.nan)[()]
-    return np.std(samples, axis=axis, ddof=1) / np.sqrt(samples.shape[axis])
+        return Estimate(*ratio_of_means(below, size), self.num_matvecs, num_samples=len(size))
 
 
 def spectral_density(
@@ -213,7 +208,7 @@ def _smooth(
         bumps = np.exp(-0.5 * ((grid[:, None] - own_nodes) / sigma) ** 2)
         sample[:] = bumps @ own_weights / (sigma * np.sqrt(2 * np.pi))
     mean = samples.mean(0) if len(samples) else np.zeros(len(grid))
-    error = _stderr(samples) if len(samples) else np.full(len(grid), np.nan)
+    error = stderr_of_mean(samples) if len(samples) else np.full(len(grid), np.nan)
     return Density(grid, mean, error, nodes, weights, float(sigma), size, spent)
 
 
@@ -235,6 +230,10 @@ def count_above(
     quadrature with a node at the threshold gives the share above up to half the weight of that
     node, which is `bias` (the inequalities of Chebyshev, Markov and Stieltjes; Golub and Meurant
     2010, section 6). More steps shrink `bias`, more probes `stderr`.
+
+    Eigenvalues within rounding of a threshold (thirty times the dtype's eps, of the operator's
+    norm) cannot be told from it. They count as not above, and their number is part of `bias`: a
+    count at 0 of a network whose Hessian is mostly flat says so in this way.
 
     Args:
       op: the operator.
@@ -277,27 +276,33 @@ def count_above(
             tracker.step()
         values, vectors = np.linalg.eigh(krylov.projection)
         alone = np.abs(krylov.coupling @ vectors) <= 1e-4 * np.abs(values).max(initial=0)
-        alone &= values > thresholds.min()
+        # Eigenvalues this close to a threshold cannot be told from it in the operator's dtype.
+        rounding = 30 * float(np.finfo(op.dtype).eps) * krylov.scale
+        alone &= values > thresholds.min() - rounding
         found, spent = values[alone], krylov.num_matvecs
         locked = krylov.combine(vectors[:, alone])
         del krylov
         rest = op.size - len(found)
         samples = np.zeros((num_probes if rest else 0, len(thresholds)))
-        bias = np.zeros_like(samples)
+        slack, at = np.zeros_like(samples), np.zeros_like(samples)
         for probe in range(len(samples)):
             probe_key = jax.random.fold_in(key, probe + 1)
             quadrature = _quadrature(op, probe_key, min(steps, rest), tracker, locked)
             spent += quadrature.num_matvecs
             for index, limit in enumerate(thresholds):
-                share, slack = quadrature.share_above(limit)
-                samples[probe, index], bias[probe, index] = rest * share, rest * slack
-    counted = np.sum(found[:, None] > thresholds, axis=0)
+                above, slack[probe, index] = quadrature.share_above(limit + rounding)
+                samples[probe, index] = above
+                at[probe, index] = quadrature.share_above(limit - rounding)[0] - above
+    beyond = found[:, None] > thresholds + rounding
+    reached = found[:, None] > thresholds - rounding
     figures = np.zeros((3, len(thresholds)))
     if rest:
-        figures[:] = samples.mean(0), _stderr(samples), bias.mean(0)
-    figures[0] += counted
+        bias = slack.mean(0) + np.maximum(at.mean(0), 0)
+        figures[:] = rest * np.array([samples.mean(0), stderr_of_mean(samples), bias])
+    figures[0] += beyond.sum(0)
+    figures[2] += (reached & ~beyond).sum(0)
     if np.ndim(threshold):
-        mean, stderr, slack = figures.reshape(3, *np.shape(threshold))
+        mean, stderr, bias = figures.reshape(3, *np.shape(threshold))
     else:
-        mean, stderr, slack = figures[:, 0].tolist()
-    return Estimate(mean, stderr, spent, slack)
+        mean, stderr, bias = figures[:, 0].tolist()
+    return Estimate(mean, stderr, spent, bias, len(samples))

@@ -1,12 +1,12 @@
 """Traces, with the error of the estimate."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from gapjax._checks import one_of, positive_int
+from gapjax.landscape._estimate import Estimate, stderr_of_mean
 from gapjax.landscape._lanczos import Krylov
 from gapjax.landscape._memory import require_vectors
 from gapjax.landscape._operators import Operator
@@ -14,23 +14,6 @@ from gapjax.landscape._progress import Progress, Tracker
 from gapjax.landscape._space import inner
 
 _inner = jax.jit(inner)
-
-
-class Estimate(NamedTuple):
-    """A number estimated at random; arrays where several were asked for.
-
-    Attributes:
-      mean: the estimate.
-      stderr: its standard error, from the spread of the samples.
-      num_matvecs: products spent.
-      bias: a bound on the systematic error, which the standard error does not show; 0 where the
-        estimator is unbiased.
-    """
-
-    mean: Any
-    stderr: Any
-    num_matvecs: int
-    bias: Any = 0.0
 
 
 def trace(
@@ -56,7 +39,7 @@ def trace(
       op: the operator.
       key: of the probes.
       num_matvecs: products, at least 2 (4 for krylov). Below 16 the standard error is itself
-        very uncertain.
+        very uncertain, and the interval wide.
       method: ``"hutchinson"`` or ``"krylov"``.
       progress: True shows a bar for work over 5 seconds; a callback gets `Progress`.
 
@@ -72,7 +55,7 @@ def trace(
       >>> from gapjax import landscape
       >>> op = landscape.from_matvec(lambda v: jnp.arange(4.0) * v, jnp.zeros(4))
       >>> landscape.trace(op, jax.random.key(0), 8)
-      Estimate(mean=6.0, stderr=0.0, num_matvecs=8, bias=0.0)
+      Estimate(mean=6.0, stderr=0.0, num_matvecs=8, bias=0.0, num_samples=8)
     """
     one_of("method", method, ["hutchinson", "krylov"])
     positive_int("num_matvecs", num_matvecs)
@@ -103,5 +86,5 @@ def trace(
             probe, _ = krylov.orthogonalize(probe)
             samples[index] = float(_inner(probe, op.apply(probe)))
             tracker.step()
-    stderr = float(np.std(samples, ddof=1) / np.sqrt(probes))
-    return Estimate(known + float(np.mean(samples)), stderr, tracker.done)
+    mean, stderr = known + float(np.mean(samples)), float(stderr_of_mean(samples))
+    return Estimate(mean, stderr, tracker.done, num_samples=probes)

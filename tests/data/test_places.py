@@ -12,6 +12,7 @@ import time
 import pytest
 
 from data import files
+from gapjax._paths import local_path
 from gapjax.data import _places, import_local, import_text, load
 
 
@@ -27,7 +28,7 @@ from gapjax.data import _places, import_local, import_text, load
         (pathlib.Path("gs://bucket/there"), "is an address"),
         ("s3://bucket", "is an address"),
         ("file:///tmp", "is an address"),
-        ("/tmp/\udcff", r"is not UTF-8, which TFDS needs"),
+        ("/tmp/\udcff", r"is not UTF-8, which the libraries that write there need"),
         ("~nobody-of-this-name/x", "the home folder that ~nobody-of-this-name stands for"),
     ],
 )
@@ -53,12 +54,10 @@ def test_home_folders(monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
     assert str(_places.data_folder(None)) == "/home/somebody/tensorflow_datasets"
-    assert str(_places.local_path("x", "~/data")) == "/home/somebody/data"
-    assert str(_places.local_path("x", "C:/data")) == "C:/data"
+    assert str(local_path("x", "~/data")) == "/home/somebody/data"
+    assert str(local_path("x", "C:/data")) == "C:/data"
     me = pwd.getpwuid(os.getuid())
-    assert str(_places.local_path("x", f"~{me.pw_name}/data")) == f"{me.pw_dir}/data".replace(
-        "//", "/"
-    )
+    assert str(local_path("x", f"~{me.pw_name}/data")) == f"{me.pw_dir}/data".replace("//", "/")
     monkeypatch.setenv("TFDS_DATA_DIR", "~/elsewhere")
     assert str(_places.data_folder(None)) == "/home/somebody/elsewhere"
 

@@ -137,10 +137,10 @@ def test_sharded_batches_give_the_same_with_one_sum(problem):
     same = landscape.eigh_topk(plain, jax.random.key(0), 2)
     np.testing.assert_allclose(pairs.values, same.values, rtol=1e-5)
     from gapjax.landscape._data import as_partial
-    from gapjax.landscape._products import HessianProduct
+    from gapjax.landscape._products import ForwardOverReverse
 
     program = _move_mean.lower(
-        HessianProduct(plain.space),
+        ForwardOverReverse(plain.space),
         plain.space.zeros(),
         np.float32(1),
         sharded[0],

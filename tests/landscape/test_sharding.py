@@ -9,7 +9,7 @@ from jax.sharding import AxisType
 from gapjax import landscape, training
 from gapjax.landscape import _lanczos
 from gapjax.landscape._data import _move_mean, as_partial
-from gapjax.landscape._products import HessianProduct
+from gapjax.landscape._products import ForwardOverReverse
 from tests.landscape import networks, transformer
 
 KEY = jax.random.key(0)
@@ -75,7 +75,7 @@ def test_no_program_gathers_more_than_a_weight(problem, how, kind):
     space = landscape.hessian(transformer.loss, params, batches, check=False).space
     vector, block = space.normal(KEY), space.zeros(16)
     product = _move_mean.lower(
-        HessianProduct(space),
+        ForwardOverReverse(space),
         space.zeros(),
         np.float32(1),
         batches[0],

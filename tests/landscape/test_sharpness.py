@@ -181,6 +181,23 @@ def test_only_selected_parameters_move_and_none_change(problem):
     jax.tree.map(np.testing.assert_array_equal, before, params)
 
 
+def test_a_loss_below_zero_has_no_scale():
+    def likelihood(w, batch):
+        return jnp.mean((batch * w) ** 2) - 3.0
+
+    w, data = jnp.array([0.1]), [jnp.ones((1, 1))]
+    for offset in (0.0, 1.99):  # a loss of -2.99, and of -1
+        with pytest.raises(ValueError, match=r"divides by 1 \+ loss.*add a constant"):
+            landscape.keskar_sharpness(lambda w, b, c=offset: likelihood(w, b) + c, w, data)
+    above = landscape.keskar_sharpness(lambda w, b: likelihood(w, b) + 2.1, w, data)
+    assert above.value > 0
+    # Differences of losses do not mind.
+    for measure in (landscape.sam_sharpness, landscape.adaptive_sharpness):
+        one, two = (measure(lambda w, b, c=c: likelihood(w, b) + c, w, data) for c in (0.0, 3.0))
+        np.testing.assert_allclose(one.value, two.value, rtol=1e-3)
+        assert one.value > 0
+
+
 def test_bad_input_is_refused(problem):
     params, batches = problem
     keskar, adaptive = landscape.keskar_sharpness, landscape.adaptive_sharpness

@@ -85,6 +85,21 @@ def test_copies_of_an_eigenvalue_are_all_counted(copies):
     assert isinstance(found.mean, float)
 
 
+@pytest.mark.parametrize("cluster", [0.0, 1e-9, 1.0, -2.0])
+def test_a_threshold_within_a_cluster_says_so(cluster):
+    op = diagonal(np.r_[5.0, 4.0, 3.0, np.full(97, cluster)])
+    at = np.float32(cluster)
+    found = landscape.count_above(op, at, key=jax.random.key(0))
+    assert abs(found.mean - 3) <= 3 * found.stderr + 1e-4
+    assert found.bias >= 96
+    assert found.interval[0] <= 3 and found.interval[1] >= 100
+    # Away from it by what float32 can resolve, there is no doubt.
+    beside = np.array([at + 1e-3, at - 1e-3, 4.0, 3.999, 4.001])
+    found = landscape.count_above(op, beside, key=jax.random.key(0))
+    np.testing.assert_allclose(found.mean, [3, 100, 1, 2, 1], atol=1e-3)
+    np.testing.assert_allclose(found.bias, [0, 0, 1, 0, 0], atol=1e-3)
+
+
 def test_all_or_none_above():
     op = diagonal(np.linspace(1, 2, 30))
     for limit, count in ((0.5, 30), (3.0, 0)):

@@ -115,7 +115,8 @@ BLOCKS = [name for name in NAMES if "scale_by_" in name]
 WHOLE = [name for name in NAMES if name not in BLOCKS]
 
 
-def _make(name):
+def make(name):
+    """A transformation by its name, with arguments that fit."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".* is deprecated, ", DeprecationWarning)
         return _made(name)
@@ -162,7 +163,7 @@ def _wants_to_be_told(name):
 
     What the others do is no different under ``pmap``, where gradients are averaged before.
     """
-    update = _make(name).update
+    update = make(name).update
     return any(True for _ in _optimizers._lost(update, frozenset(), update, False))
 
 
@@ -176,7 +177,7 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "strategy"), CASES)
 def test_three_updates_of_every_optimizer(name, strategy):
-    tx, batch, traced = _make(name), _batch(), []
+    tx, batch, traced = make(name), _batch(), []
 
     def loss_fn(params, batch):
         traced.append(1)
@@ -201,7 +202,7 @@ def test_three_updates_of_every_optimizer(name, strategy):
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_every_block_keeps_its_types(name):
-    tx = _make(name)
+    tx = make(name)
     state = training.init_state(_params(name), tx, key=jax.random.key(0))
     after, _ = jax.eval_shape(training.make_train_step(_loss, tx), state, _batch())
     assert _types(after) == _types(state)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from gapjax.study._controls import MORE
 from gapjax.study._findings._intervals import (
     LEVEL,
     Interval,
@@ -20,7 +21,7 @@ Examples = Mapping[str, Mapping[str, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """A regime beside one end of the gap, paired by seed and by test example.
+    """A regime beside an end of the gap or a control, paired by seed and by test example.
 
     Attributes:
         regime: which.
@@ -52,13 +53,21 @@ class GapFindings:
             one of them is missing or diverged in every seed.
         shares: regime -> the share of the gap it closes; all None where there is no gap to close.
         simultaneous: the same, all intervals right at once at 95%.
-        comparisons: every regime beside both ends.
+        comparisons: every regime beside both ends, and those that saw more examples than the small
+            batch beside the control.
+        control: the regime that is the small batch with as many examples; None where there is none.
     """
 
     gap: Interval | None
     shares: dict[str, Interval]
     simultaneous: dict[str, Interval]
     comparisons: list[Comparison]
+    control: str | None
+
+    def beside(self, regime: str, baseline: str) -> Comparison | None:
+        """A regime beside another, where the two were compared."""
+        pair = (regime, baseline)
+        return next((c for c in self.comparisons if (c.regime, c.baseline) == pair), None)
 
     def is_clear(self, maximize: bool) -> bool:
         """Whether the large batch is worse, told from chance."""
@@ -100,6 +109,16 @@ def find_gap(
             alike = len({table.shape for table in three}) == 1
             shares[name] = share_of_gap(*three, weight=weight) if alike else NO_SHARE
             together[name] = share_of_gap(*three, weight=weight, level=level) if alike else NO_SHARE
+    control = control_of(records, small)
+    pairs = [
+        (name, end)
+        for end in (small, large)
+        for name in tables
+        if end in tables and name != end
+        if not (name == small and end == large)  # the same as the other way round
+    ]
+    if control is not None:
+        pairs += [(name, control) for name in sees_more(records, small) if name != control]
     comparisons = [
         Comparison(
             name,
@@ -108,12 +127,27 @@ def find_gap(
             None,
             seeds_to_resolve(tables[name], tables[end], weight=weight),
         )
-        for end in (small, large)
-        for name in tables
-        if end in tables and name != end and tables[name].shape == tables[end].shape
-        if not (name == small and end == large)  # the same as the other way round
+        for name, end in pairs
+        if tables[name].shape == tables[end].shape
     ]
-    return GapFindings(gap, shares, together, _adjusted(comparisons))
+    return GapFindings(gap, shares, together, _adjusted(comparisons), control)
+
+
+def sees_more(records: Mapping[str, RegimeRecord], small: str) -> list[str]:
+    """The regimes that see more examples than the small batch."""
+    if small not in records:
+        return []
+    return [n for n, r in records.items() if r.examples > MORE * records[small].examples]
+
+
+def control_of(records: Mapping[str, RegimeRecord], small: str) -> str | None:
+    """The regime that is the small batch with as many examples as the regime that sees most."""
+    for name in sees_more(records, small):
+        remedies, base = records[name].remedies, records[small]
+        alike = set(remedies) - {"LONG"} <= set(base.remedies)
+        if "LONG" in remedies and alike and records[name].batch_size == base.batch_size:
+            return name
+    return None
 
 
 def of_run(

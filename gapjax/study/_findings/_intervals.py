@@ -1,23 +1,12 @@
-r"""Intervals over seeds and test examples.
-
-Every seed answers every example, so results are a table :math:`d_{si}` of seeds s and examples i,
-both of them samples. The mean over the table has the variance of seeds, of examples and of what is
-left (two-way, crossed):
-
-.. math:: \mathrm{Var}(\bar d) = V_s + V_i - V_{si}, \quad
-    V_s = \tfrac1S \mathrm{var}_s(\bar d_{s\cdot}), \;
-    V_i = \tfrac1n \mathrm{var}_i(\bar d_{\cdot i}), \;
-    V_{si} = \tfrac{1}{Sn} \mathrm{var}(d_{si} - \bar d_{s\cdot} - \bar d_{\cdot i} + \bar d)
-
-never below the larger of the first two, with the degrees of freedom of Satterthwaite.
-"""
+"""Intervals over seeds and test examples, by the variance of ``_crossed``."""
 
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
+
+from gapjax.study._findings._crossed import Covariance, Variance, combine, covariance, variance
 
 LEVEL = 0.95
 POWER = 0.8
@@ -57,16 +46,6 @@ class Interval:
         return "seeds" if self.stderr_seeds >= self.stderr_examples else "examples"
 
 
-class _Variance(NamedTuple):
-    """The variance of the mean of a table, by source, with its degrees of freedom."""
-
-    seeds: float
-    examples: float
-    rest: float
-    total: float
-    df: float
-
-
 def paired_difference(
     a: np.ndarray, b: np.ndarray, *, weight: np.ndarray | None = None, level: float = LEVEL
 ) -> Interval:
@@ -95,25 +74,15 @@ def paired_difference(
 
     References:
         Cameron, Gelbach, Miller, Robust inference with multiway clustering, J. Bus. Econ. Stat. 29,
-        2011; Satterthwaite, Biometrics Bull. 2, 1946.
+        2011; Cochran, Approximate significance levels of the Behrens-Fisher test, Biometrics 20,
+        1964.
     """
     first, second = _tables(a=a, b=b)
     d = _linear(first - second, weight)
     if not len(d):
         return Interval(None)
     mean = float(d.mean())
-    if len(d) == 1:
-        return Interval(mean)
-    variance = _variance(d)
-    half = _quantile(variance.df, level) * math.sqrt(variance.total)
-    return Interval(
-        mean,
-        mean - half,
-        mean + half,
-        _p_value(mean, variance),
-        math.sqrt(variance.seeds),
-        math.sqrt(variance.examples),
-    )
+    return Interval(mean) if len(d) == 1 else student(mean, variance(d), level)
 
 
 def share_of_gap(
@@ -149,16 +118,15 @@ def share_of_gap(
     Example:
         >>> rng = np.random.default_rng(0)
         >>> small, large = rng.normal(0.9, 0.1, (8, 500)), rng.normal(0.8, 0.1, (8, 500))
-        >>> found = share_of_gap((small + large) / 2, small, large)
-        >>> round(found.mean, 3), found.low < 0.5 < found.high
+        >>> found = share_of_gap(rng.normal(0.85, 0.1, (8, 500)), small, large)
+        >>> round(found.mean, 1), found.low < 0.5 < found.high
         (0.5, True)
 
     References:
         Fieller, Some problems in interval estimation, J. R. Stat. Soc. B 16, 1954.
     """
     m, s, b = _tables(metric=metric, small=small, large=large)
-    top, bottom = _linear(m - b, weight), _linear(s - b, weight)
-    return _ratio(top, bottom, level)
+    return _ratio(_linear(m - b, weight), _linear(s - b, weight), level)
 
 
 def ratio_of_means(top: np.ndarray, bottom: np.ndarray, *, level: float = LEVEL) -> Interval:
@@ -196,11 +164,9 @@ def mean_interval(values: np.ndarray | Sequence[float], *, level: float = LEVEL)
     mean = float(finite.mean())
     if finite.size < 2:
         return Interval(mean)
-    variance = _variance(finite[:, None])
-    half = _quantile(variance.df, level) * math.sqrt(variance.total)
-    return Interval(
-        mean, mean - half, mean + half, _p_value(mean, variance), math.sqrt(variance.seeds)
-    )
+    spread = variance(finite[:, None])
+    half = spread.quantile(level) * math.sqrt(spread.total)
+    return Interval(mean, mean - half, mean + half, spread.p_value(mean), math.sqrt(spread.seeds))
 
 
 def geometric_ratio(over: np.ndarray, under: np.ndarray) -> Interval:
@@ -294,18 +260,17 @@ def seeds_to_resolve(
     d = _linear(first - second, weight)
     if len(d) < 2 or not d.mean():
         return None
-    found, count = _variance(d), len(d)
+    found, count = variance(d), len(d)
     of_seed = max(found.seeds - found.rest, 0.0) * count  # the variance of a seed's own effect
     of_example = max(found.examples - found.rest, 0.0)
     cell = found.rest * count
-    from scipy.special import stdtrit
 
     def resolves(seeds: int) -> bool:
-        parts = of_seed / seeds + cell / seeds, of_example + cell / seeds
-        total = max(of_seed / seeds + of_example + cell / seeds, *parts)
-        df = total**2 / (parts[0] ** 2 / (seeds - 1) + parts[1] ** 2 / max(d.shape[1] - 1, 1))
-        needed = stdtrit(df, 1 - (1 - LEVEL) / 2) + stdtrit(df, POWER)
-        return bool(d.mean() ** 2 >= needed**2 * total)
+        left = cell / seeds
+        spread = combine(of_seed / seeds + left, of_example + left, left, seeds, d.shape[1])
+        # The quantile of a power of 80% is that of an interval of 60%.
+        needed = spread.quantile(LEVEL) + spread.quantile(2 * POWER - 1)
+        return bool(d.mean() ** 2 >= needed**2 * spread.total)
 
     if not resolves(most):
         return None
@@ -350,87 +315,50 @@ def _linear(d: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
     return own + relative * (d - own)
 
 
-class _Covariance(NamedTuple):
-    """Covariances of the means of several tables, by source: ``[K, K]`` each."""
-
-    seeds: np.ndarray
-    examples: np.ndarray
-    rest: np.ndarray
-    num_seeds: int
-    num_examples: int
-
-    def of(self, *factors: float) -> _Variance:
-        """The variance of the mean of the tables' sum, each times a factor."""
-        by = np.array(factors)
-        seeds, examples, rest = (
-            float(by @ part @ by) for part in (self.seeds, self.examples, self.rest)
-        )
-        free = self.num_seeds - 1
-        if self.num_examples == 1:
-            return _Variance(seeds, 0.0, 0.0, seeds, free)
-        total = max(seeds + examples - rest, seeds, examples)
-        spread = seeds**2 / free + examples**2 / (self.num_examples - 1)
-        spread += rest**2 / (free * (self.num_examples - 1))
-        df = total**2 / spread if spread > 0 else float(free)
-        return _Variance(seeds, examples, rest, total, max(df, 1.0))
-
-
-def _covariance(*tables: np.ndarray) -> _Covariance:
-    """The covariances of the means of tables of at least two seeds."""
-    count, size = tables[0].shape
-    rows = np.stack([t.mean(axis=1) for t in tables])
-    columns = np.stack([t.mean(axis=0) for t in tables])
-    seeds = np.atleast_2d(np.cov(rows)) / count
-    if size == 1:
-        none = np.zeros_like(seeds)
-        return _Covariance(seeds, none, none, count, size)
-    left = np.stack(
-        [
-            (t - row[:, None] - column[None, :] + t.mean()).ravel()
-            for t, row, column in zip(tables, rows, columns, strict=True)
-        ]
-    )
-    rest = left @ left.T / ((count - 1) * (size - 1)) / (count * size)
-    return _Covariance(seeds, np.atleast_2d(np.cov(columns)) / size, rest, count, size)
-
-
-def _variance(d: np.ndarray) -> _Variance:
-    """The variance of the mean of a table of at least two seeds."""
-    return _covariance(d).of(1.0)
-
-
-def _p_value(mean: float, variance: _Variance) -> float:
-    from scipy.special import stdtr
-
-    if not variance.total > 0:
-        return 1.0 if mean == 0 else 0.0
-    return float(2 * stdtr(variance.df, -abs(mean) / math.sqrt(variance.total)))
-
-
 def _quantile(df: float, level: float) -> float:
     from scipy.special import stdtrit
 
     return float(stdtrit(df, 0.5 + level / 2))
 
 
-def _ratio(top: np.ndarray, bottom: np.ndarray, level: float) -> Interval:
-    """The ratio of the means of two tables, by inverting the test that it is some number."""
-    from scipy.optimize import brentq
+def student(mean: float, spread: Variance, level: float = LEVEL) -> Interval:
+    """The interval of a mean by its variance over seeds and examples."""
+    half = spread.quantile(level) * math.sqrt(spread.total)
+    return Interval(
+        mean,
+        mean - half,
+        mean + half,
+        spread.p_value(mean),
+        math.sqrt(spread.seeds),
+        math.sqrt(spread.examples),
+    )
 
+
+def _ratio(top: np.ndarray, bottom: np.ndarray, level: float) -> Interval:
     if not len(top) or bottom.mean() == 0:
         return Interval(None)
     x, y = float(top.mean()), float(bottom.mean())
-    value = x / y
-    if len(top) == 1:
-        return Interval(value)
+    return Interval(x / y) if len(top) == 1 else fieller(x, y, covariance(top, bottom), level)
 
-    covariance = _covariance(top, bottom)
+
+def fieller(top: float, bottom: float, both: Covariance, level: float = LEVEL) -> Interval:
+    """The ratio of two means with their covariance, by inverting the test that it is some number.
+
+    Args:
+        top: the mean above.
+        bottom: the mean below, not 0.
+        both: of the two.
+        level: of the interval.
+    """
+    from scipy.optimize import brentq
+
+    value = top / bottom
 
     def excess(angle: float) -> float:
         """Above 0 where the ratio tan(angle) is excluded; at +-pi/2 it is that of no gap."""
         over, under = math.cos(angle), -math.sin(angle)
-        variance = covariance.of(over, under)
-        return (over * x + under * y) ** 2 - _quantile(variance.df, level) ** 2 * variance.total
+        spread = both.of(over, under)
+        return (over * top + under * bottom) ** 2 - spread.quantile(level) ** 2 * spread.total
 
     # An angle instead of a ratio: the whole line is then one turn, also where bounds are far off.
     start = math.atan(value)
@@ -450,8 +378,6 @@ def _ratio(top: np.ndarray, bottom: np.ndarray, level: float) -> Interval:
             low = float(high)
     if len(ends) < 2:
         return Interval(value)
-    variance = covariance.of(1.0, -value)
-    # Of what does not vary at all the sums round to either side of 0.
-    parts = (max(v, 0.0) for v in (variance.seeds, variance.examples))
-    seeds, examples = (math.sqrt(v) / abs(y) for v in parts)
+    spread = both.of(1.0, -value)
+    seeds, examples = (math.sqrt(v) / abs(bottom) for v in (spread.seeds, spread.examples))
     return Interval(value, ends[0], ends[1], None, seeds, examples)

@@ -2,15 +2,17 @@
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from gapjax._paths import local_path
 from gapjax.study._findings._gap import Examples, GapFindings, find_gap
 from gapjax.study._findings._landscape import LandscapeFindings, read_landscape
-from gapjax.study._findings._travel import Travel, find_travel
+from gapjax.study._findings._targets import Target, find_targets
+from gapjax.study._findings._travel import Travel, convex_travel, find_travel
+from gapjax.study._population._convex import read_convex
 from gapjax.study._results import _folder
-from gapjax.study._results._records import FORMAT, Config, RegimeRecord, Run, to_plain
+from gapjax.study._results._records import FORMAT, Config, Convex, RegimeRecord, Run, to_plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +24,9 @@ class StudyResult:
         regimes: per regime what was measured.
         gap: the gap of the headline metric, and what closes it, at the rates that count.
         rule_gap: the same at the rates of the rules, where others were tuned.
+        targets: what every regime takes to reach the level of either end of the gap.
         travel: per regime how its weights travel.
+        convex: how those of a convex network do, beside them; None where none was trained.
         landscape: what the solutions look like; None where they were not measured.
     """
 
@@ -30,7 +34,9 @@ class StudyResult:
     regimes: dict[str, RegimeRecord]
     gap: GapFindings
     rule_gap: GapFindings | None
+    targets: list[Target]
     travel: dict[str, Travel | None]
+    convex: Travel | None = None
     landscape: LandscapeFindings | None = None
 
     @property
@@ -52,21 +58,28 @@ def load_result(folder: str | os.PathLike[str]) -> StudyResult:
         ValueError: no study is there, none of its regimes is done, or a file is not as it was
             written; in one line.
     """
-    folder = pathlib.Path(folder).expanduser()
+    folder = local_path("folder", folder)
     config = _folder.read_config(folder)
-    names = [regime["name"] for regime in config.study["regimes"]]
-    done = [name for name in names if _folder.regime_path(folder, name).exists()]
+    done = [name for name in config.regimes if _folder.regime_path(folder, name).exists()]
     if not done:
         raise ValueError(f"no regime of the study in {folder} is done yet: run it first.")
-    records = {name: _folder.read_regime(folder, name) for name in done}
+    records = {name: _folder.read_regime(folder, name, config) for name in done}
     examples = {name: _folder.read_examples(folder, record) for name, record in records.items()}
-    return find_all(config, records, examples, read_landscape(folder))
+    return find_all(
+        config,
+        records,
+        examples,
+        convex=read_convex(folder, config),
+        landscape=read_landscape(folder, config, records),
+    )
 
 
 def find_all(
     config: Config,
     records: Mapping[str, RegimeRecord],
     examples: Examples,
+    *,
+    convex: Convex | None = None,
     landscape: LandscapeFindings | None = None,
 ) -> StudyResult:
     """The result of what was measured."""
@@ -76,7 +89,9 @@ def find_all(
         dict(records),
         find_gap(records, examples, config),
         find_gap(records, examples, config, "rule") if tuned else None,
-        find_travel(records, config.baseline[0]),
+        find_targets(records, config.baseline, config.task),
+        find_travel(records, config.baseline[0], config.study),
+        None if convex is None else convex_travel(convex),
         landscape,
     )
 
@@ -90,6 +105,8 @@ def results_json(result: StudyResult, finding: str) -> dict[str, Any]:
         "baseline": list(result.config.baseline),
         "gap": to_plain(result.gap.gap),
         "comparisons": to_plain(result.gap.comparisons),
+        "targets": to_plain(result.targets),
+        "convex": to_plain(result.convex),
         "regimes": {name: _regime_json(result, name) for name in result.regimes},
     }
 
@@ -102,10 +119,11 @@ def _regime_json(result: StudyResult, name: str) -> dict[str, Any]:
     facts = {
         field.name: to_plain(getattr(record, field.name))
         for field in dataclasses.fields(record)
-        if field.name not in ("name", "run", "rule", "curves", "checksum")
+        if field.name not in ("name", "run", "rule", "curves", "study", "network", "files")
     }
     return {
         **facts,
+        "flops": record.curves.flops[-1] if record.curves.flops else None,
         **_run_json(record.run),
         **_share_json(result.gap, name),
         "rule": rule,

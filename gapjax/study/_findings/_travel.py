@@ -1,77 +1,27 @@
 """How fast the weights travel in each regime, by which law, and whether as fast as the small batch.
 
-All of it is about the early phase: from the tenth update, where the first ballistic steps are
-forgotten, to the first drop of the learning rate (or the first growth of the batch in its place).
-Where that leaves fewer than 5 points the phase starts at the first update, ballistic or not.
+All of it is about the early phase: from where the ballistic start is forgotten, a few memories of
+the momentum, to the first drop of the learning rate (or the first growth of the batch in its
+place). Where that leaves fewer than 5 points the phase starts at the first update, ballistic or
+not.
 
-Every number is taken per seed, and its interval is over seeds: the points of one curve follow each
-other and are no independent evidence.
+The points of one curve follow each other and are no independent evidence: laws are compared with
+correlated residuals, and intervals are over seeds, the replicates.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gapjax import diffusion
-from gapjax.study._findings._intervals import (
-    Interval,
-    jackknife,
-    mean_interval,
-    ratio_of_means,
-)
-from gapjax.study._results._records import RegimeRecord, over_seeds
+from gapjax.study._findings._intervals import Interval, jackknife, ratio_of_means
+from gapjax.study._optimizers import OPTIMIZERS
+from gapjax.study._results._records import Convex, RegimeRecord
 
-FIRST_UPDATE = 10
 FEWEST = 5  # points of a fit
-_MARGIN = 2.0  # of AIC, within which two laws are not told apart
-
-
-@dataclasses.dataclass(frozen=True)
-class Spread:
-    """A number over seeds: its mean, deviation and interval."""
-
-    mean: float | None
-    std: float | None
-    values: list[float | None]
-    low: float | None
-    high: float | None
-
-    @property
-    def interval(self) -> Interval:
-        """The mean with its interval."""
-        return Interval(self.mean, self.low, self.high)
-
-
-@dataclasses.dataclass(frozen=True)
-class Verdict:
-    """Which law describes a curve better.
-
-    Attributes:
-        delta_aic: the AIC of the power law less that of log t, over seeds.
-        better: ``"log"`` or ``"power"`` where the interval of that leaves out zero, else
-            ``"neither"``.
-        favours: how many seeds favour each by an AIC lower by 2.
-    """
-
-    delta_aic: Spread
-    better: str
-    favours: dict[str, int]
-
-
-@dataclasses.dataclass(frozen=True)
-class MeanCurve:
-    """Both laws fitted to the mean distance over seeds, which is what figures show."""
-
-    log_slope: float
-    log_intercept: float
-    log_r2: float
-    power_exponent: float
-    power_factor: float
-    power_r2: float
-    delta_aic: float
-    better: str
+_MOMENTUM = 0.9  # of an optimizer that names none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,19 +60,25 @@ class Beside:
 
 @dataclasses.dataclass(frozen=True)
 class Travel:
-    """How the weights of a regime travel in the early phase.
+    """How the weights of a regime travel in the early phase; see ``diffusion.fit_diffusion``.
 
     Attributes:
         updates: the first and last update fitted.
         points: the log-spaced marks between them.
         seeds: how many seeds went through.
-        log_slope: b of d = a + b log t, over seeds.
-        log_r2: what of the variance the law explains.
+        log_slope: b of d = a + b log t, with its interval over seeds.
+        log_intercept: a.
+        log_r2: what of the variance of the curves the law explains.
         power_exponent: p of d = c t^p on the same points.
+        power_factor: c.
         power_r2: likewise.
-        verdict: which law is better.
-        from_first_update: likewise for the phase with its ballistic start.
-        mean_curve: both fits to the mean over seeds.
+        delta_aic: the AIC of the power law less that of log t, residuals correlated.
+        better: ``"log"`` or ``"power"``, or ``"neither"`` where the data do not tell.
+        slopes: b of each seed that went through.
+        effective_points: what the points of a curve are worth as independent ones.
+        note: what a reader should be told.
+        from_first_update: which law is better with the ballistic start; None where it is in the
+            fit anyway.
         beside: beside the small batch; None for it itself, and without it.
 
     References:
@@ -134,14 +90,24 @@ class Travel:
     updates: tuple[int, int]
     points: int
     seeds: int
-    log_slope: Spread
-    log_r2: Spread
-    power_exponent: Spread
-    power_r2: Spread
-    verdict: Verdict
-    from_first_update: Verdict
-    mean_curve: MeanCurve
+    log_slope: Interval
+    log_intercept: float
+    log_r2: float
+    power_exponent: Interval
+    power_factor: float
+    power_r2: float
+    delta_aic: float
+    better: str
+    slopes: list[float]
+    effective_points: float
+    note: str
+    from_first_update: str | None
     beside: Beside | None
+
+    @property
+    def is_ballistic(self) -> bool:
+        """Whether the ballistic start is in the fit, for want of points."""
+        return self.from_first_update is None
 
 
 class _Curves(NamedTuple):
@@ -162,37 +128,56 @@ class _Curves(NamedTuple):
     batch: int
 
 
-def find_travel(records: Mapping[str, RegimeRecord], small: str) -> dict[str, Travel | None]:
+def find_travel(
+    records: Mapping[str, RegimeRecord], small: str, study: Mapping[str, Any]
+) -> dict[str, Travel | None]:
     """How the weights of every regime travel; None where no law can be fitted.
 
     Args:
         records: the regimes that are done.
         small: the name of the small batch.
+        study: the fields of the study, for the memory of its optimizer.
     """
     curves = {name: _curves(record) for name, record in records.items()}
-    found = {name: _travel(one) for name, one in curves.items()}
-    if found.get(small) is None:
+    found = {name: _travel(one, _memory(study, records[name])) for name, one in curves.items()}
+    base = found.get(small)
+    if base is None:
         return found
     per_example = records[small].epochs / records[small].examples
     for name, travel in found.items():
-        own, base = _same_seeds(curves[name], curves[small])
+        own, other = _same_seeds(curves[name], curves[small])
         if name == small or travel is None or not own.seeds:
             continue
+        first = travel.updates[0]
         beside = Beside(
-            ratio_of_means(
-                *(_slopes(np.log(c.update), c.distance) for c in map(_early, (own, base)))
-            ),
-            _compare(own, base, 1.0, 1.0),
-            _compare(own, base, own.batch * per_example, base.batch * per_example),
+            ratio_of_means(_of(own, curves[name], travel), _of(other, curves[small], base)),
+            _compare(own, other, 1.0, 1.0, first),
+            _compare(own, other, own.batch * per_example, other.batch * per_example, first),
         )
         found[name] = dataclasses.replace(travel, beside=beside)
     return found
 
 
-def spread(values: np.ndarray) -> Spread:
-    """A number over seeds."""
-    seeds, interval = over_seeds(values), mean_interval(values)
-    return Spread(seeds.mean, seeds.std, seeds.values, interval.low, interval.high)
+def convex_travel(found: Convex) -> Travel | None:
+    """How the weights of the convex control travel."""
+    distance = np.array(found.distance, np.float64).reshape(len(found.update), -1)
+    seeds = tuple(range(distance.shape[1]))
+    curves = _Curves(np.array(found.update), distance, seeds, found.update[-1], found.examples)
+    return _travel(curves, found.momentum)
+
+
+def _memory(study: Mapping[str, Any], record: RegimeRecord) -> float:
+    """The momentum of the optimizer, or b1 of Adam."""
+    own = OPTIMIZERS.get(study.get("optimizer", ""))
+    tuned = record.run.hyper
+    for name in ("momentum", "b1"):
+        if name in tuned:
+            return tuned[name]
+        if study.get(name) is not None:
+            return study[name]
+        if own is not None and name in own.defaults:
+            return own.defaults[name]
+    return _MOMENTUM
 
 
 def _curves(record: RegimeRecord) -> _Curves:
@@ -212,68 +197,38 @@ def _curves(record: RegimeRecord) -> _Curves:
     )
 
 
-def _first(update: np.ndarray, last: float) -> int:
-    """Where fits start: past the ballistic start if that leaves enough points."""
-    left = np.count_nonzero((update >= FIRST_UPDATE) & (update <= last))
-    return FIRST_UPDATE if left >= FEWEST else 1
-
-
-def _early(curves: _Curves, first: int | None = None) -> _Curves:
-    """The early phase of the curves, by default past the ballistic start."""
-    first = _first(curves.update, curves.last) if first is None else first
-    inside = (curves.update >= first) & (curves.update <= curves.last)
-    return curves._replace(update=curves.update[inside], distance=curves.distance[inside])
-
-
-def _travel(curves: _Curves) -> Travel | None:
-    """Both laws over the early phase, for each seed and for the mean over seeds."""
-    early = _early(curves)
-    if not early.seeds or len(early.update) < FEWEST or np.any(np.ptp(early.distance, axis=0) == 0):
+def _travel(curves: _Curves, momentum: float) -> Travel | None:
+    """Both laws over the early phase, the seeds as replicates."""
+    early = curves.update <= curves.last
+    t, distance = curves.update[early], curves.distance[early].T
+    if not curves.seeds or len(t) < FEWEST or np.any(np.ptp(distance, axis=1) == 0):
         return None
-    fits = _fits(early)
-    mean = diffusion.fit_diffusion(early.update, early.distance.mean(axis=1), first=1)
+    fit = diffusion.fit_diffusion(t, distance, momentum=momentum)
+    ballistic = fit.step_range[0] == t[0]
+    whole = None if ballistic else diffusion.fit_diffusion(t, distance, first=1)
     return Travel(
-        updates=(int(early.update[0]), int(early.update[-1])),
-        points=len(early.update),
-        seeds=len(early.seeds),
-        log_slope=_over(fits, "log_slope"),
-        log_r2=_over(fits, "log_r2"),
-        power_exponent=_over(fits, "power_exponent"),
-        power_r2=_over(fits, "power_r2"),
-        verdict=_which(fits),
-        from_first_update=_which(_fits(_early(curves, first=1))),
-        mean_curve=MeanCurve(
-            **{field.name: getattr(mean, field.name) for field in dataclasses.fields(MeanCurve)}
-        ),
+        updates=fit.step_range,
+        points=fit.num_points,
+        seeds=fit.num_seeds,
+        log_slope=Interval(fit.log_slope, *fit.log_interval),
+        log_intercept=fit.log_intercept,
+        log_r2=fit.log_r2,
+        power_exponent=Interval(fit.power_exponent, *fit.power_interval),
+        power_factor=fit.power_factor,
+        power_r2=fit.power_r2,
+        delta_aic=fit.delta_aic,
+        better=fit.better,
+        slopes=fit.slopes.tolist(),
+        effective_points=fit.effective_points,
+        note=fit.note,
+        from_first_update=None if whole is None else whole.better,
         beside=None,
     )
 
 
-def _fits(curves: _Curves) -> list[diffusion.DiffusionFit]:
-    return [diffusion.fit_diffusion(curves.update, one, first=1) for one in curves.distance.T]
-
-
-def _over(fits: list[diffusion.DiffusionFit], name: str) -> Spread:
-    return spread(np.array([getattr(fit, name) for fit in fits]))
-
-
-def _which(fits: list[diffusion.DiffusionFit]) -> Verdict:
-    """Which law is better over seeds, and in how many of them."""
-    delta = _over(fits, "delta_aic")
-    # One seed has no interval; then the usual margin has to do.
-    low, high = (
-        (delta.mean, delta.mean)
-        if delta.low is None or delta.high is None
-        else (delta.low, delta.high)
-    )
-    better = "neither"
-    if low is not None and high is not None and delta.mean is not None:
-        if low > 0 and delta.mean >= _MARGIN:
-            better = "log"
-        elif high < 0 and delta.mean <= -_MARGIN:
-            better = "power"
-    found = [fit.better for fit in fits]
-    return Verdict(delta, better, {law: found.count(law) for law in ("log", "power", "neither")})
+def _of(some: _Curves, every: _Curves, found: Travel) -> np.ndarray:
+    """The slopes of some of a regime's seeds."""
+    return np.array([found.slopes[every.seeds.index(seed)] for seed in some.seeds])
 
 
 def _same_seeds(own: _Curves, small: _Curves) -> tuple[_Curves, _Curves]:
@@ -292,10 +247,12 @@ def _slopes(x: np.ndarray, distance: np.ndarray) -> np.ndarray:
     return x @ distance / (x @ x)
 
 
-def _compare(own: _Curves, small: _Curves, own_pace: float, small_pace: float) -> Shared | None:
+def _compare(
+    own: _Curves, small: _Curves, own_pace: float, small_pace: float, first: int
+) -> Shared | None:
     """Slopes and curves beside the small batch's where both are in the early phase."""
     end = min(own.last * own_pace, small.last * small_pace)
-    start = _first(own.update, end / own_pace) * max(own_pace, small_pace)
+    start = first * max(own_pace, small_pace)
     t = own.update * own_pace
     # The ends are products of the same numbers in another order.
     inside = (t >= start * (1 - 1e-9)) & (t <= end * (1 + 1e-9))

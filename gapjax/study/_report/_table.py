@@ -1,10 +1,11 @@
 """The table of a study, the same rows in the terminal, in the report and as plain text."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from gapjax.study._findings._gap import GapFindings
 from gapjax.study._findings._result import StudyResult
-from gapjax.study._report._numbers import count_of, plus_minus, share
+from gapjax.study._report._numbers import NOTHING, count_of, plus_minus, share, short
 from gapjax.study._results._records import Diverged, RegimeRecord, Run, TaskFacts
 
 
@@ -36,6 +37,8 @@ def columns(result: StudyResult) -> list[Column]:
         Column("batch"),
         Column("updates"),
         Column("examples"),
+        Column("seconds"),
+        Column("FLOPs"),
         Column("rate"),
         Column(f"train {_title(task, headline)}"),
         Column("gap"),
@@ -73,6 +76,8 @@ def rows(result: StudyResult, which: str = "run") -> list[list[str]]:
                 "→".join(dict.fromkeys(str(size) for _, size in record.batch_sizes)) + ghost,
                 count_of(record.updates),
                 count_of(record.examples),
+                cost(record.curves.seconds),
+                cost(record.curves.flops),
                 f"{run.learning_rate:.3g}" + _edge(record, which),
                 measured(task, run, "train", headline),
                 plus_minus(run.gap, digits(task, headline), task.scale(headline)),
@@ -81,6 +86,12 @@ def rows(result: StudyResult, which: str = "run") -> list[list[str]]:
             ]
         )
     return table
+
+
+def cost(spent: Sequence[float | None]) -> str:
+    """What was spent at the end of a curve, in three digits."""
+    last = spent[-1] if spent else None
+    return NOTHING if last is None else short(last)
 
 
 def _edge(record: RegimeRecord, which: str) -> str:
@@ -142,6 +153,10 @@ def notes(result: StudyResult) -> list[str]:
         "updates), updates (as many updates, so a larger batch sees more examples), or most "
         "examples (as many as the regime that sees most).",
     ]
+    lines.append(
+        "seconds: of training, all seeds of a regime at once, compiling and measuring left out. "
+        "FLOPs: floating-point operations of one seed, by the compiled program of its update."
+    )
     cells = {
         text
         for which in ("run", "rule")

@@ -5,13 +5,19 @@ from typing import Any
 
 from gapjax.study._findings._intervals import Interval
 from gapjax.study._findings._result import StudyResult
-from gapjax.study._findings._travel import FEWEST, FIRST_UPDATE, Beside, Shared, Travel, Verdict
-from gapjax.study._report._numbers import NOTHING, interval, plus_minus
-from gapjax.study._results._records import OverSeeds
+from gapjax.study._findings._travel import FEWEST, Beside, Shared, Travel
+from gapjax.study._report._numbers import NOTHING, interval
 
 _LAWS = {"log": "log t", "power": "power law", "neither": "neither"}
 _WHY_NOT = f"fewer than {FEWEST} points before the rate first drops, or every seed diverged"
 _POOR = 0.9  # R², below which a law does not describe the curve
+CONVEX = "convex control"
+LIMITS = (
+    "What this can show: by which law the weights move, and whether a regime moves like the small "
+    "batch. What it cannot: why. Gradient descent on a separable convex problem also moves like "
+    "log t, without noise and without a random potential (Soudry et al. 2018), and how far the "
+    "weights went does not tell how much of the gap was closed: see the figure."
+)
 
 
 def section(result: StudyResult) -> dict[str, Any]:
@@ -19,18 +25,21 @@ def section(result: StudyResult) -> dict[str, Any]:
     found = result.travel
     there = {name: one for name, one in found.items() if one is not None}
     beside = {name: one.beside for name, one in there.items() if one.beside is not None}
+    shown = found if result.convex is None else {**found, CONVEX: result.convex}
     return {
         "findings": findings(result),
+        "limits": LIMITS,
         "fitted": bool(there),
         "small": result.config.baseline[0],
-        "fits": [_fit_row(name, one) for name, one in found.items()],
+        "fits": [_fit_row(name, one) for name, one in shown.items()],
+        "notes": _notes(shown),
+        "convex": CONVEX if result.convex is not None else None,
         "beside": [_beside_row(name, one) for name, one in beside.items()],
         "poor": any(map(_poor, there.values())),
         "nothing": len(there) < len(found),
-        "ballistic": any(map(_ballistic, there.values())),
+        "ballistic": any(one.is_ballistic for one in there.values()),
         "nothing_shared": any(None in (one.updates, one.epochs) for one in beside.values()),
         "fewest": FEWEST,
-        "first": FIRST_UPDATE,
     }
 
 
@@ -40,7 +49,10 @@ def findings(result: StudyResult) -> list[str]:
     if all(one is None for one in found.values()):
         return [f"No law was fitted to the distance in any regime: {_WHY_NOT}."]
     small, large = result.config.baseline
-    sentences = [_law(name, found[name]) for name in (small, large) if name in found]
+    sentences = [_law(f"For {name}", found[name]) for name in (small, large) if name in found]
+    if result.convex is not None:
+        who = "For a linear network, trained on all its examples at once (convex, without noise),"
+        sentences.append(_law(who, result.convex))
     beside = {
         name: one.beside
         for name, one in found.items()
@@ -53,36 +65,36 @@ def findings(result: StudyResult) -> list[str]:
     return sentences
 
 
-def _law(name: str, found: Travel | None) -> str:
-    """Whether log t beats the power law in the early phase of a regime."""
+def _law(who: str, found: Travel | None) -> str:
+    """Whether log t beats the power law in the early phase."""
     if found is None:
-        return f"For {name} no law was fitted: {_WHY_NOT}."
+        return f"{who} no law was fitted: {_WHY_NOT}."
     first, last = found.updates
-    verdict = found.verdict
-    where = f"before the rate first drops (updates {first} to {last}"
-    if verdict.better == "neither":
+    over = "one seed" if found.seeds == 1 else f"{found.seeds} seeds"
+    where = f"updates {first} to {last}, {over}"
+    if found.better == "neither":
         text = (
-            f"For {name} the log-t law does not beat the power law {where}): they cannot be told "
-            f"apart (difference in AIC {interval(verdict.delta_aic.interval, 0)})."
+            f"{who} log t and the power law cannot be told apart ({where}; difference in AIC "
+            f"{found.delta_aic:+.0f}, residuals correlated)."
         )
     else:
-        verb = "beats" if verdict.better == "log" else "does not beat"
-        seeds = "in the one seed"
-        if found.seeds > 1:
-            agree = f"{verdict.favours[verdict.better]} of {found.seeds} seeds agree"
-            seeds = f"on average over seeds, and {agree}"
-        delta = verdict.delta_aic.mean or 0.0
+        verb = "beats" if found.better == "log" else "does not beat"
+        lower = "lower" if found.delta_aic > 0 else "higher"
         text = (
-            f"For {name} the log-t law {verb} the power law {where}; its AIC is "
-            f"{abs(delta):.0f} {'lower' if delta > 0 else 'higher'} {seeds})."
+            f"{who} the log-t law {verb} the power law ({where}; its AIC is "
+            f"{abs(found.delta_aic):.0f} {lower}, residuals correlated)."
         )
-    from_first = found.from_first_update.better
     doubts = []
     if last < 10 * first:
         doubts.append(f"a factor of {last / first:.2g} in updates is little to tell laws by")
-    if from_first != verdict.better:
-        winner = {"neither": "neither", "log": "log t", "power": "the power law"}[from_first]
-        doubts.append(f"from the first update on, ballistic start and all, {winner} is better")
+    if found.is_ballistic:
+        doubts.append("the ballistic start is in the fit")
+    elif found.from_first_update not in (None, found.better):
+        winner = {"neither": "neither", "log": "log t", "power": "the power law"}
+        doubts.append(
+            "from the first update on, ballistic start and all, "
+            f"{winner[found.from_first_update or 'neither']} is better"
+        )
     if _poor(found):
         doubts.append("neither law fits well")
     if doubts:
@@ -119,32 +131,35 @@ def _verdict(own: Interval, other: Interval) -> str:
     return "cannot be said to come closer to"
 
 
+_FIT = ("updates", "points", "slope", "r2", "exponent", "power_r2", "delta", "better", "all")
+
+
 def _fit_row(name: str, found: Travel | None) -> dict[str, str]:
     if found is None:
-        keys = ("updates", "slope", "r2", "exponent", "power_r2", "delta", "mean", "better", "all")
-        return {"name": name, **dict.fromkeys(keys, NOTHING)}
+        return {"name": name, **dict.fromkeys(_FIT, NOTHING)}
     first, last = found.updates
-    delta = found.verdict.delta_aic
     return {
         "name": name,
-        "updates": f"{first} to {last} ({found.points})" + ("†" if _ballistic(found) else ""),
-        "slope": interval(found.log_slope.interval, 3),
-        "r2": f"{found.log_r2.mean:.4f}",
-        "exponent": interval(found.power_exponent.interval, 3),
-        "power_r2": f"{found.power_r2.mean:.4f}",
-        "delta": plus_minus(OverSeeds(delta.mean, delta.std, delta.values), 0),
-        "mean": f"{found.mean_curve.delta_aic:.0f}",
-        "better": _better(found.verdict) + ("‡" if _poor(found) else ""),
-        "all": _better(found.from_first_update),
+        "updates": f"{first} to {last} ({found.points})" + "†" * found.is_ballistic,
+        "slope": interval(found.log_slope, 3),
+        "r2": f"{found.log_r2:.4f}",
+        "exponent": interval(found.power_exponent, 3),
+        "power_r2": f"{found.power_r2:.4f}",
+        "delta": f"{found.delta_aic:+.0f}",
+        "points": f"{found.effective_points:.1f}",
+        "better": _LAWS[found.better] + "‡" * _poor(found),
+        "all": NOTHING if found.from_first_update is None else _LAWS[found.from_first_update],
     }
 
 
-def _better(verdict: Verdict) -> str:
-    """The better law, and in how many seeds: of "neither", those that favour log t."""
-    law = verdict.better
-    count = verdict.favours["log" if law == "neither" else law]
-    seeds = sum(verdict.favours.values())
-    return f"{_LAWS[law]} ({count}/{seeds}{' log t' if law == 'neither' else ''})"
+def _notes(found: dict[str, Travel | None]) -> list[str]:
+    """What the fits say of themselves, and of which regimes."""
+    said: dict[str, list[str]] = {}
+    for name, one in found.items():
+        for note in one.note.split("; ") if one is not None and one.note else ():
+            if not note.startswith("too few steps past"):  # the mark † says so
+                said.setdefault(note, []).append(name)
+    return [f"{', '.join(names)}: {note}." for note, names in said.items()]
 
 
 def _beside_row(name: str, beside: Beside) -> dict[str, str]:
@@ -166,8 +181,4 @@ def _beside_row(name: str, beside: Beside) -> dict[str, str]:
 
 def _poor(found: Travel) -> bool:
     """Whether even the better of the two laws leaves much unexplained."""
-    return max(found.log_r2.mean or 0.0, found.power_r2.mean or 0.0) < _POOR
-
-
-def _ballistic(found: Travel) -> bool:
-    return found.updates[0] < FIRST_UPDATE
+    return max(found.log_r2, found.power_r2) < _POOR

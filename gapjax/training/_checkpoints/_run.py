@@ -3,7 +3,6 @@
 import functools
 import json
 import os
-import pathlib
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ import jax
 import gapjax
 from gapjax import _checks
 from gapjax._lock import FolderInUse, FolderLock
+from gapjax._paths import local_path
 from gapjax.training._checkpoints._contents import FORMAT
 from gapjax.training._checkpoints._storage import Broken, Unwritten, Writer, clear, present, read
 from gapjax.training._history import History
@@ -76,7 +76,7 @@ class Checkpoints:
 
     Raises:
         ValueError: a number that is not positive, a word that is unknown, a ``config`` that is no
-            JSON, or an empty name for a folder.
+            JSON, or a folder that is none of this machine.
 
     Example:
         >>> import tempfile, jax.numpy as jnp
@@ -101,9 +101,7 @@ class Checkpoints:
         on_save_error: str = "raise",
         timeout: int = 600,
     ):
-        if not os.fspath(folder):
-            raise ValueError("folder must name a folder for checkpoints, such as runs/mine.")
-        self.folder = pathlib.Path(folder).expanduser().absolute()
+        self.folder = local_path("folder", folder).absolute()
         self.every = _checks.positive_int("every", every)
         self.overlap = overlap
         self._keep = _checks.positive_int("keep", keep)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from benchmarks import coverage
 from gapjax.study import paired_difference, share_of_gap
 from gapjax.study._findings._intervals import (
     Interval,
@@ -34,9 +35,13 @@ def test_the_variance_is_the_sum_over_sources():
     left = d - d.mean(1)[:, None] - d.mean(0)[None] + d.mean()
     rest = (left**2).sum() / (4 * 39) / 200
     total = max(seeds + examples - rest, seeds, examples)
-    df = total**2 / (seeds**2 / 4 + examples**2 / 39 + rest**2 / (4 * 39))
-    half = stats.t.ppf(0.975, df) * total**0.5
+    parts = [max(v - rest / 2, 0) / total for v in (seeds, examples)]
+    quantiles = stats.t.ppf(0.975, [4, 39, 4 * 39])
+    half = (quantiles**2 @ [*parts, 1 - sum(parts)] * total) ** 0.5
     np.testing.assert_allclose([found.low, found.high], [d.mean() - half, d.mean() + half])
+    # The p value is that of the interval which ends at 0.
+    edge = paired_difference(d, np.zeros_like(d), level=1 - found.p_value)
+    np.testing.assert_allclose(min(abs(edge.low), abs(edge.high)), 0, atol=1e-9)
     np.testing.assert_allclose(
         [found.stderr_seeds, found.stderr_examples], [seeds**0.5, examples**0.5]
     )
@@ -165,30 +170,27 @@ def test_what_is_no_table(arrays, message):
         paired_difference(np.ones((2, 3)), np.ones((2, 3)), weight=np.zeros(3))
 
 
-def _crossed(rng, seeds, examples, means):
-    """Tables with effects of seeds, of examples, and of both, shared in part by all regimes."""
-    shared = 0.2 * rng.normal(size=(1, examples))
-    return [
-        mean
-        + 0.01 * rng.normal(size=(seeds, 1))
-        + shared
-        + 0.1 * rng.normal(size=(1, examples))
-        + 0.2 * rng.normal(size=(seeds, examples))
-        for mean in means
-    ]
+def test_seeds_that_all_agree_leave_the_examples():
+    d = np.tile(np.random.default_rng(0).normal(size=50), (3, 1))
+    found = paired_difference(d, np.zeros_like(d))
+    assert found.stderr_seeds == 0 and found.low < d.mean() < found.high
 
 
 @pytest.mark.montecarlo
+@pytest.mark.parametrize("world", coverage.WORLDS.values(), ids=coverage.WORLDS.keys())
 @pytest.mark.parametrize("seeds", [3, 8])
-def test_intervals_cover(seeds):
-    rng, hits = np.random.default_rng(seeds), []
-    for _ in range(600):
-        small, large, metric = _crossed(rng, seeds, 200, (0.98, 0.90, 0.94))
-        difference, share = paired_difference(small, large), share_of_gap(metric, small, large)
-        hits.append(
-            (
-                difference.low <= 0.08 <= difference.high,
-                not share.is_bounded or share.low <= 0.5 <= share.high,
-            )
-        )
-    assert (np.mean(hits, axis=0) > 0.93).all() and (np.mean(hits, axis=0) < 0.985).all()
+def test_intervals_cover(world, seeds):
+    rng, means = np.random.default_rng(seeds), tuple(coverage.MEANS.values())
+    drawn = [coverage.Drawn(world(rng, seeds, 200, means)) for _ in range(250)]
+    drawn[0].check()
+    hits = [coverage.crossed(one) for one in drawn]
+    for name in hits[0]:
+        assert coverage.within(name, np.mean([one[name] for one in hits]), 0.03), name
+
+
+@pytest.mark.montecarlo
+def test_a_table_without_effects_is_not_called_one():
+    rng = np.random.default_rng(0)
+    drawn = (coverage.Drawn(coverage.bernoulli(rng, 5, 200, (0.9,) * 4)) for _ in range(250))
+    hits = [coverage.no_effect(one) for one in drawn]
+    assert coverage.within("any difference", np.mean([list(one.values()) for one in hits]), 0.03)

@@ -9,7 +9,7 @@ import pytest
 
 from gapjax import data, diffusion, growth, models
 from gapjax.study import Regime, make_plan
-from gapjax.study._population._member import Member
+from gapjax.study._population._member import Member, as_arrays, make_population
 from gapjax.study._population._setup import make_setup
 from gapjax.study._population._train import _rows, train
 from tests.study.conftest import tiny_study
@@ -150,3 +150,14 @@ def _unlike():
     labels = np.arange(96) % 3
     parts = [data.Split(x[s], labels[s]) for s in (slice(0, 64), slice(64, None))]
     return data.Dataset(*parts, class_names=("a", "b", "c"), normalize=None)
+
+
+@pytest.mark.parametrize(("regime", "anew"), [("LB", False), ("LB+EMA", True)])
+def test_weights_that_training_itself_saw_keep_their_running_statistics(regime, anew):
+    setup = _setup(tiny_study())
+    plan = make_plan(setup.study, Regime.parse(regime), setup.num_examples)
+    population = make_population(setup, plan, 2)
+    states = population.init(as_arrays([Member(0, 0.1), Member(1, 0.1)]), setup.sample())
+    evaluated = population.weights(states, setup.train)
+    own, shown = (jax.tree.leaves(x.model_state) for x in (states, evaluated))
+    assert any(not np.allclose(*pair) for pair in zip(own, shown, strict=True)) is anew

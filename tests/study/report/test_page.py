@@ -72,8 +72,9 @@ def test_drawings_share_the_page_without_sharing_ids(page, finished):
     assert len(tags.ids) == len(set(tags.ids))
     used = re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', text)
     assert {a or b for a, b in used} <= set(tags.ids)
-    figures = [f for s in ("gap", "curves") for f in _list.figures_of(finished[1], s)]
-    assert sum(tag == "svg" for tag, _ in tags.seen) == len(figures) >= 5
+    figures = [f for s in ("gap", "curves", "travel") for f in _list.figures_of(finished[1], s)]
+    drawn = sum(4 if figure.switch else 1 for figure in figures)
+    assert sum(tag == "svg" for tag, _ in tags.seen) == drawn >= 5
     assert all(figure.caption[0] in text for figure in figures)
 
 
@@ -110,6 +111,35 @@ def test_report_can_be_drawn_again_from_the_folder(finished, tmp_path):
     assert (tmp_path / "again.html").read_bytes() == (folder / "report.html").read_bytes()
 
 
+def test_curves_against_every_axis_and_a_switch_for_it(page, finished):
+    text, tags = page
+    _, result, _ = finished
+    switch = [attrs for tag, attrs in tags.seen if tag == "input"]
+    assert [a["id"] for a in switch] == [
+        "axis-updates",
+        "axis-examples",
+        "axis-flops",
+        "axis-seconds",
+    ]
+    assert "checked" in switch[0] and "checked" not in switch[1]
+    for against in ("updates", "examples", "flops", "seconds"):
+        axis = _axis()
+        study.plot_curves(result, axis, name="test_loss", against=against)
+        curves = result.regimes["SB"].curves
+        rows, _ = curves.measured("test_loss")
+        wanted = getattr(curves, "update" if against == "updates" else against)
+        np.testing.assert_allclose(axis.lines[0].get_xdata(), np.array(wanted)[rows])
+        assert f'class="by by-{against}"' in text
+    with pytest.raises(ValueError, match="against must be one of"):
+        study.plot_curves(result, _axis(), name="test_loss", against="hours")
+    curves = dataclasses.replace(result.regimes["SB"].curves, flops=[])
+    without = {"SB": dataclasses.replace(result.regimes["SB"], curves=curves)}
+    bare = dataclasses.replace(result, regimes=without)
+    assert "flops" not in _curves.axes_of(bare)
+    with pytest.raises(ValueError, match="the FLOPs of regime SB were not measured"):
+        study.plot_curves(bare, _axis(), name="test_loss", against="flops")
+
+
 def test_points_are_the_seeds(finished):
     _, result, _ = finished
     axis = _axis()
@@ -130,10 +160,10 @@ def test_laws_are_drawn_as_they_were_fitted(finished):
     first, last = found.updates
     for line in (log, power):
         np.testing.assert_allclose(line.get_xdata()[[0, -1]], found.updates)
-    mean, factor = found.mean_curve, last / first
-    np.testing.assert_allclose(np.ptp(log.get_ydata()), mean.log_slope * np.log(factor))
+    factor = last / first
+    np.testing.assert_allclose(np.ptp(log.get_ydata()), found.log_slope.mean * np.log(factor))
     np.testing.assert_allclose(
-        power.get_ydata()[-1] / power.get_ydata()[0], factor**mean.power_exponent
+        power.get_ydata()[-1] / power.get_ydata()[0], factor**found.power_exponent.mean
     )
 
 

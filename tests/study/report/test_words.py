@@ -31,7 +31,7 @@ def made(tables, task=ACCURACY, factor=1, baseline=("SB", "LB")):
             for measure in task.measures
         } | {"distance": over_seeds(np.ones(len(table)))}
         run = Run(0.1, {}, values, over_seeds(np.zeros(len(table))), [])
-        batch = 16 if name == "SB" else 640
+        batch = 16 if name.startswith("SB") else 640
         records[name] = RegimeRecord(
             name=name,
             remedies=name.split("+")[1:],
@@ -48,7 +48,16 @@ def made(tables, task=ACCURACY, factor=1, baseline=("SB", "LB")):
             run=run,
             rule=None,
             tuning=None,
-            curves=Curves([1], [16], [0.1], {"distance": [[1.0] * len(table)]}),
+            curves=Curves(
+                [1],
+                [16],
+                [0.1],
+                {
+                    "distance": [[1.0] * len(table)],
+                    f"test_{task.headline}": [table.mean(1).tolist()],
+                },
+                [1e6],
+            ),
         )
         examples[name] = {task.headline: table, "weight": np.ones(table.shape[1])}
     config = Config(
@@ -71,11 +80,34 @@ def _draws(mean, seeds=4, spread=0.01, key=0):
 def test_the_gap_and_what_closes_it():
     result = made({"SB": _draws(0.98), "LB": _draws(0.90), "LB+LR": _draws(0.96)}, factor=40)
     text = study.finding(result)
-    assert text.startswith("From batch 16 to batch 640, same epochs, test accuracy falls by ")
+    assert text.startswith(
+        "From batch 16 to batch 640, same epochs (160 examples, 10 updates), test accuracy falls "
+    )
     gap = result.gap.gap
     assert f"{100 * gap.mean:.2f} points (95% interval {100 * gap.low:.2f} to" in text
     assert f"LB+LR {share(result.gap.shares['LB+LR'])}% at 40 times the examples" in text
     assert "best" not in text
+
+
+def test_what_saw_more_stands_beside_a_small_batch_that_did():
+    tables = {"SB": _draws(0.95), "LB": _draws(0.90), "LB+RA": _draws(0.95, key=1)}
+    result = made({**tables, "SB+LONG": _draws(0.99)}, factor=40)
+    assert result.gap.control == "SB+LONG"
+    one = result.gap.beside("LB+RA", "SB+LONG")
+    low, high = -100 * one.difference.high, -100 * one.difference.low
+    text = study.finding(result)
+    assert "The small batch with as many examples, SB+LONG (6,400 examples, 10 updates)" in text
+    said = f"ends +{-100 * one.difference.mean:.2f} [{low:.2f}, {high:.2f}] points from LB+RA."
+    assert said in text
+    assert "SB+LONG 1" not in text  # a control is no remedy
+    alike = study.finding(made({**tables, "SB+LONG": _draws(0.95, key=2)}, factor=40))
+    assert "points from LB+RA (not resolved)." in alike
+    assert made(tables, factor=40).gap.control is None
+
+
+def test_what_is_not_told_from_the_large_batch_is_said():
+    tables = {"SB": _draws(0.98), "LB": _draws(0.9), "LB+LR": _draws(0.901), "LB+A": _draws(0.96)}
+    assert "Not told from LB, all comparisons counted: LB+LR." in study.finding(made(tables))
 
 
 def test_no_gap_is_claimed_that_is_not_told_from_chance():

@@ -4,20 +4,29 @@ from typing import Any
 
 import numpy as np
 
+from gapjax import _checks
 from gapjax.study._findings._result import StudyResult
 from gapjax.study._report._figures._style import color
 from gapjax.study._results._names import figure_text
 from gapjax.study._results._records import RegimeRecord
 
+AXES = {"updates": "updates", "examples": "examples", "flops": "FLOPs", "seconds": "seconds"}
 
-def plot_curves(result: StudyResult, axis: Any, *, name: str) -> None:
-    """What was measured against updates: its mean, a band of one deviation over seeds.
+
+def plot_curves(result: StudyResult, axis: Any, *, name: str, against: str = "updates") -> None:
+    """What was measured on the way: its mean, a band of one deviation over seeds.
 
     Args:
         result: the study's result.
         axis: to draw on.
         name: a column of ``history.csv``, such as ``test_accuracy``.
+        against: ``"updates"``, ``"examples"``, ``"flops"`` (of one seed) or ``"seconds"`` (of
+            training all seeds at once).
+
+    Raises:
+        ValueError: another axis, or one that was not measured.
     """
+    _checks.one_of("against", against, AXES)
     task = result.config.task
     measure = name.partition("_")[2]
     percent = measure in task.percent
@@ -26,12 +35,13 @@ def plot_curves(result: StudyResult, axis: Any, *, name: str) -> None:
         update, mean, deviation = over_members(record, name)
         if not update.size:
             continue
+        at = _spent(record, against)[np.isin(record.curves.update, update)]
         mean, deviation = scale * mean, scale * deviation
         # A logarithmic axis has no room for what is not above 0.
         low = mean - deviation if percent else np.maximum(mean - deviation, 0.5 * mean)
-        axis.fill_between(update, low, mean + deviation, color=color(i), alpha=0.18, lw=0)
-        axis.plot(update, mean, color=color(i), label=figure_text(regime))
-    _against_updates(axis, name.replace("_", " ") + (", %" if percent else ""))
+        _band(axis, at, low, mean + deviation, i, regime)
+        axis.plot(at, mean, color=color(i), label=figure_text(regime))
+    _against(axis, name.replace("_", " ") + (", %" if percent else ""), AXES[against])
     positive = all((line.get_ydata() > 0).all() for line in axis.lines)
     if not percent and axis.lines and positive:
         axis.set_yscale("log")
@@ -40,24 +50,25 @@ def plot_curves(result: StudyResult, axis: Any, *, name: str) -> None:
 def plot_growth(result: StudyResult, axis: Any) -> None:
     """Batch size against epochs as steps; dotted, the gradient noise scale where it was measured.
 
-    The noise scale tr(Sigma) / |G|^2 is the mean over seeds of the one over that of the other.
+    The noise scale ``tr(Sigma) / |G|^2`` is the mean over seeds of the one over that of the other.
     """
-    for i, record in enumerate(result.regimes.values()):
+    for i, (name, record) in enumerate(result.regimes.items()):
+        own = figure_text(name)
         firsts, sizes = zip(*record.batch_sizes, strict=True)
         ends = [*firsts[1:], record.updates]
         lengths = np.array(ends) - np.array(firsts)
         examples = np.concatenate([[0], np.cumsum(lengths * np.array(sizes))])
         epoch = examples / record.examples * record.epochs
-        axis.step(epoch, [*sizes, sizes[-1]], where="post", color=color(i))
+        axis.step(epoch, [*sizes, sizes[-1]], where="post", color=color(i), label=own)
         if "gradient_noise" not in record.curves.values:
             continue
         rows, noise = record.curves.measured("gradient_noise")
         norm = record.curves.array("gradient_norm")[rows].mean(axis=1)
         at = np.array(record.curves.examples)[rows] / record.examples * record.epochs
         clear = norm > 0  # an unbiased estimate of a square may be negative near the end
-        axis.plot(
-            at[clear], (noise.mean(axis=1) / norm)[clear], ".", ms=3, color=color(i), alpha=0.8
-        )
+        ratio = (noise.mean(axis=1) / norm)[clear]
+        told = f"_{own}, noise scale"
+        axis.plot(at[clear], ratio, ".", ms=3, color=color(i), alpha=0.8, label=told)
     axis.set_yscale("log")
     axis.set_xlabel("epochs")
     axis.set_ylabel("examples")
@@ -69,24 +80,47 @@ def plot_distance(result: StudyResult, axis: Any) -> None:
         update, mean, deviation = over_members(record, "distance")
         if not update.size:
             continue
-        low, high = mean - deviation, mean + deviation
-        axis.fill_between(update, low, high, color=color(i), alpha=0.18, lw=0)
-        axis.plot(update, mean, color=color(i))
+        _band(axis, update, mean - deviation, mean + deviation, i, name)
+        axis.plot(update, mean, color=color(i), label=figure_text(name))
         found = result.travel[name]
         if found is None:
             continue
         t = np.geomspace(*found.updates, 60)
-        fit = found.mean_curve
-        log = fit.log_intercept + fit.log_slope * np.log(t)
-        power = fit.power_factor * t**fit.power_exponent
-        axis.plot(t, log, color=color(i), ls=(0, (4, 2)), lw=1.2)
-        axis.plot(t, power, color=color(i), ls=(0, (1, 1.5)), lw=1.2)
-    _against_updates(axis, "distance from the start")
+        log = found.log_intercept + (found.log_slope.mean or 0.0) * np.log(t)
+        power = found.power_factor * t ** (found.power_exponent.mean or 0.0)
+        for law, values, dashes in (("log t", log, (4, 2)), ("power law", power, (1, 1.5))):
+            told = f"_{figure_text(name)}, {law}"
+            axis.plot(t, values, color=color(i), ls=(0, dashes), lw=1.2, label=told)
+    _against(axis, "distance from the start")
 
 
-def _against_updates(axis: Any, label: str) -> None:
-    """Label the axes; updates are on a log axis where there is anything to see."""
-    axis.set_xlabel("updates")
+def _spent(record: RegimeRecord, against: str) -> np.ndarray:
+    """What was spent at every mark of the curves, ``[T]``."""
+    spent = getattr(record.curves, "update" if against == "updates" else against)
+    if not spent or None in spent:
+        raise ValueError(f"the {AXES[against]} of regime {record.name} were not measured.")
+    return np.array(spent, np.float64)
+
+
+def axes_of(result: StudyResult) -> tuple[str, ...]:
+    """The axes that every regime was measured on."""
+    spent = {"updates": "update"}
+    return tuple(
+        axis
+        for axis in AXES
+        for curves in [[getattr(r.curves, spent.get(axis, axis)) for r in result.regimes.values()]]
+        if all(one and None not in one for one in curves)
+    )
+
+
+def _band(axis: Any, at: Any, low: Any, high: Any, i: int, name: str) -> None:
+    told = f"_{figure_text(name)}"
+    axis.fill_between(at, low, high, color=color(i), alpha=0.18, lw=0, label=told)
+
+
+def _against(axis: Any, label: str, against: str = "updates") -> None:
+    """Label the axes; what was spent is on a log axis where there is anything to see."""
+    axis.set_xlabel(against)
     axis.set_ylabel(label)
     if axis.lines:
         axis.set_xscale("log")

@@ -7,7 +7,12 @@ from typing import Any
 
 from gapjax.study._findings._result import StudyResult
 from gapjax.study._report._figures._curves import plot_curves, plot_distance, plot_growth
-from gapjax.study._report._figures._gap import plot_gap_closed, plot_headline
+from gapjax.study._report._figures._gap import (
+    plot_gap_closed,
+    plot_headline,
+    plot_pareto,
+    plot_travelled,
+)
 from gapjax.study._report._figures._landscape import (
     measured,
     plot_lines,
@@ -22,11 +27,12 @@ class Figure:
 
     Attributes:
         name: what files call it.
-        section: where on the page: ``"gap"``, ``"curves"`` or ``"landscape"``.
+        section: where on the page: ``"gap"``, ``"curves"``, ``"travel"`` or ``"landscape"``.
         draw: ``(result, axis)``.
         caption: what it shows: a bold title, then a sentence.
         height: in inches, or a function of the result.
         when: whether there is anything to draw.
+        switch: whether it can be drawn against other axes than updates, as ``against=``.
     """
 
     name: str
@@ -35,6 +41,7 @@ class Figure:
     caption: tuple[str, str]
     height: Callable[[StudyResult], float] = lambda result: 3.5
     when: Callable[[StudyResult], bool] = lambda result: True
+    switch: bool = False
 
 
 def _by_regime(result: StudyResult) -> float:
@@ -42,7 +49,13 @@ def _by_regime(result: StudyResult) -> float:
 
 
 def _curves(name: str, caption: tuple[str, str]) -> Figure:
-    return Figure(name, "curves", functools.partial(plot_curves, name=name), caption)
+    draw = functools.partial(plot_curves, name=name)
+    return Figure(name, "curves", draw, caption, switch=True)
+
+
+def _pareto(against: str, caption: tuple[str, str]) -> Figure:
+    draw = functools.partial(plot_pareto, against=against)
+    return Figure(f"pareto_{against}", "gap", draw, caption)
 
 
 FIGURES: tuple[Figure, ...] = (
@@ -69,6 +82,22 @@ FIGURES: tuple[Figure, ...] = (
         _by_regime,
         lambda result: any(share.is_bounded for share in result.gap.shares.values()),
     ),
+    _pareto(
+        "examples",
+        (
+            "What it costs in work:",
+            "every regime against the examples it saw, means with 95% intervals over seeds. The "
+            "line joins the regimes that none beats with as few examples.",
+        ),
+    ),
+    _pareto(
+        "updates",
+        (
+            "What more parallelism buys:",
+            "the same against updates, which is time where every batch fits on the devices there "
+            "are.",
+        ),
+    ),
     _curves("train_loss", ("Training loss", "in evaluation mode over the training set.")),
     _curves("test_loss", ("Test loss", "likewise over the test set.")),
     Figure(
@@ -80,6 +109,17 @@ FIGURES: tuple[Figure, ...] = (
             "‖w − w₀‖, against updates on a log axis; up to the first drop of the learning rate, "
             "where they could be fitted, the log-t law dashed and the power law dotted.",
         ),
+    ),
+    Figure(
+        "travelled",
+        "travel",
+        plot_travelled,
+        (
+            "Does travelling further go with closing the gap?",
+            "Every regime: how far its weights went against the share of the gap it closes, with "
+            "95% intervals. Were distance the mechanism, the points would rise from left to right.",
+        ),
+        when=lambda result: any(share.is_bounded for share in result.gap.shares.values()),
     ),
     Figure(
         "growth",
@@ -138,7 +178,7 @@ def figures_of(result: StudyResult, section: str) -> list[Figure]:
             name = task.headline.replace("_", " ")
             first = _curves(
                 f"test_{task.headline}",
-                (f"Test {name}", "against updates. Band: one standard deviation over seeds."),
+                (f"Test {name}.", "Band: one standard deviation over seeds."),
             )
             there.insert(0, first)
     return there

@@ -1,0 +1,281 @@
+"""What held: claims of the papers against kept results, each number with its interval.
+
+A verdict follows from the interval alone: held, did not, or cannot tell.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Kept = Mapping[str, Any]
+Interval = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A claim, and the number that decides it.
+
+    Attributes:
+        text: what is claimed.
+        source: who claims it.
+        runs: the kept results that can decide it.
+        number: from a kept result to ``{"mean", "low", "high"}``; None where it has none.
+        holds: when the claim holds, of a number: the whole interval inside, and it held; the whole
+            interval outside, and it did not.
+        shown: how the number is told, with ``{}`` for it.
+        scale: what it is multiplied by.
+        budget: what was held fixed.
+    """
+
+    text: str
+    source: str
+    runs: tuple[str, ...]
+    number: Callable[[Kept], Interval | None]
+    holds: Callable[[float], bool]
+    shown: str
+    scale: float = 1.0
+    budget: str = "same epochs"
+
+
+def verdict(claim: Claim, found: Interval) -> str:
+    """Held, did not, or cannot tell; an end that has no bound is infinitely far."""
+    low = float("-inf") if found["low"] is None else found["low"]
+    high = float("inf") if found["high"] is None else found["high"]
+    if found["low"] is None and found["high"] is None:
+        return "cannot tell"
+    ends = [claim.holds(value) for value in (low, found["mean"], high)]
+    return "held" if all(ends) else "did not hold" if not any(ends) else "cannot tell"
+
+
+def _share(regime: str) -> Callable[[Kept], Interval | None]:
+    return lambda kept: (kept["regimes"].get(regime) or {}).get("gap_closed")
+
+
+def _difference(regime: str, end: int) -> Callable[[Kept], Interval | None]:
+    """Of the headline metric, a regime less one of the two ends."""
+
+    def get(kept: Kept) -> Interval | None:
+        for one in kept["comparisons"]:
+            if one["regime"] == regime and one["baseline"] == kept["baseline"][end]:
+                return one["difference"]
+        return None
+
+    return get
+
+
+def _seen(*path: str) -> Callable[[Kept], Interval | None]:
+    def get(kept: Kept) -> Interval | None:
+        found = kept["landscape"]
+        for key in path:
+            found = found and found.get(key)
+        return found
+
+    return get
+
+
+def _at_equal_loss(measure: str) -> Callable[[Kept], Interval | None]:
+    """A ratio where the training losses are the same, at the lowest level that both reached."""
+
+    def get(kept: Kept) -> Interval | None:
+        levels = (kept["landscape"] or {}).get("levels") or []
+        there = [level for level in levels if level["ratios"].get(measure)]
+        lowest = min(there, key=lambda level: level["loss"], default=None)
+        return lowest and lowest["ratios"][measure]
+
+    return get
+
+
+def _aic(kept: Kept) -> Interval | None:
+    """By how much the log-t law is likelier than a power law, of the small batch."""
+    found = kept["regimes"][kept["baseline"][0]].get("diffusion") or {}
+    log, power = found.get("log_r2"), found.get("power_r2")
+    if not log or not power:
+        return None
+    each = [a - b for a, b in zip(log["values"], power["values"], strict=True)]
+    return _mean(each)
+
+
+def _mean(values: list[float]) -> Interval:
+    """Student's interval of a mean over seeds."""
+    import numpy as np
+    from scipy.stats import t
+
+    found = np.array(values, np.float64)
+    half = t.ppf(0.975, len(found) - 1) * found.std(ddof=1) / len(found) ** 0.5
+    return {"mean": found.mean(), "low": found.mean() - half, "high": found.mean() + half}
+
+
+_DIGITS = ("digits", "digits-tuned", "hoffer-f1-mnist", "hoffer-f1-mnist-small")
+_DIGITS += ("hoffer-c1-cifar10-small", "hoffer-resnet44-cifar10-small")
+_SHARP = ("keskar-digits", "keskar-f2-mnist-small", "keskar-f1-small", "keskar-c1-small")
+_HOFFER, _KESKAR, _SMITH = "Hoffer et al. 2017", "Keskar et al. 2017", "Smith et al. 2018"
+
+CLAIMS = (
+    Claim(
+        "A large batch generalizes worse.",
+        f"{_KESKAR}; {_HOFFER}",
+        (*_DIGITS, *_SHARP),
+        lambda kept: kept["gap"],
+        lambda gap: gap > 0,
+        "the gap is {} points",
+        100.0,
+    ),
+    Claim(
+        "A rate that grows with the root of the batch closes some of it.",
+        _HOFFER,
+        _DIGITS,
+        _share("LB+LR"),
+        lambda share: share > 0,
+        "{}% closed",
+        100.0,
+    ),
+    Claim(
+        "With ghosts as well, more of it.",
+        _HOFFER,
+        _DIGITS,
+        _share("LB+LR+GBN"),
+        lambda share: share > 0,
+        "{}% closed",
+        100.0,
+    ),
+    Claim(
+        "With as many updates, all of it: there is no inherent gap.",
+        _HOFFER,
+        _DIGITS,
+        _difference("LB+LR+GBN+RA", 0),
+        lambda difference: difference > -0.002,
+        "{} points above the small batch (held: not 0.2 below)",
+        100.0,
+        "same updates, more examples",
+    ),
+    Claim(
+        "It is not over-fitting: the test curve of the large batch does not peak and fall.",
+        _KESKAR,
+        _SHARP,
+        _seen("observations", "below_own_peak"),
+        lambda below: below < 0.005,
+        "{} points below its own peak at the end (held: less than 0.5)",
+        100.0,
+    ),
+    Claim(
+        "Both fit the training set.",
+        _KESKAR,
+        _SHARP,
+        _seen("observations", "train_difference"),
+        lambda difference: abs(difference) < 0.005,
+        "training accuracy of the large batch less the small: {} points (held: within 0.5)",
+        100.0,
+    ),
+    Claim(
+        "The large batch is not caught at a saddle: its smallest eigenvalue is small.",
+        _KESKAR,
+        _SHARP,
+        _seen("observations", "smallest_to_largest", "LB"),
+        lambda ratio: ratio > -0.05,
+        "smallest over largest eigenvalue {} (held: above -0.05)",
+    ),
+    Claim(
+        "The small batch travels farther.",
+        f"{_KESKAR} (3 to 10 times); {_HOFFER}",
+        _SHARP,
+        _seen("observations", "distance_ratio"),
+        lambda ratio: ratio > 1,
+        "{} times as far",
+    ),
+    Claim(
+        "They are different minima, with a barrier between them.",
+        _KESKAR,
+        _SHARP,
+        _seen("between", "barrier"),
+        lambda barrier: barrier > 0.01,
+        "the training loss rises by {} on the line (held: more than 0.01)",
+    ),
+    Claim(
+        "Large batches end in sharper minima (Keskar's measure, at the end of training).",
+        _KESKAR,
+        _SHARP,
+        _seen("ratios", "keskar_0.001"),
+        lambda ratio: ratio > 1,
+        "{} times as sharp",
+    ),
+    Claim(
+        "The same, by the largest eigenvalue of the Hessian.",
+        _KESKAR,
+        _SHARP,
+        _seen("ratios", "top"),
+        lambda ratio: ratio > 1,
+        "{} times as sharp",
+    ),
+    Claim(
+        "The same where the training losses are equal (Keskar's measure).",
+        f"asked of {_KESKAR}",
+        _SHARP,
+        _at_equal_loss("keskar_0.001"),
+        lambda ratio: ratio > 1,
+        "{} times as sharp",
+        budget="same training loss",
+    ),
+    Claim(
+        "The same where the training losses are equal (largest eigenvalue).",
+        f"asked of {_KESKAR}",
+        _SHARP,
+        _at_equal_loss("top"),
+        lambda ratio: ratio > 1,
+        "{} times as sharp",
+        budget="same training loss",
+    ),
+    Claim(
+        "The distance from the start grows like log t, not like a power of t.",
+        _HOFFER,
+        _DIGITS,
+        _aic,
+        lambda difference: difference > 0,
+        "R² of the log law less that of the power law: {}",
+        budget="before the rate first falls",
+    ),
+    Claim(
+        "A batch that grows where the rate would fall does as well, with fewer updates.",
+        _SMITH,
+        ("smith-digits",),
+        _difference("GROW", 0),
+        lambda difference: difference > -0.005,
+        "{} points above the small batch (held: not 0.5 below)",
+        100.0,
+    ),
+)
+
+
+def page(kept: Mapping[str, Kept]) -> str:
+    """The page: a row for every claim and kept result that can decide it."""
+    heads = ["claim", "source", "run", "budget", "our number [95%]", "verdict"]
+    rows = [heads, ["---"] * len(heads)]
+    for claim in CLAIMS:
+        for run in claim.runs:
+            found = claim.number(kept[run]) if run in kept else None
+            if not found or found.get("mean") is None:
+                continue
+            tuned = ", tuned" if kept[run]["settings"].get("tune") else ""
+            number = claim.shown.format(_told(found, claim.scale))
+            rows.append(
+                [claim.text, claim.source, run, claim.budget + tuned, number, verdict(claim, found)]
+            )
+    return "\n".join(
+        [
+            "# What held",
+            "",
+            "Each claim of the papers against what was run here: our number with its 95% interval "
+            "over seeds (and test examples, where it is a difference or share of test accuracy), "
+            "at a named budget. *Held*: the whole interval agrees; *did not hold*: none of it; "
+            "*cannot tell*: some of it. Small data and few seeds decide little about large ones.",
+            "",
+            *("| " + " | ".join(row) + " |" for row in rows),
+            "",
+        ]
+    )
+
+
+def _told(found: Interval, scale: float) -> str:
+    low, high = (
+        "–" if found[end] is None else f"{scale * found[end]:.3g}" for end in ("low", "high")
+    )
+    return f"{scale * found['mean']:.3g} [{low}, {high}]"

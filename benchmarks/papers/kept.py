@@ -1,0 +1,85 @@
+"""Kept results of studies: one JSON each under `benchmarks/results/papers`, and nothing else.
+
+A page shows a number only if its run is kept beside it, with the command, the device and the
+versions that made it.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+from benchmarks.speed.timing import RESULTS, machine
+from gapjax import study
+
+FOLDER = RESULTS / "papers"
+_NEEDED = {"what": str, "command": str, "environment": dict, "settings": dict, "regimes": dict}
+
+
+def keep_study(folder: pathlib.Path, name: str, preset: str | None = None, note: str = "") -> None:
+    """Keep what a study found, from its folder, as `results/papers/NAME.json`."""
+    found = json.loads((folder / "results.json").read_text())
+    config = json.loads((folder / "config.json").read_text())
+    known = None if preset is None else study.PRESETS[preset]
+    landscape = folder / "landscape.json"
+    kept = {
+        "what": known.meaning if known else name,
+        "preset": preset,
+        "note": note,
+        "command": config["environment"]["command"],
+        "environment": {
+            **{k: v for k, v in config["environment"].items() if k not in ("command", "platform")},
+            "processor": machine()["processor"],
+        },
+        "paper": dict(known.paper) if known else {},
+        "verified": bool(known and known.verified),
+        "source": known.source if known else "",
+        "differs": known.differs if known else "",
+        "settings": {k: v for k, v in config["study"].items() if k != "regimes"},
+        "task": found["task"],
+        "baseline": found["baseline"],
+        "finding": found["finding"],
+        "gap": found["gap"],
+        "comparisons": found["comparisons"],
+        "regimes": found["regimes"],
+        "landscape": json.loads(landscape.read_text()) if landscape.exists() else None,
+    }
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    (FOLDER / f"{name}.json").write_text(json.dumps(_brief(kept), indent=1) + "\n")
+
+
+def read_kept(path: pathlib.Path) -> dict[str, Any]:
+    """A kept result.
+
+    Raises:
+        ValueError: it does not say how it was made.
+    """
+    try:
+        kept = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path.name} is no JSON: {error}") from error
+    for name, kind in _NEEDED.items():
+        if not isinstance(kept, dict) or not isinstance(kept.get(name), kind) or not kept[name]:
+            raise ValueError(
+                f"{path.name} has no {name!r}: a result is shown only with what made it. Run it "
+                "again, or take it away."
+            )
+    if not kept["environment"].get("device"):
+        raise ValueError(f"{path.name} does not say on which device it was made.")
+    return kept
+
+
+def all_kept(prefix: str = "") -> dict[str, dict[str, Any]]:
+    """Every kept result whose name begins so, by name."""
+    paths = sorted(FOLDER.glob(f"{prefix}*.json"))
+    return {path.stem: read_kept(path) for path in paths}
+
+
+def _brief(value: Any) -> Any:
+    """Floats with six digits, which is more than their errors leave."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _brief(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_brief(inner) for inner in value]
+    return value

@@ -1,0 +1,160 @@
+"""Pages built from kept results: `python -m benchmarks.papers.pages` writes them all.
+
+A test builds them again and compares, so that no page says what no kept run says.
+"""
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from benchmarks.papers import held
+from benchmarks.papers.kept import FOLDER, all_kept
+
+Kept = Mapping[str, Any]
+
+
+def study_section(name: str, kept: Kept) -> str:
+    """A study: its data and settings, its table beside the paper's, its sentence, what made it."""
+    settings, environment = kept["settings"], kept["environment"]
+    scale = 100.0 if kept["task"]["headline"] in kept["task"]["percent"] else 1.0
+    headline = f"test_{kept['task']['headline']}"
+    used = settings.get("train_examples")
+    part = f", the first {used:,} training examples" if used else ""
+    lines = [f"## {name}", "", f"{kept['what']}. {kept['note']}".strip(), ""]
+    lines.append(
+        f"{settings['model']} on {settings['dataset']['name']}{part}; batches "
+        f"{settings['small_batch']} and {settings['large_batch']}, {settings['epochs']:g} epochs, "
+        f"{settings['seeds']} seeds, "
+        + ("rates tuned." if settings.get("tune") else "rates by the rule, not tuned.")
+    )
+    if kept["differs"]:
+        lines.append(f"Differs from the paper: {kept['differs']}.")
+    paper = bool(kept["paper"])
+    heads = ["regime", *(["paper"] if paper else []), "ours", "gap closed % [95%]", "held fixed"]
+    heads += ["batch", "updates", "examples", "rate", "train loss", "distance"]
+    rows = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    for regime, found in kept["regimes"].items():
+        theirs = kept["paper"].get(regime)
+        rows.append(
+            [
+                regime,
+                *([f"{theirs:g}" if theirs is not None else ""] if paper else []),
+                mean_and_deviation(found[headline], scale, 2),
+                closed(found["gap_closed"]),
+                found["budget"],
+                str(found["batch_size"]),
+                f"{found['updates']:,}",
+                f"{found['examples']:,}",
+                f"{found['learning_rate']:.3g}",
+                mean_and_deviation(found["train_loss"], 1.0, 3),
+                mean_and_deviation(found["distance"], 1.0, 2),
+            ]
+        )
+    lines += ["", *("| " + " | ".join(row) + " |" for row in rows), ""]
+    if paper:
+        how = "as read in the paper" if kept["verified"] else "recalled, not verified"
+        lines += [f"The paper's numbers: {kept['source']}, {how}.", ""]
+    lines += [f"> {kept['finding']}", ""]
+    seconds = sum(found["seconds"] for found in kept["regimes"].values())
+    versions = ", ".join(f"{k} {environment[k]}" for k in ("python", "jax", "flax", "optax"))
+    lines += [
+        f"`{kept['command']}`: {seconds / 60:.0f} min of training on {environment['device']} "
+        f"({environment['processor']}, {environment['cores']} cores), {versions}, gapjax "
+        f"{environment['gapjax']}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def landscape_section(kept: Kept) -> str:
+    """Ratios of sharpness between the two ends, at the end of training and at equal loss."""
+    found = kept["landscape"]
+    if not found or not found.get("ratios"):
+        return ""
+    small, large = kept["baseline"]
+    heads = [
+        "measure",
+        f"{large} / {small} [95%]",
+        *(f"at loss {level['loss']:g}" for level in found["levels"]),
+    ]
+    rows = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    for name, ratio in found["ratios"].items():
+        at_levels = [level["ratios"].get(name) for level in found["levels"]]
+        rows.append([name, interval(ratio), *map(interval, at_levels)])
+    text = ["Sharpness, the large batch over the small one, geometric means over paired seeds:", ""]
+    return "\n".join([*text, *("| " + " | ".join(row) + " |" for row in rows), ""])
+
+
+def mean_and_deviation(over: Mapping[str, Any], scale: float, digits: int) -> str:
+    """A mean over seeds with its deviation."""
+    if over["mean"] is None:
+        return "diverged"
+    return f"{scale * over['mean']:.{digits}f} ± {scale * (over['std'] or 0.0):.{digits}f}"
+
+
+def interval(found: Mapping[str, Any] | None, scale: float = 1.0) -> str:
+    """A number with its 95% interval."""
+    if not found or found.get("mean") is None:
+        return ""
+    low, high = (
+        "–" if found[end] is None else f"{scale * found[end]:.3g}" for end in ("low", "high")
+    )
+    return f"{scale * found['mean']:.3g} [{low}, {high}]"
+
+
+def closed(share: Mapping[str, Any] | None) -> str:
+    """A share of the gap in per cent."""
+    return interval(share, 100.0)
+
+
+def paper_page(title: str, prefix: str, about: str) -> str:
+    """All kept results of one paper."""
+    sections = [
+        "\n".join(filter(None, (study_section(name, kept), landscape_section(kept))))
+        for name, kept in all_kept(prefix).items()
+    ]
+    return "\n".join([f"# {title}", "", about, "", *sections]).rstrip() + "\n"
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "hoffer2017.md": lambda: paper_page(
+        "Hoffer, Hubara, Soudry (2017), run again",
+        "hoffer",
+        "Test accuracy in per cent, mean ± standard deviation over seeds. *held fixed* is the "
+        "budget against the small batch. Every number is from the JSON beside this page; "
+        "`python -m benchmarks.papers.hoffer2017 PRESET ...` runs a preset and writes both.",
+    ),
+    "keskar2017.md": lambda: paper_page(
+        "Keskar et al. (2017), run again",
+        "keskar",
+        "Test accuracy in per cent, mean ± standard deviation over seeds, and sharpness. Every "
+        "number is from the JSON beside this page; `python -m benchmarks.papers.keskar2017 PRESET "
+        "...` runs a preset and writes both.",
+    ),
+    "remedies.md": lambda: paper_page(
+        "Every remedy, rates tuned with equal trials",
+        "remedies",
+        "`python -m benchmarks.papers.remedies` runs them.",
+    ),
+    "budgets.md": lambda: paper_page(
+        "At which budget is there a gap, and what closes it",
+        "budgets",
+        "The same regimes with the same epochs, the same updates, and until the same training "
+        "loss. `python -m benchmarks.papers.budgets` runs them.",
+    ),
+    "what_held.md": lambda: held.page(all_kept()),
+}
+
+
+def write_pages() -> list[pathlib.Path]:
+    """Write every page beside the results."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, build in PAGES.items():
+        paths.append(FOLDER / name)
+        paths[-1].write_text(build())
+    return paths
+
+
+if __name__ == "__main__":
+    print("\n".join(map(str, write_pages())))

@@ -1,0 +1,31 @@
+"""Every remedy on one data set, tuned with equal trials: `python -m benchmarks.papers.remedies`.
+
+Data sets: `digits` (default), `mnist` (F1 on a part), `cifar10` (C1 in small, on a part). Rates are
+tuned around each regime's rule, the same number for each.
+"""
+
+import argparse
+import pathlib
+
+from benchmarks.papers.kept import keep_study
+from benchmarks.papers.pages import write_pages
+from benchmarks.papers.run import run_study
+
+REGIMES = ("SB", "LB", "LB+LR", "LB+LR+GBN", "LB+LR+GBN+RA", "LB+NOISE", "LB+WARMUP")
+REGIMES += ("LB+SAM", "LB+LARS", "LB+LAMB", "LB+EMA", "LB+PENALTY", "LB+SMOOTH")
+SETTINGS = {
+    "digits": ("digits", ["--seeds", "8", "--tune", "7"]),
+    "mnist": ("hoffer-f1-mnist-small", ["--seeds", "3", "--tune", "5"]),
+    "cifar10": ("hoffer-c1-cifar10-small", ["--seeds", "3", "--tune", "5"]),
+}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", nargs="?", default="digits", choices=SETTINGS)
+    parser.add_argument("--runs", type=pathlib.Path, default="runs/papers")
+    asked, options = parser.parse_known_args()
+    preset, own = SETTINGS[asked.data]
+    name = f"remedies-{asked.data}"
+    run_study([preset, *own, "--regimes", *REGIMES, *options], asked.runs / name)
+    keep_study(asked.runs / name, name, preset)
+    print("\n".join(map(str, write_pages())))

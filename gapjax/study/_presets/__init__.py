@@ -1,0 +1,1 @@
+"""Studies with a name: those of this library, and a row each of the papers' tables."""

@@ -1,0 +1,33 @@
+"""The presets of this library: the embedded digits."""
+
+from gapjax.study._presets._preset import Preset
+from gapjax.study._study import Study
+
+
+def _digits(meaning: str, study: Study) -> Preset:
+    return Preset(meaning, study, num_examples=1280, mflops=0.25)
+
+
+# How the default preset was chosen stands in the README; the test set had no part in it.
+DIGITS: dict[str, Preset] = {
+    "digits": _digits("the embedded digits: minutes on a laptop, no download", Study()),
+    "smith-digits": _digits(
+        "the digits, Smith et al. (2018): decay the rate, grow the batch, or half of each",
+        Study(regimes=("SB", "LB", "HYBRID", "GROW", "GROW+GBN"), noise_scale=True),
+    ),
+    "keskar-digits": _digits(
+        "Adam on the digits until the loss stops improving, as Keskar et al. (2017); --landscape",
+        Study(
+            optimizer="adam",
+            schedule="constant",
+            regimes=("SB", "LB"),
+            seeds=5,
+            epochs=100.0,
+            large_batch=128,  # 10% of the data
+            learning_rate=1e-3,
+            clip_norm=None,  # the paper does not clip
+            evaluations=200,
+            loss_levels=(0.3, 0.1, 0.03, 0.01, 0.003, 0.001),
+        ),
+    ),
+}

@@ -1,0 +1,90 @@
+"""What a preset is: a study, the facts that its data has, and what the paper found."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from gapjax.study._plan import make_plans
+from gapjax.study._study import Study
+
+# Sustained on the networks of the presets, in GFLOP/s: what estimates of time divide by. A small
+# network reaches less of a large device.
+CPU_GFLOPS, GPU_GFLOPS = 100.0, 10_000.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """A study with a name.
+
+    Attributes:
+        meaning: what it is, in a line.
+        study: its settings.
+        num_examples: how many training examples its data set has, for estimates before it is there.
+        mflops: of one training example, forward and backward, in millions.
+        paper: what the paper reports of a regime, test accuracy in per cent; ``None`` where it has
+            no such regime.
+        source: of the paper's numbers.
+        verified: whether they were read in the paper itself, or are recalled.
+        differs: what differs from the paper.
+    """
+
+    meaning: str
+    study: Study
+    _: dataclasses.KW_ONLY
+    num_examples: int
+    mflops: float
+    paper: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    source: str = ""
+    verified: bool = False
+    differs: str = ""
+
+    @functools.cached_property
+    def examples(self) -> int:
+        """How many examples all regimes and seeds see, together."""
+        used = self.study.train_examples or self.num_examples
+        plans = make_plans(self.study, self.study.all_regimes, used)
+        return self.study.seeds * sum(plan.examples for plan in plans.values())
+
+    def seconds(self, gflops: float) -> float:
+        """An estimate of its time, from its operations alone."""
+        return self.examples * self.mflops / 1e3 / gflops
+
+    def told(self, name: str) -> str:
+        """The preset in a few lines: data, size, time, and what the paper found."""
+        study = self.study
+        used = study.train_examples or self.num_examples
+        of = f"{used:,} of {self.num_examples:,}" if used < self.num_examples else f"{used:,}"
+        cpu, gpu = (_time(self.seconds(rate)) for rate in (CPU_GFLOPS, GPU_GFLOPS))
+        lines = [
+            name,
+            f"    {self.meaning}",
+            f"    {study.model} on {study.dataset}, {of} examples, {study.seeds} seeds, "
+            f"{len(study.all_regimes)} regimes; by its FLOPs about {cpu} on 2 cores, {gpu} on an "
+            "H100",
+        ]
+        if self.paper:
+            found = ", ".join(f"{regime} {value:g}" for regime, value in self.paper.items())
+            how = "" if self.verified else ", recalled, not verified"
+            lines.append(f"    the paper's test accuracy %: {found} ({self.source}{how})")
+        if self.differs:
+            lines.append(f"    differs: {self.differs}")
+        return "\n".join(lines)
+
+
+def steps(values: Mapping[float, float], num_updates: int, peak: float) -> Any:
+    """A schedule of plateaus: from a share of the updates on, the peak times a value."""
+    import optax
+
+    ends = sorted(values)
+    return optax.join_schedules(
+        [optax.constant_schedule(peak * values[end]) for end in ends],
+        [round(end * num_updates) for end in ends[1:]],
+    )
+
+
+def _time(seconds: float) -> str:
+    for size, unit in ((86400.0, "days"), (3600.0, "hours"), (60.0, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(1.0, seconds):.0f} s"

@@ -1,0 +1,37 @@
+"""The report's table of comparisons: every regime beside both ends of the gap, and controls."""
+
+from gapjax.study._findings._gap import Comparison
+from gapjax.study._findings._result import StudyResult
+from gapjax.study._report._numbers import NOTHING, fixed, interval
+from gapjax.study._report._table import digits
+
+
+def rows(result: StudyResult) -> list[dict[str, str]]:
+    """A row of text per comparison."""
+    return [_row(result, one) for one in result.gap.comparisons]
+
+
+def _row(result: StudyResult, one: Comparison) -> dict[str, str]:
+    task, found = result.config.task, one.difference
+    scale, places = task.scale(task.headline), digits(task, task.headline)
+
+    def error(value: float | None) -> str:
+        return NOTHING if value is None else fixed(scale * value, places)
+
+    return {
+        "regime": one.regime,
+        "beside": one.baseline,
+        "difference": interval(found, places, scale),
+        "p": _p(found.p_value),
+        "adjusted": _p(one.p_adjusted),
+        "resolved": "yes" if one.resolved else "no",
+        "seeds": error(found.stderr_seeds),
+        "examples": error(found.stderr_examples),
+        "needed": NOTHING if one.seeds_needed is None else str(one.seeds_needed),
+    }
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return NOTHING
+    return "< 0.0001" if value < 1e-4 else f"{value:.2g}"

@@ -1,0 +1,52 @@
+"""Kept results: each says what made it, and every page is built from them."""
+
+import json
+
+import pytest
+
+from benchmarks.papers import kept, pages
+from benchmarks.papers.held import CLAIMS, verdict
+
+
+@pytest.mark.parametrize("name", pages.PAGES)
+def test_pages_say_what_the_kept_runs_say(name):
+    assert (kept.FOLDER / name).read_text() == pages.PAGES[name]()
+
+
+def test_every_kept_result_says_how_it_was_made():
+    assert kept.all_kept()
+
+
+@pytest.mark.parametrize("missing", ["command", "environment", "settings", "regimes"])
+def test_a_result_without_what_made_it_is_refused(missing, tmp_path):
+    found = {
+        "what": "a study",
+        "command": "gapjax study",
+        "environment": {"device": "cpu"},
+        "settings": {"seeds": 2},
+        "regimes": {"SB": {}},
+    }
+    path = tmp_path / "digits.json"
+    path.write_text(json.dumps(found))
+    assert kept.read_kept(path) == found
+    path.write_text(json.dumps({**found, missing: None}))
+    with pytest.raises(ValueError, match=f"digits.json has no '{missing}'"):
+        kept.read_kept(path)
+
+
+def test_a_result_without_a_device_is_refused(tmp_path):
+    path = tmp_path / "digits.json"
+    found = {"what": "w", "command": "c", "settings": {"a": 1}, "regimes": {"SB": {}}}
+    path.write_text(json.dumps({**found, "environment": {"device": "", "cores": 2}}))
+    with pytest.raises(ValueError, match="on which device"):
+        kept.read_kept(path)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(0.1, 0.3, "held"), (-0.3, -0.1, "did not hold"), (-0.1, 0.3, "cannot tell"),
+     (None, None, "cannot tell"), (None, -0.1, "did not hold"), (0.1, None, "held")],
+)  # fmt: skip
+def test_a_verdict_follows_from_the_interval(low, high, said):
+    mean = -0.2 if high is not None and high < 0 else 0.2
+    assert verdict(CLAIMS[0], {"mean": mean, "low": low, "high": high}) == said
