@@ -17,7 +17,7 @@ from gapjax._paths import local_path
 from gapjax.study._findings._result import StudyResult
 from gapjax.study._report import _table
 from gapjax.study._report._figures import _list, _style
-from gapjax.study._results import _folder
+from gapjax.study._results import _files
 from gapjax.study._results._records import OverSeeds
 
 WIDTHS = {"one-column": 3.33, "two-column": 6.9}  # inches, as most proceedings have them
@@ -77,9 +77,9 @@ def write_figures(result: StudyResult, folder: str | os.PathLike[str]) -> tuple[
             files, rows = _draw(functools.partial(figure.draw, result), height)
             for suffix, data in files.items():
                 written.append(folder / f"{figure.name}-{suffix}")
-                _folder.write_bytes(written[-1], data)
+                _files.write_bytes(written[-1], data)
             written.append(folder / f"{figure.name}.csv")
-            _folder.write_text(written[-1], _to_csv(_DATA, rows))
+            _files.write_text(written[-1], _to_csv(_DATA, rows))
     return tuple(written)
 
 
