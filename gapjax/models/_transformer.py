@@ -125,8 +125,8 @@ class Transformer(nnx.Module):
         >>> import jax
         >>> from flax import nnx
         >>> from gapjax import models
-        >>> model = models.nnx.Transformer(width=16, layers=2, heads=2, rngs=nnx.Rngs(0))
-        >>> model(jax.numpy.zeros((2, 5), "int32")).shape
+        >>> tokens = jax.numpy.zeros((2, 5), "int32")
+        >>> nnx.eval_shape(lambda: models.nnx.Transformer(rngs=nnx.Rngs(0))(tokens)).shape
         (2, 5, 256)
 
     References:
