@@ -87,7 +87,7 @@ class Density:
         )
 
     def negative_mass(self) -> Estimate:
-        """The share of the absolute spectrum that is negative, sum |min(x, 0)| / sum |x|.
+        """The share of the absolute spectrum that is negative, ``sum |min(x, 0)| / sum |x|``.
 
         Its `bias` is how much the second half of the steps moved it.
         """

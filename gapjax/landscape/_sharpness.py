@@ -118,7 +118,7 @@ def adaptive_sharpness(
     (Kwon et al. 2021; Andriushchenko et al. 2023). Both stay as they are when weights are scaled
     without a change of the function (one ReLU layer up and the next down, or weights before a
     batch norm; Dinh et al. 2017), unlike every measure here that takes weights by their absolute
-    size. For small rho they are rho^2 / 2 times the top eigenvalue and the trace of |w| H |w|.
+    size. For small rho they are rho^2 / 2 times the top eigenvalue and the trace of ``|w| H |w|``.
 
     Args:
       loss_fn: as in `hessian`.
