@@ -165,8 +165,17 @@ def make_plan(study: Any, regime: Any, num_examples: int, longest: int | None = 
         longest: the examples of the regime that sees most; where it is not known, a regime that
             wants as many is planned as if there were no other.
 
+    Returns:
+        The plan.
+
     Raises:
         ValueError: a batch larger than the data, or a hook of a remedy that gives no plan.
+
+    Example:
+        >>> from gapjax import study
+        >>> plan = make_plan(study.Study(), study.Regime.parse("LB+LR"), 1280)
+        >>> plan.batch_size, plan.updates, round(plan.rate, 3)
+        (640, 40, 0.316)
     """
     plan = Plan(
         study,

@@ -13,6 +13,12 @@ PRESETS: dict[str, Preset] = {**DIGITS, **HOFFER, **KESKAR}
 def preset(name: str) -> Study:
     """A study by the name of its preset.
 
+    Args:
+        name: one of ``PRESETS``.
+
+    Returns:
+        The study.
+
     Raises:
         ValueError: an unknown name.
 
