@@ -273,7 +273,7 @@ def transformer(
 
     Example:
         >>> transformer(layers=6, width=384, heads=6, dropout=0.2, scan=True)
-        Transformer(width=384, layers=6, heads=6, dropout=0.2, scan=True)
+        Transformer(layers=6, width=384, heads=6, dropout=0.2, scan=True)
     """
     return recipe(Transformer, num_outputs=num_outputs, norm=norm, dtype=dtype, **settings)
 
