@@ -100,7 +100,8 @@ class Transformer(nnx.Module):
     ``scan``, ``"layers"``: see ``partition_specs`` of :class:`gapjax.models.Network`.
 
     Args:
-        num_outputs: the size of the vocabulary.
+        num_outputs: the size of the vocabulary; a token outside it makes the logits of its sequence
+            NaN.
         width: of the activations between layers.
         layers: how many.
         heads: of the attention; ``width / heads`` must be even.
