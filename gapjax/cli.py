@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, NamedTuple
 
 from gapjax import _checks, _options, _paths, _signals, _streams, _tensorboard, _terminal
+from gapjax._text import one_line
 
 _HELP = ("-h", "--help")
 
@@ -79,7 +80,7 @@ def _run(arguments: list[str]) -> int:
         code, text = 2, str(error)
         if isinstance(error, OSError) and error.filename:
             text = f"{os.fsdecode(error.filename)}: {error.strerror}."
-    print(f"gapjax: {' '.join(text.split())}", file=sys.stderr)
+    print(f"gapjax: {one_line(text)}", file=sys.stderr)
     if "--distributed" in arguments:
         training.leave(code)  # other processes may not have failed
     return code
@@ -95,7 +96,7 @@ def _working(*, distributed: bool = False) -> Iterator[None]:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"gapjax: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"gapjax: {one_line(str(message))}", file=sys.stderr)
 
 
 def _study(arguments: list[str]) -> None:

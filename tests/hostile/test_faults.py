@@ -181,12 +181,12 @@ def test_a_train_state_of_flax_comes_back(tmp_path):
     assert found.state.params["w"].tolist() == [1.0, 1.0]
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "ascii:strict"])
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 @pytest.mark.processes
 def test_a_terminal_that_is_not_unicode_shows_the_table(finished, encoding):
     folder, _, _ = finished
     code = (
-        "import sys\nfrom gapjax import cli, study\n"
+        "import sys\nfrom gapjax import _streams, cli, study\n_streams.prepare()\n"
         "result = study.load_result(sys.argv[1])\ncli._print_table(result)\n"
         "print(study.finding(result))"
     )
