@@ -15,8 +15,7 @@ from gapjax.study._population._member import Member, as_arrays, member_functions
 from gapjax.study._population._noise import noise_function
 from gapjax.study._population._setup import Setup, count, make_setup, rows_of
 from gapjax.study._study import Study
-
-TUNING_SEEDS = 4
+from gapjax.study._tune import SEEDS
 
 
 class Splits(NamedTuple):
@@ -47,7 +46,7 @@ def populations(study: Study) -> dict[str, int]:
     if not study.tune:
         return {"train": study.seeds}
     # Trained at the rule's rate, and at the tuned one where that is another.
-    return {"tune": study.tune * min(study.seeds, TUNING_SEEDS), "train": 2 * study.seeds}
+    return {"tune": study.tune * min(study.seeds, SEEDS), "train": 2 * study.seeds}
 
 
 def prepare_study(study: Study, batch_devices: int = 1) -> Prepared:

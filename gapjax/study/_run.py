@@ -14,7 +14,7 @@ import numpy as np
 from gapjax import diffusion, training
 from gapjax.study._findings._landscape import SEEDS, measure_landscape
 from gapjax.study._findings._result import StudyResult, load_result, results_json
-from gapjax.study._plan import Plan, make_plan
+from gapjax.study._plan import Plan
 from gapjax.study._population._convex import keep_convex
 from gapjax.study._population._cost import flops_by
 from gapjax.study._population._keep import Keeper, config_of, remove
@@ -22,7 +22,7 @@ from gapjax.study._population._levels import keep_levels
 from gapjax.study._population._member import Member
 from gapjax.study._population._setup import Setup
 from gapjax.study._population._train import Advance, Outcome, measured_names, train
-from gapjax.study._prepare import TUNING_SEEDS, Prepared, Splits, prepare_study
+from gapjax.study._prepare import Prepared, prepare_study
 from gapjax.study._report import _page, _words
 from gapjax.study._results import _folder
 from gapjax.study._results._identity import fingerprint
@@ -35,13 +35,12 @@ from gapjax.study._results._records import (
     RegimeRecord,
     Run,
     TaskFacts,
-    Trial,
-    Tuning,
     over_seeds,
 )
 from gapjax.study._study import Study
+from gapjax.study._tune import one_algorithm, rule_hyper, tune
 
-_TUNING_FACTOR = 2.0
+Examples = dict[str, np.ndarray]
 
 
 class StudyProgress(NamedTuple):
@@ -137,7 +136,7 @@ def run_study(
                 measure_landscape,
                 prepared.setup,
                 folder,
-                result.regimes,
+                {name: r for name, r in result.regimes.items() if r.same_as is None},
                 result.config,
                 progress=_landscape_reporter(progress),
             )
@@ -184,18 +183,24 @@ def _train_regime(
     prepared: Prepared, plan: Plan, folder: pathlib.Path, progress: OnProgress | None
 ) -> None:
     """Tune a regime where the study tunes, train it, and keep what was found."""
-    setup = prepared.setup
+    setup, seeds = prepared.setup, prepared.setup.study.all_seeds
     started = time.monotonic()
     plan = _following(plan, folder)
-    tuning = None
+    by_rule = (plan.rate, rule_hyper(plan))
+    settings, tuning, twin = [by_rule], None, None
     if prepared.splits is not None:
-        tuning = _tune(setup, plan, prepared.splits, folder, progress)
-    seeds = setup.study.all_seeds
-    # The rate that counts comes first; the rule's is trained beside it, as one population.
-    rates = [tuning.trials[tuning.best].learning_rate if tuning else plan.rate]
-    if rates[0] != plan.rate:
-        rates.append(plan.rate)
-    members = [Member(seed, rate) for rate in rates for seed in seeds]
+        alike = one_algorithm(prepared.plans, plan.name)
+        if alike[0] == plan.name:
+            plans = [plan, *(prepared.plans[name] for name in alike[1:])]
+            place, report = _unfinished(folder, plan), _reporter(progress, plan, "tune")
+            tuning = tune(setup, plans, *prepared.splits, place, report)
+            best = tuning.trials[tuning.best]
+            # What counts comes first; the rule's is trained beside it, as one population.
+            settings = [(best.learning_rate, best.hyper)]
+            settings += [by_rule] if by_rule != settings[0] else []
+        else:
+            twin = _folder.read_regime(folder, alike[0])
+    members = [Member(seed, *setting) for setting in settings for seed in seeds]
     outcome = train(
         setup,
         plan,
@@ -209,27 +214,55 @@ def _train_regime(
     own = jax.tree.map(lambda x: x[: len(seeds)], training.to_host(outcome.weights._asdict()))
     path = folder / "checkpoints" / file_name(plan.name)
     training.on_first(lambda: training.save_tree(path, own))
-    runs = [_run(setup, outcome, rate, i) for i, rate in enumerate(rates)]
+    runs = [_run(setup, outcome, *setting, i) for i, setting in enumerate(settings)]
+    updates, stopped = outcome.curves.update, outcome.stopped
+    examples = plan.batch_sizes.examples_before(int(updates[-1]))
     record = RegimeRecord(
         name=plan.name,
         remedies=[remedy.name for remedy in plan.regime.remedies],
         batch_size=plan.batch_size,
         batch_sizes=[(u, plan.batch_sizes(u)) for u in (0, *plan.batch_sizes.boundaries)],
         ghost_size=plan.ghost_size,
-        updates=plan.updates,
-        epochs=plan.epochs,
-        examples=plan.examples,
+        updates=int(updates[-1]),
+        epochs=examples / plan.num_examples,
+        examples=examples,
         seconds=time.monotonic() - started,
-        budget=plan.budget,
+        budget=plan.budget.said,
         boundaries=list(plan.boundaries),
         seeds=seeds,
         run=runs[0],
         rule=runs[1] if len(runs) > 1 else None,
         tuning=tuning,
         curves=_curves(setup, plan, outcome),
+        stopped=None
+        if stopped is None
+        else [int(updates[row]) if row >= 0 else None for row in stopped[: len(seeds)]],
     )
-    examples = _examples(setup, outcome, len(rates))
-    training.on_first(lambda: _folder.keep_regime(folder, record, examples))
+    kept = _examples(setup, outcome, len(settings))
+    if twin is not None:
+        record, kept = _as_one(twin, _folder.read_examples(folder, twin), record, kept)
+    training.on_first(lambda: _folder.keep_regime(folder, record, kept))
+
+
+def _as_one(
+    twin: RegimeRecord, tuned: Examples, record: RegimeRecord, by_rule: Examples
+) -> tuple[RegimeRecord, Examples]:
+    """A regime whose tuned run is that of its twin; its own is the one by its rule."""
+    assert twin.tuning is not None
+    best = twin.tuning.trials[twin.tuning.best]
+    differs = (best.learning_rate, best.hyper) != (record.run.learning_rate, record.run.hyper)
+    record = dataclasses.replace(
+        twin,
+        name=record.name,
+        remedies=record.remedies,
+        seconds=record.seconds,
+        rule=record.run if differs else None,
+        same_as=twin.name,
+    )
+    kept = {name: table for name, table in tuned.items() if not name.startswith("rule/")}
+    if differs:
+        kept |= {f"rule/{name}": x for name, x in by_rule.items() if name != "weight"}
+    return record, kept
 
 
 def _following(plan: Plan, folder: pathlib.Path) -> Plan:
@@ -249,59 +282,8 @@ def _following(plan: Plan, folder: pathlib.Path) -> Plan:
     return dataclasses.replace(plan, reference=reference)
 
 
-def _tune(
-    setup: Setup,
-    plan: Plan,
-    splits: Splits,
-    folder: pathlib.Path,
-    progress: OnProgress | None,
-) -> Tuning:
-    """Rates around the regime's rule, judged by the headline metric on the validation split."""
-    kept = _unfinished(folder, plan) / "tuning.json"
-    if kept.exists():
-        return _folder.from_plain(_folder.read_json(kept), Tuning, kept)
-    study = setup.study
-    left = len(jax.tree.leaves(splits.train)[0])
-    plan = dataclasses.replace(
-        make_plan(study, plan.regime, left, plan.longest), reference=plan.reference
-    )
-    powers = range(-(study.tune // 2), study.tune - study.tune // 2)
-    rates = [plan.rate * _TUNING_FACTOR**power for power in powers]
-    seeds = study.all_seeds[:TUNING_SEEDS]
-    members = [Member(seed, rate) for rate in rates for seed in seeds]
-    outcome = train(
-        setup,
-        plan,
-        *splits,
-        members,
-        progress=_reporter(progress, plan, "tune"),
-        keeper=Keeper(kept.parent / "tune", config_of(members)),
-    )
-    values = outcome.final(f"test_{study.task.headline}").reshape(len(rates), len(seeds))
-    tuning = Tuning(
-        [Trial(rate, {}, over_seeds(row)) for rate, row in zip(rates, values, strict=True)],
-        _best(values.mean(axis=1), study.task.maximize),
-        at_edge=False,
-    )
-    at_edge = len(rates) > 1 and tuning.best in (0, len(rates) - 1)
-    tuning = dataclasses.replace(tuning, at_edge=at_edge)
-
-    def keep() -> None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        _folder.keep_json(kept, tuning)
-
-    training.on_first(keep)
-    return tuning
-
-
-def _best(values: np.ndarray, maximize: bool) -> int:
-    """The best of several values; one that is not finite (a seed diverged) is none to recommend."""
-    signed = np.where(np.isfinite(values), values if maximize else -values, -np.inf)
-    return int(np.argmax(signed))
-
-
-def _run(setup: Setup, outcome: Outcome, rate: float, which: int) -> Run:
-    """The numbers of one rate's members."""
+def _run(setup: Setup, outcome: Outcome, rate: float, hyper: dict[str, float], which: int) -> Run:
+    """The numbers of the members of one setting."""
     seeds, task = setup.study.all_seeds, setup.task
     part = slice(which * len(seeds), (which + 1) * len(seeds))
     values = {name: outcome.final(name)[part] for name in measured_names(setup)}
@@ -309,7 +291,7 @@ def _run(setup: Setup, outcome: Outcome, rate: float, which: int) -> Run:
     sign = 1.0 if task.maximize else -1.0
     return Run(
         learning_rate=rate,
-        hyper={},
+        hyper=hyper,
         values={name: over_seeds(value) for name, value in values.items()},
         gap=over_seeds(sign * (train_value - test_value)),
         diverged=[
@@ -334,7 +316,7 @@ def _curves(setup: Setup, plan: Plan, outcome: Outcome) -> Curves:
     )
 
 
-def _examples(setup: Setup, outcome: Outcome, rates: int) -> dict[str, np.ndarray]:
+def _examples(setup: Setup, outcome: Outcome, rates: int) -> Examples:
     """What every test example gave: ``[S, n]`` by name, of the rule under ``rule/``."""
     seeds = len(setup.study.all_seeds)
     found = {"weight": setup.evaluator.example_weights(setup.test)}

@@ -122,7 +122,7 @@ def _regime_json(result: StudyResult, name: str) -> dict[str, Any]:
         **facts,
         "flops": record.curves.flops[-1] if record.curves.flops else None,
         **_run_json(record.run),
-        **_share_json(result.gap, name),
+        **_share_json(result.gap, name, record.same_as),
         "rule": rule,
         "diffusion": to_plain(result.travel[name]),
     }
@@ -138,7 +138,7 @@ def _run_json(run: Run) -> dict[str, Any]:
     }
 
 
-def _share_json(found: GapFindings, name: str) -> dict[str, Any]:
-    share = found.shares.get(name)
+def _share_json(found: GapFindings, name: str, same_as: str | None = None) -> dict[str, Any]:
+    share = found.shares.get(same_as or name)
     keys = ("mean", "low", "high")
     return {"gap_closed": {key: share and getattr(share, key) for key in keys}}

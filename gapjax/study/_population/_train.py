@@ -46,6 +46,8 @@ class Outcome(NamedTuple):
         states: the final ``TrainState`` of every member, leading axis P.
         weights: what of it is evaluated.
         examples: the loss and metrics of every test example, ``[P, n]`` each.
+        stopped: where the loss decides, the row of the curves at which each member stopped, -1 of
+            one that never did, ``[P]``; from there on it stays as it is.
     """
 
     curves: Curves
@@ -54,6 +56,7 @@ class Outcome(NamedTuple):
     states: training.TrainState
     weights: Any
     examples: dict[str, np.ndarray]
+    stopped: np.ndarray | None = None
 
     def final(self, name: str) -> np.ndarray:
         """A value after the last update, NaN for members that diverged, ``[P]``."""
@@ -168,7 +171,7 @@ def train(
         at = keeper.restore(at, curves)
     del states  # they are donated to the first segment
     clock = _Clock(float(curves.seconds[at.marks - 1]) if at.marks else 0.0)
-    compiled, weights = set[int](), None
+    compiled, weights, stopped = set[int](), None, None
 
     def measure(mark: int) -> dict[str, float]:
         """Fill a row of the curves; what was measured, the mean over members."""
@@ -197,6 +200,12 @@ def train(
         keeper or contextlib.nullcontext(),
     ):
         for number in range(at.marks, len(marks)):
+            if plan.stopping is not None:
+                stopped = _stopped(plan, curves, number)
+                done = (stopped >= 0) | (at.diverged > 0)
+                if done.all():
+                    break
+                hyper = {**hyper, "going": training.lay_out(population.mesh, ~done, *MEMBERS)}
             while at.update < marks[number]:
                 size = plan.batch_sizes(at.update)
                 longest = segment_length(plan, total, size)
@@ -222,13 +231,26 @@ def train(
             at = at._replace(marks=number + 1)
             if at.update in plan.evaluations:
                 at_evaluation(_first(curves, at.marks), lambda: weights)
+    if plan.stopping is not None:
+        stopped, curves = _stopped(plan, curves, at.marks), _first(curves, at.marks)
     # The last update's own damage shows only afterwards.
     lost = (at.diverged == 0) & ~np.isfinite(curves.values["train_loss"][-1])
     if weights is None:  # all was measured before an interruption
         weights = population.weights(at.states, train_split)
     examples = setup.evaluator.examples(weights, test_split)
     diverged = np.where(lost, plan.updates, at.diverged)
-    return Outcome(curves, diverged, at.fault, at.states, weights, examples)
+    return Outcome(curves, diverged, at.fault, at.states, weights, examples, stopped)
+
+
+def _stopped(plan: Plan, curves: Curves, marks: int) -> np.ndarray:
+    """The mark at which each member stopped by its loss, -1 for none among the first marks."""
+    losses = curves.values["train_loss"][:marks]
+    rows = np.flatnonzero(np.isfinite(losses).any(axis=1))
+    if plan.stopping is None or not rows.size:
+        return np.full(losses.shape[1], -1)
+    seen = [plan.batch_sizes.examples_before(int(u)) for u in curves.update[rows]]
+    found = plan.stopping(losses[rows], np.array(seen))
+    return np.where(found < 0, -1, rows[found])
 
 
 def setup_sample(split: Any) -> Any:

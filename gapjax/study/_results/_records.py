@@ -112,11 +112,13 @@ class Tuning:
         trials: what was tried, in order of the rate.
         best: which of them was.
         at_edge: whether it lies at the edge of what was tried.
+        extended: how often the grid was extended there.
     """
 
     trials: list[Trial]
     best: int
     at_edge: bool
+    extended: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,6 +173,10 @@ class RegimeRecord:
         rule: at the rate of the rule, where another one was tuned.
         tuning: how it was tuned.
         curves: of ``run``.
+        stopped: where the loss decided, the update at which each seed was done, None of one that
+            never got there.
+        same_as: the regime that it is one with once both are tuned, for they differ only in the
+            rule of their rate; its tuned run is that one's.
         checksum: of the results of every test example, kept in a file beside.
     """
 
@@ -190,6 +196,8 @@ class RegimeRecord:
     rule: Run | None
     tuning: Tuning | None
     curves: Curves
+    stopped: list[int | None] | None = None
+    same_as: str | None = None
     checksum: str = ""
 
     @property
