@@ -10,7 +10,7 @@ from gapjax import _checks, data, models
 from gapjax.study._axes import check_axes, parse_axis
 from gapjax.study._budget import check_keep, check_stops
 from gapjax.study._optimizers import HYPERPARAMETERS, OPTIMIZERS, check_optimizer
-from gapjax.study._regimes import STANDARD, Regime, as_regime
+from gapjax.study._regimes import STANDARD, Regime, as_regime, with_combinations
 from gapjax.study._schedules import SCHEDULES, check_schedule
 from gapjax.study._task import TASKS, Task
 
@@ -101,6 +101,11 @@ class Study:
     schedule: Any = _field("step", f"schedule of the rate: {_named(SCHEDULES)}")
     regimes: Sequence[Regime | str] = _field(
         STANDARD, "regimes to train: a batch, then remedies, such as LB+LR+GBN"
+    )
+    factorial: tuple[str, ...] = _field(
+        (),
+        "train all combinations of these remedies on the large batch, and estimate what each does",
+        _several(_text),
     )
     baseline: tuple[str, str] = _field(("SB", "LB"), "the two regimes between which the gap lies")
     seeds: int = _field(8, "seeds per regime, trained at once", _whole(1, 100_000))
@@ -263,7 +268,7 @@ class Study:
             raise ValueError(
                 f"regimes must be several, such as ('SB', 'LB+LR'), not {self.regimes!r}."
             )
-        regimes = tuple(map(as_regime, self.regimes))
+        regimes = with_combinations(self, tuple(map(as_regime, self.regimes)))
         names = [regime.name for regime in regimes]
         if not regimes or len(set(names)) < len(names):
             raise ValueError(

@@ -54,6 +54,7 @@ def write_report(result: StudyResult, path: str | os.PathLike[str]) -> None:
             axes={axis: _curves.AXES[axis] for axis in _curves.axes_of(result)},
             targets=_targets.section(result),
             comparisons=_comparisons.rows(result),
+            effects=_comparisons.effects(result),
             paper={"ink": _style.INK, "muted": _style.MUTED, "grid": _style.GRID}
             | {f"c{i}": color for i, color in enumerate(_style.PALETTE)},
             study_json=json.dumps(config.study, indent=1),
