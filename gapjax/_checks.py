@@ -4,13 +4,15 @@ Each check returns the value it was given, or raises a ValueError that names the
 value, what would fit, and the remedy.
 """
 
+import contextlib
 import difflib
+import math
 import numbers
-import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def positive_int(name: str, value: int) -> int:
@@ -58,20 +60,28 @@ def number(
     most: float | None = None,
 ) -> float:
     """A finite number within bounds, of which at most one on each side is given."""
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    # Compared as it is: there are whole numbers that no float holds.
-    if real and -sys.float_info.max <= value <= sys.float_info.max:
-        found = float(value)
-        if (
-            (above is None or found > above)
-            and (least is None or found >= least)
-            and (below is None or found < below)
-            and (most is None or found <= most)
-        ):
-            return found
+    found = math.nan
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):  # there are whole numbers that no float holds
+            found = float(value)
+    if (
+        math.isfinite(found)
+        and (above is None or found > above)
+        and (least is None or found >= least)
+        and (below is None or found < below)
+        and (most is None or found <= most)
+    ):
+        return found
     pairs = (("above", above), ("at least", least), ("below", below), ("at most", most))
     said = " and ".join(f"{word} {bound:g}" for word, bound in pairs if bound is not None)
     raise ValueError(f"{name} must be a finite number{said and ' ' + said}, not {value!r}.")
+
+
+def boolean(name: str, value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, not {value!r}.")
+    return value
 
 
 def several(name: str, values: Any) -> list[Any]:
@@ -81,8 +91,10 @@ def several(name: str, values: Any) -> list[Any]:
     raise ValueError(f"{name} must be a list, not {values!r}.")
 
 
-def numbers_array(name: str, values: Any) -> np.ndarray:
+def numbers_array(name: str, values: Any) -> "np.ndarray":
     """An array of numbers, in float64."""
+    import numpy as np  # late: the command checks its arguments before anything heavy
+
     try:
         return np.asarray(values, np.float64)
     except (TypeError, ValueError) as error:

@@ -1,9 +1,66 @@
 """Options of the command line, parsed by tyro, with its errors cut down to one line."""
 
 import contextlib
+import dataclasses
 import io
+import os
 import re
-from typing import Any
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from typing import Annotated, Any
+
+_NARROWEST = 40
+
+# What takes an object from Python takes a name here.
+_NAMES: dict[str, Any] = {
+    "dataset": str,
+    "model": str,
+    "task": str,
+    "optimizer": str,
+    "schedule": str,
+    "regimes": tuple[str, ...],
+    "augment": tuple[str, ...],
+}
+
+
+def fields_of(
+    study: Any,
+    own: Mapping[str, tuple[Any, Any, str]],
+    *,
+    about: str,
+    without: Collection[str] = (),
+) -> type:
+    """The fields of a study as a dataclass for the command line, a preset's values the defaults.
+
+    Args:
+        study: the preset.
+        own: those of the command, by name: type, default, help.
+        about: what the command does, for its help.
+        without: fields of a study that it does not use.
+    """
+    import tyro
+
+    defaults = {
+        **vars(study),
+        "task": study.task.name,
+        "regimes": tuple(regime.name for regime in study.regimes),
+    }
+    every = {
+        field.name: (
+            _NAMES.get(field.name, field.type),
+            defaults[field.name],
+            field.metadata["help"],
+        )
+        for field in dataclasses.fields(study)
+        if field.name not in without
+    }
+    fields: list[Any] = [
+        (name, Annotated[kind, tyro.conf.arg(help=help)], dataclasses.field(default=default))
+        for name, (kind, default, help) in {**every, **own}.items()
+    ]
+    made = dataclasses.make_dataclass("StudyFields", fields, frozen=True)
+    made.__doc__ = about
+    return made
 
 
 def parse(fields: type, arguments: list[str], *, prog: str) -> Any:
@@ -12,7 +69,7 @@ def parse(fields: type, arguments: list[str], *, prog: str) -> Any:
 
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said), _wide_enough():
             return tyro.cli(
                 fields, args=arguments, prog=prog, config=(tyro.conf.FlagCreatePairsOff,)
             )
@@ -21,6 +78,20 @@ def parse(fields: type, arguments: list[str], *, prog: str) -> Any:
             raise
         own = " ".join(word for word in prog.split() if not re.fullmatch(r"\[?[A-Z]+\]?", word))
         raise ValueError(f"{_essence(said.getvalue())} See {own} --help.") from None
+
+
+@contextlib.contextmanager
+def _wide_enough() -> Iterator[None]:
+    """Let help have a few columns, however narrow the terminal: with none at all it never ends."""
+    before = os.environ.get("COLUMNS")
+    if shutil.get_terminal_size().columns < _NARROWEST:
+        os.environ["COLUMNS"] = str(_NARROWEST)
+    try:
+        yield
+    finally:
+        os.environ.pop("COLUMNS", None)
+        if before is not None:
+            os.environ["COLUMNS"] = before
 
 
 def _essence(box: str) -> str:

@@ -52,7 +52,7 @@ def check_files(folder: str | os.PathLike[str], *, name: str = SEAL) -> None:
     folder = pathlib.Path(folder)
     try:
         about = json.loads((folder / name).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         about = None
     if not is_sealed(about) or not isinstance(about.get("files"), dict):
         raise ValueError(
@@ -66,6 +66,15 @@ def check_files(folder: str | os.PathLike[str], *, name: str = SEAL) -> None:
                 continue
             wrong = "checksum differs"
         raise ValueError(f"{folder / where}: {wrong}; it is not what was saved.")
+
+
+def seal_of(folder: str | os.PathLike[str], *, name: str = SEAL) -> str | None:
+    """What tells the files that ``seal_files`` sealed from all others; None where none did."""
+    try:
+        about = json.loads((pathlib.Path(folder) / name).read_text())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return about["seal"] if is_sealed(about) else None
 
 
 def _files(folder: pathlib.Path, name: str) -> list[str]:

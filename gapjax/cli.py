@@ -1,17 +1,17 @@
 """The ``gapjax`` command: thin, over ``gapjax.study`` and ``gapjax.data``."""
 
+import contextlib
 import dataclasses
 import os
-import pathlib
 import shlex
 import signal
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, NamedTuple
 
-from gapjax import _checks, _options, _tensorboard, _terminal
+from gapjax import _checks, _options, _paths, _signals, _streams, _tensorboard, _terminal
 
 _HELP = ("-h", "--help")
 
@@ -22,6 +22,8 @@ _RUN: dict[str, tuple[type, Any, str]] = {
     "log_dir": (str, "", "folder for TensorBoard: what is measured, as it comes"),
     "batch_devices": (int, 1, "devices that share each seed's batch; seeds spread by themselves"),
     "distributed": (bool, False, "this is one of many processes, on the hosts of a cluster"),
+    "wait": (bool, False, "wait where another process writes to the folder"),
+    "repair": (bool, False, "delete what is damaged in the folder, and make that again"),
     "dry_run": (bool, False, "print what devices, memory and network it takes; train nothing"),
 }
 
@@ -35,8 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output has had enough of it, such as head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _streams.give_up(sys.stdout)
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        if not _streams.cannot_write(error):
+            raise
+        _streams.give_up(sys.stdout)
+        print(f"gapjax: cannot write to standard output: {error.strerror}.", file=sys.stderr)
+        return 2
 
 
 def _run(arguments: list[str]) -> int:
@@ -57,22 +65,33 @@ def _run(arguments: list[str]) -> int:
         if command.text is not None and {*arguments[1:]} & {*_HELP}:
             print(f"gapjax {name} {command.takes}".rstrip(), f"\n\n{command.text}")
             return 0
-        with training.resending_signals(), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             command.run(arguments[1:])
         return 0
     except KeyboardInterrupt:
-        code, text = 130, "interrupted. The same command goes on from here."
-    except BrokenPipeError:
-        raise
+        code, text = 130, f"interrupted. {_signals.GO_ON}"
     except (ValueError, OSError) as error:
+        if isinstance(error, OSError) and (
+            isinstance(error, BrokenPipeError) or _streams.cannot_write(error)
+        ):
+            raise
         code, text = 2, str(error)
         if isinstance(error, OSError) and error.filename:
-            text = f"{error.filename}: {error.strerror}."
+            text = f"{os.fsdecode(error.filename)}: {error.strerror}."
     print(f"gapjax: {' '.join(text.split())}", file=sys.stderr)
     if "--distributed" in arguments:
         training.leave(code)  # other processes may not have failed
     return code
+
+
+@contextlib.contextmanager
+def _working(*, distributed: bool = False) -> Iterator[None]:
+    """While inside, signals are raised, so that what was begun is cleared away or kept."""
+    from gapjax import training
+
+    with training.resending_signals(), _signals.raising(sigterm=not distributed):
+        yield
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -80,13 +99,11 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def _study(arguments: list[str]) -> None:
-    name = "digits"
-    if arguments and not arguments[0].startswith("-"):
-        name = arguments.pop(0)
+    name = _preset_of(arguments)
     from gapjax import study, training
 
-    default = study.preset(name)
-    fields = _fields_of(default, out=f"runs/{name}")
+    own = {**_RUN, "out": (str, f"runs/{name}", _RUN["out"][2])}
+    fields = _options.fields_of(study.preset(name), own, about=_study_help())
     values = vars(_options.parse(fields, arguments, prog="gapjax study [PRESET]"))
     run = {name: values.pop(name) for name in _RUN}
     out, log_dir, distributed, dry = (
@@ -103,7 +120,7 @@ def _study(arguments: list[str]) -> None:
         _dry_run(chosen, run["batch_devices"])
         return
     with (
-        training.on_sigterm(_leave),
+        _working(distributed=distributed),
         _terminal.progress(len(chosen.regimes)) as show,
         _tensorboard.logging(log_dir) as log,
     ):
@@ -118,47 +135,11 @@ def _study(arguments: list[str]) -> None:
         print(f"\n{study.finding(result)}\n\nReport: {out}/report.html")
 
 
-# What takes an object from Python takes a name here.
-_NAMES: dict[str, Any] = {
-    "dataset": str,
-    "model": str,
-    "task": str,
-    "optimizer": str,
-    "schedule": str,
-    "regimes": tuple[str, ...],
-    "augment": tuple[str, ...],
-}
-
-
-def _fields_of(default: Any, *, out: str) -> type:
-    """The fields of a study as a dataclass for the command line, a preset's values the defaults."""
-    import tyro
-
+def _study_help() -> str:
     from gapjax import study
 
-    defaults = {
-        **vars(default),
-        "task": default.task.name,
-        "regimes": tuple(regime.name for regime in default.regimes),
-    }
-    fields: list[Any] = [
-        (
-            field.name,
-            Annotated[
-                _NAMES.get(field.name, field.type), tyro.conf.arg(help=field.metadata["help"])
-            ],
-            dataclasses.field(default=defaults[field.name]),
-        )
-        for field in dataclasses.fields(default)
-    ]
-    defaults = {**{name: value for name, (_, value, _) in _RUN.items()}, "out": out}
-    fields += [
-        (name, Annotated[kind, tyro.conf.arg(help=help)], dataclasses.field(default=defaults[name]))
-        for name, (kind, _, help) in _RUN.items()
-    ]
-    made = dataclasses.make_dataclass("StudyFields", fields, frozen=True)
     batches = "\n".join(f"* {name}: {meaning}." for name, (_, meaning) in study.BATCHES.items())
-    made.__doc__ = (
+    return (
         "Train every regime over many seeds, print the table and write the report.\n\n"
         "PRESET sets the defaults below (see `gapjax presets`). A regime is a batch and remedies, "
         "joined by +:\n"
@@ -166,13 +147,45 @@ def _fields_of(default: Any, *, out: str) -> type:
         "* a number: so many examples.\n"
         f"* then any of {', '.join(study.REMEDIES)} (see `gapjax remedies`)."
     )
-    return made
 
 
-def _leave() -> None:
-    """Leave at SIGTERM with one line, wherever the study does not save first."""
-    print("gapjax: told to leave. The same command goes on from here.", file=sys.stderr)
-    raise SystemExit(128 + signal.SIGTERM)
+def _sweep(arguments: list[str]) -> None:
+    name = _preset_of(arguments)
+    from gapjax import study, training
+
+    default = study.preset(name)
+    own = {**study.SWEEP_OPTIONS, "out": (str, f"runs/sweep-{name}", _RUN["out"][2])}
+    fields = _options.fields_of(default, own, about=study.SWEEP_HELP, without=study.SWEEP_WITHOUT)
+    values = vars(_options.parse(fields, arguments, prog="gapjax sweep [PRESET]"))
+    out = values.pop("out")
+    if not out:
+        raise ValueError(f"--out must name a folder, such as runs/sweep-{name}, and is empty.")
+    chosen = {key: values.pop(key) for key in study.SWEEP_OPTIONS}
+    # A sweep has no large batch, which a study would hold its small batch against.
+    values["large_batch"] = max(default.large_batch, values["small_batch"] + 1)
+    asked = study.Sweep(dataclasses.replace(default, **values), **chosen)
+    training.enable_compile_cache()
+    sizes = len(asked.batch_sizes) * len(asked.remedies)
+    with _working(), _terminal.progress(sizes) as progress:
+        command = shlex.join(["gapjax", "sweep", name, *arguments])
+        result = study.run_sweep(asked, out, progress=progress, command=command)
+    _print_sweep(result, out)
+
+
+def _print_sweep(result: Any, folder: Any) -> None:
+    from gapjax import study
+
+    _terminal.show("To the target", study.sweep_columns(result), study.sweep_rows(result))
+    _terminal.show("The critical batch size", study.fit_columns(), study.fit_rows(result))
+    for note in study.sweep_notes(result):
+        print(note)
+    print(f"\n{study.sweep_finding(result)}\n\nReport: {folder}/report.html")
+
+
+def _preset_of(arguments: list[str]) -> str:
+    """The preset at the head of the arguments, taken off them."""
+    named = bool(arguments) and not arguments[0].startswith("-")
+    return arguments.pop(0) if named else "digits"
 
 
 def _dry_run(chosen: Any, batch_devices: int) -> None:
@@ -206,14 +219,58 @@ def _print_table(result: Any) -> None:
 
 
 def _report(arguments: list[str]) -> None:
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        raise ValueError("gapjax report takes the folder of a study: gapjax report runs/digits")
     from gapjax import study
 
-    result = study.load_result(arguments[0])
-    path = pathlib.Path(arguments[0]).expanduser() / "report.html"
-    study.write_report(result, path)
+    if len(arguments) == 1 and study.is_sweep(arguments[0]):
+        found = study.load_sweep(arguments[0])
+        study.write_sweep_report(found, _paths.local_path("DIR", arguments[0]) / "report.html")
+        _print_sweep(found, arguments[0])
+        return
+    result = _result_of("report", arguments)
+    path = _paths.local_path("DIR", arguments[0]) / "report.html"
+    with _working():
+        study.write_report(result, path)
     print(f"Report: {path}")
+
+
+def _result_of(name: str, arguments: list[str]) -> Any:
+    """The result in the folder that a command is given as its only argument."""
+    if len(arguments) != 1 or arguments[0].startswith("-"):
+        raise ValueError(f"gapjax {name} takes the folder of a study: gapjax {name} runs/digits")
+    from gapjax import study
+
+    return study.load_result(arguments[0])
+
+
+def _figures(arguments: list[str]) -> None:
+    result = _result_of("figures", arguments)
+    from gapjax import study
+
+    folder = _paths.local_path("DIR", arguments[0]) / "figures"
+    written = study.write_figures(result, folder)
+    print(f"Figures: {folder} ({len(written)} files: SVG, PDF, and CSV of what they show)")
+
+
+def _table(arguments: list[str]) -> None:
+    folder = arguments[:1]
+    if arguments[1:2] == ["--format"] and len(arguments) == 3:
+        format = arguments[2]
+    elif arguments[1:]:
+        raise ValueError(
+            "gapjax table takes the folder of a study, and --format latex, markdown or csv: gapjax "
+            "table runs/digits --format latex"
+        )
+    else:
+        format = "markdown"
+    from gapjax import study
+
+    print(study.format_table(_result_of("table", folder), format), end="")
+
+
+def _cite(arguments: list[str]) -> None:
+    from gapjax import study
+
+    print(study.bibliography(_result_of("cite", arguments)), end="")
 
 
 def _no_arguments(name: str, arguments: list[str]) -> None:
@@ -283,7 +340,9 @@ def _data(arguments: list[str]) -> None:
 
     write = data.import_text if is_text else data.import_local
     given = dict(vars(options))
-    print(write(name, given.pop("source"), **given))
+    with _working():
+        folder = write(name, given.pop("source"), **given)
+    print(folder)
 
 
 class _Command(NamedTuple):
@@ -303,12 +362,39 @@ _COMMANDS: dict[str, _Command] = {
         "field with its default; --landscape measures the solutions too, --dry-run tells what the "
         "study needs and trains nothing)",
     ),
+    "sweep": _Command(
+        _sweep,
+        "[PRESET]",
+        "how large may the batch be: updates and examples to a target at many batch sizes, the "
+        "critical batch size, what remedies do to it (--help shows every field)",
+    ),
     "report": _Command(
         _report,
         "DIR",
-        "draw the report of a study's folder again",
+        "draw the report of the folder of a study or a sweep again",
         "Read the results in DIR, the folder of a study (finished, or under way), and write\n"
         "DIR/report.html again. Nothing is trained.",
+    ),
+    "figures": _Command(
+        _figures,
+        "DIR",
+        "write a study's figures for a paper",
+        "Write into DIR/figures, of every figure of the study in DIR: SVG and PDF with fonts\n"
+        "embedded, for one column and for two, and a CSV of all that is drawn.",
+    ),
+    "table": _Command(
+        _table,
+        "DIR [--format FORMAT]",
+        "print a study's table: latex, markdown or csv",
+        "Print the table of the study in DIR as markdown (the default), latex (a tabular with\n"
+        "booktabs) or csv (plain numbers).",
+    ),
+    "cite": _Command(
+        _cite,
+        "DIR",
+        "print BibTeX of every method that a study used",
+        "Print BibTeX of what the study in DIR builds on: the sources of its remedies, its\n"
+        "optimizer, schedule, network, data, statistics and software.",
     ),
     "presets": _Command(
         _presets, "", "the presets there are", "List the presets of gapjax study, a line each."
@@ -341,4 +427,6 @@ def _usage() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from gapjax.__main__ import main as program
+
+    sys.exit(program())

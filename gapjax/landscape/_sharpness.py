@@ -115,7 +115,7 @@ def adaptive_sharpness(
 
     (Kwon et al. 2021; Andriushchenko et al. 2023). Scaling one ReLU layer up and the next down
     leaves it as it is, unlike Keskar's metric. For small rho these are rho^2 / 2 times the top
-    eigenvalue and the trace of |w| H |w|.
+    eigenvalue and the trace of ``|w| H |w|``.
 
     Args:
       loss_fn: as in `hessian`.

@@ -52,7 +52,7 @@ class Density:
         )
 
     def negative_mass(self) -> Estimate:
-        """The share of the absolute spectrum that is negative, sum |min(x, 0)| / sum |x|."""
+        """The share of the absolute spectrum that is negative, ``sum |min(x, 0)| / sum |x|``."""
         below = np.sum(self.weights * np.maximum(-self.nodes, 0), axis=1)
         size = np.sum(self.weights * np.abs(self.nodes), axis=1)
         return Estimate(*ratio_of_means(below, size), self.num_matvecs, num_samples=len(size))

@@ -48,6 +48,7 @@ class Plan:
         follows: the regime whose distance from the start this one follows, or None.
         reference: how far that regime travelled; before it is trained, a curve of the same size.
         longest: the examples that the regime sees which sees most, for ``keep="longest"``.
+        looks: the updates after which metrics are measured, where they are not the study's.
     """
 
     study: Any
@@ -64,6 +65,7 @@ class Plan:
     follows: str | None = None
     reference: diffusion.DiffusionRecord | None = None
     longest: int | None = None
+    looks: tuple[int, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -147,6 +149,8 @@ class Plan:
     @functools.cached_property
     def evaluations(self) -> frozenset[int]:
         """The updates after which metrics are measured: evenly spaced, and early ones."""
+        if self.looks is not None:
+            return frozenset(self.looks)
         points = math.ceil(self.study.evaluations * self._times)
         evenly = {round(u) for u in np.linspace(0, self.updates, points + 1)} - {0}
         return frozenset(evenly | set(diffusion.log_spaced(self.updates, per_decade=4)))

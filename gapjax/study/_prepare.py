@@ -13,7 +13,9 @@ from gapjax.study._errors import first_line, naming
 from gapjax.study._plan import Plan, make_plan, make_plans
 from gapjax.study._population._member import Member, as_arrays, member_functions
 from gapjax.study._population._noise import noise_function
+from gapjax.study._population._room import check_memory, check_time
 from gapjax.study._population._setup import Setup, count, make_setup, rows_of
+from gapjax.study._population._train import measured_names
 from gapjax.study._study import Study
 from gapjax.study._tune import SEEDS
 
@@ -64,6 +66,8 @@ def prepare_study(study: Study, batch_devices: int = 1) -> Prepared:
     study = with_controls(study, count(dataset.train))
     setup = make_setup(study, dataset, batch_devices)
     plans = make_plans(study, study.all_regimes, setup.num_examples)
+    for plan in plans.values():
+        check_time(plan)
     splits = _split(setup) if study.tune else None
     if splits is not None:
         for plan in plans.values():
@@ -169,6 +173,8 @@ def _trace(setup: Setup, plan: Plan) -> None:
         member = jax.tree.map(lambda x: x[0], as_arrays([Member(0, plan.rate)]))
         examples = setup.sample()
         state = jax.eval_shape(init, member, examples)
+        most = max(populations(setup.study).values())
+        check_memory(plan, state, most, len(measured_names(setup)))
         for size in plan.batch_sizes.sizes():
             batch = jax.tree.map(
                 lambda x, n=size: jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype), examples

@@ -197,7 +197,8 @@ REMEDIES: dict[str, Remedy] = {
         Remedy(
             "EMA",
             "evaluated at a moving average of the weights, of a half-life of one epoch",
-            "Polyak, Juditsky 1992; half-life in examples: Busbridge et al. 2023, arXiv:2307.13813",
+            "Polyak, Juditsky 1992, doi:10.1137/0330046; half-life in examples: Busbridge et al. "
+            "2023, arXiv:2307.13813",
             optimizer=_average,
             weights=_averaged,
         ),

@@ -1,5 +1,6 @@
 """Running a study: every regime in turn, each kept when it is done, then results and report."""
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -12,35 +13,39 @@ import jax
 import numpy as np
 
 from gapjax import diffusion, training
+from gapjax._lock import FolderLock
+from gapjax._paths import local_path
 from gapjax.study._findings._landscape import SEEDS, measure_landscape
 from gapjax.study._findings._result import StudyResult, load_result, results_json
 from gapjax.study._plan import Plan
 from gapjax.study._population._convex import keep_convex
-from gapjax.study._population._cost import flops_by
 from gapjax.study._population._keep import Keeper, config_of, remove
-from gapjax.study._population._levels import keep_levels
+from gapjax.study._population._levels import keep_levels, kept_weights
 from gapjax.study._population._member import Member
+from gapjax.study._population._records_of import (
+    as_one,
+    curves_of,
+    examples_of,
+    run_of,
+    stops_of,
+)
 from gapjax.study._population._setup import Setup
-from gapjax.study._population._train import Advance, Outcome, measured_names, train
-from gapjax.study._prepare import Prepared, prepare_study
+from gapjax.study._population._train import Advance, train
+from gapjax.study._prepare import Prepared, Splits, prepare_study
 from gapjax.study._report import _page, _words
-from gapjax.study._results import _folder
+from gapjax.study._results import _files, _folder
+from gapjax.study._results._files import repairing
 from gapjax.study._results._identity import fingerprint
 from gapjax.study._results._names import file_name
 from gapjax.study._results._origin import describe, environment, versions
 from gapjax.study._results._records import (
     Config,
-    Curves,
-    Diverged,
     RegimeRecord,
-    Run,
-    TaskFacts,
-    over_seeds,
+    Tuning,
+    task_facts,
 )
 from gapjax.study._study import Study
 from gapjax.study._tune import one_algorithm, rule_hyper, tune
-
-Examples = dict[str, np.ndarray]
 
 
 class StudyProgress(NamedTuple):
@@ -77,6 +82,8 @@ def run_study(
     command: str | None = None,
     landscape: bool = False,
     batch_devices: int = 1,
+    wait: bool = False,
+    repair: bool = False,
 ) -> StudyResult:
     """Train every regime of a study and write its folder.
 
@@ -97,13 +104,17 @@ def run_study(
         batch_devices: over how many devices the batch of each seed is split. Seeds (and rates)
             lie on all the devices there are by themselves, as evenly as they go; this is for more
             devices than seeds. Batches must divide by it.
+        wait: whether to wait where another process writes to the folder, as long as it takes.
+        repair: whether to delete what is damaged in the folder, the least there is, and make it
+            again; a warning names it. Without, it is an error that names it.
 
     Returns:
         The ``StudyResult``.
 
     Raises:
         ValueError: something the study asks for does not fit, before anything is trained; or the
-            folder belongs to another study, or cannot be written.
+            folder belongs to another study, is written to by another process, cannot be written, or
+            something in it is not what was written there.
 
     Example:
         >>> import tempfile
@@ -113,11 +124,39 @@ def run_study(
         >>> result.regimes["LB"].updates
         2
     """
+    folder = local_path("out_dir", out_dir)
     prepared = prepare_study(study, batch_devices)
     config = _config(prepared, command)
-    training.check_agreement({**versions(), **config.study, "folder": pathlib.Path(out_dir).name})
-    folder = pathlib.Path(out_dir).expanduser()
-    training.on_first(lambda: _folder.open_folder(folder, config))
+    training.check_agreement({**versions(), **config.study, "folder": folder.name})
+    with contextlib.ExitStack() as stack:
+        held = training.on_first(lambda: stack.enter_context(_folder.hold(folder, wait=wait)))
+        out = _Folder(folder, config, held)
+        # Of several processes only the first knows that something is damaged.
+        again = repair and jax.process_count() == 1
+        return repairing(lambda: _run_in(out, prepared, progress, landscape, repair), again)
+
+
+class _Folder(NamedTuple):
+    """The folder of a study under way: where it is, what it belongs to, the right to write there.
+
+    The lock is None in all processes but the first.
+    """
+
+    path: pathlib.Path
+    config: Config
+    lock: FolderLock | None
+
+
+def _run_in(
+    out: _Folder,
+    prepared: Prepared,
+    progress: OnProgress | None,
+    landscape: bool,
+    repair: bool,
+) -> StudyResult:
+    """Train, and measure, what a folder does not hold yet."""
+    folder, config = out.path, out.config
+    training.on_first(lambda: repairing(lambda: _folder.open_folder(folder, config), repair))
     if not (folder / "config.json").exists():
         raise ValueError(
             f"process {jax.process_index()} does not see what process 0 wrote to {folder}: give a "
@@ -125,10 +164,10 @@ def run_study(
         )
     for plan in prepared.plans.values():
         if not _folder.regime_path(folder, plan.name).exists():
-            _train_regime(prepared, plan, folder, progress)
+            _train_regime(prepared, plan, out, progress)
         remove(_unfinished(folder, plan))
     if prepared.setup.study.controls:
-        _convex(prepared, folder)
+        _convex(prepared, out)
     result = load_result(folder)
     if landscape:
         found = training.on_first(
@@ -146,12 +185,14 @@ def run_study(
     return result
 
 
-def _convex(prepared: Prepared, folder: pathlib.Path) -> None:
+def _convex(prepared: Prepared, out: _Folder) -> None:
     """The convex control, over the early phase of the small batch."""
     study = prepared.setup.study
     small = prepared.plans.get(study.baseline[0], next(iter(prepared.plans.values())))
     width = None if study.task.width is None else study.task.width(prepared.dataset)
-    keep_convex(prepared.setup, width, min(small.boundaries, default=small.updates), folder)
+    keep_convex(
+        prepared.setup, width, min(small.boundaries, default=small.updates), out.path, out.config
+    )
 
 
 def _config(prepared: Prepared, command: str | None) -> Config:
@@ -161,45 +202,36 @@ def _config(prepared: Prepared, command: str | None) -> Config:
     if not network.fresh_start:  # its own weights are the start of every seed
         inputs = prepared.setup.inputs(prepared.setup.sample())
         described["start"] = fingerprint(network.init(jax.random.key(0), inputs)[0])
-    facts = TaskFacts(
-        name=task.name,
-        headline=task.headline,
-        maximize=task.maximize,
-        measures=list(task.measures),
-        percent=list(task.percent),
-        weighted=task.weight is not None,
-    )
-    return Config(described, facts, environment(command))
+    return Config(described, task_facts(task), environment(command))
 
 
 def _write(result: StudyResult, folder: pathlib.Path) -> None:
     """The files that people read."""
-    _folder.write_json(folder / "results.json", results_json(result, _words.finding(result)))
+    _files.write_json(folder / "results.json", results_json(result, _words.finding(result)))
     _folder.write_history(folder / "history.csv", result.regimes.values())
     _page.write_report(result, folder / "report.html")
 
 
 def _train_regime(
-    prepared: Prepared, plan: Plan, folder: pathlib.Path, progress: OnProgress | None
+    prepared: Prepared, plan: Plan, out: _Folder, progress: OnProgress | None
 ) -> None:
     """Tune a regime where the study tunes, train it, and keep what was found."""
-    setup, seeds = prepared.setup, prepared.setup.study.all_seeds
-    started = time.monotonic()
-    plan = _following(plan, folder)
+    setup, folder = prepared.setup, out.path
+    seeds, started = setup.study.all_seeds, time.monotonic()
+    plan = _following(plan, out)
     by_rule = (plan.rate, rule_hyper(plan))
     settings, tuning, twin = [by_rule], None, None
     if prepared.splits is not None:
         alike = one_algorithm(prepared.plans, plan.name)
         if alike[0] == plan.name:
             plans = [plan, *(prepared.plans[name] for name in alike[1:])]
-            place, report = _unfinished(folder, plan), _reporter(progress, plan, "tune")
-            tuning = tune(setup, plans, *prepared.splits, place, report)
+            tuning = _tuned(setup, plans, prepared.splits, out, progress)
             best = tuning.trials[tuning.best]
             # What counts comes first; the rule's is trained beside it, as one population.
             settings = [(best.learning_rate, best.hyper)]
             settings += [by_rule] if by_rule != settings[0] else []
         else:
-            twin = _folder.read_regime(folder, alike[0])
+            twin = _folder.read_regime(folder, alike[0], out.config)
     members = [Member(seed, *setting) for setting in settings for seed in seeds]
     outcome = train(
         setup,
@@ -207,25 +239,25 @@ def _train_regime(
         setup.train,
         setup.test,
         members,
-        progress=_reporter(progress, plan, "train"),
-        keeper=Keeper(_unfinished(folder, plan) / "train", config_of(members)),
+        progress=reporter(progress, plan, "train"),
+        keeper=_keeper(out, plan, "train", members),
         at_evaluation=keep_levels(folder, plan.name, setup.study.loss_levels, seeds[:SEEDS]),
     )
+    training.on_first(lambda: _folder.check_hold(folder, out.lock))
     own = jax.tree.map(lambda x: x[: len(seeds)], training.to_host(outcome.weights._asdict()))
-    path = folder / "checkpoints" / file_name(plan.name)
+    path = _folder.network_path(folder, plan.name)
     training.on_first(lambda: training.save_tree(path, own))
-    runs = [_run(setup, outcome, *setting, i) for i, setting in enumerate(settings)]
-    updates, stopped = outcome.curves.update, outcome.stopped
-    examples = plan.batch_sizes.examples_before(int(updates[-1]))
+    runs = [run_of(setup, outcome, *setting, i) for i, setting in enumerate(settings)]
+    curves = curves_of(setup, plan, outcome)
     record = RegimeRecord(
         name=plan.name,
         remedies=[remedy.name for remedy in plan.regime.remedies],
         batch_size=plan.batch_size,
         batch_sizes=[(u, plan.batch_sizes(u)) for u in (0, *plan.batch_sizes.boundaries)],
         ghost_size=plan.ghost_size,
-        updates=int(updates[-1]),
-        epochs=examples / plan.num_examples,
-        examples=examples,
+        updates=curves.update[-1],
+        epochs=curves.examples[-1] / plan.num_examples,
+        examples=curves.examples[-1],
         seconds=time.monotonic() - started,
         budget=plan.budget.said,
         boundaries=list(plan.boundaries),
@@ -233,43 +265,54 @@ def _train_regime(
         run=runs[0],
         rule=runs[1] if len(runs) > 1 else None,
         tuning=tuning,
-        curves=_curves(setup, plan, outcome),
-        stopped=None
-        if stopped is None
-        else [int(updates[row]) if row >= 0 else None for row in stopped[: len(seeds)]],
+        curves=curves,
+        stopped=stops_of(setup, outcome),
+        study=out.config.fingerprint,
+        network=fingerprint(own),
     )
-    kept = _examples(setup, outcome, len(settings))
+    examples = examples_of(setup, outcome, len(settings))
     if twin is not None:
-        record, kept = _as_one(twin, _folder.read_examples(folder, twin), record, kept)
-    training.on_first(lambda: _folder.keep_regime(folder, record, kept))
+        record, examples = as_one(twin, _folder.read_examples(folder, twin), record, examples)
+    trees = [path, *kept_weights(folder, plan.name, setup.study.loss_levels, seeds[:SEEDS])]
+    training.on_first(lambda: _folder.keep_regime(folder, record, examples, trees))
 
 
-def _as_one(
-    twin: RegimeRecord, tuned: Examples, record: RegimeRecord, by_rule: Examples
-) -> tuple[RegimeRecord, Examples]:
-    """A regime whose tuned run is that of its twin; its own is the one by its rule."""
-    assert twin.tuning is not None
-    best = twin.tuning.trials[twin.tuning.best]
-    differs = (best.learning_rate, best.hyper) != (record.run.learning_rate, record.run.hyper)
-    record = dataclasses.replace(
-        twin,
-        name=record.name,
-        remedies=record.remedies,
-        seconds=record.seconds,
-        rule=record.run if differs else None,
-        same_as=twin.name,
+def _tuned(
+    setup: Setup, plans: list[Plan], splits: Splits, out: _Folder, progress: OnProgress | None
+) -> Tuning:
+    """The tuning of a regime, and of those that are one with it; kept when it is done."""
+    plan = plans[0]
+    kept = _unfinished(out.path, plan) / "tuning.json"
+    of = {"study": out.config.fingerprint, "regime": plan.name}
+    if kept.exists():
+        return _files.read(kept, Tuning, of=of, cost="its rates are tried again")
+    found = tune(
+        setup,
+        plans,
+        *splits,
+        report=reporter(progress, plan, "tune"),
+        keeper=lambda phase, members: _keeper(out, plan, phase, members),
     )
-    kept = {name: table for name, table in tuned.items() if not name.startswith("rule/")}
-    if differs:
-        kept |= {f"rule/{name}": x for name, x in by_rule.items() if name != "weight"}
-    return record, kept
+
+    def keep() -> None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        _files.keep(kept, found, of=of)
+
+    training.on_first(keep)
+    return found
 
 
-def _following(plan: Plan, folder: pathlib.Path) -> Plan:
+def _keeper(out: _Folder, plan: Plan, phase: str, members: list[Member]) -> Keeper:
+    """The checkpoints of a population under way."""
+    config = config_of(out.config.fingerprint, plan.name, members)
+    return Keeper(_unfinished(out.path, plan) / phase, config)
+
+
+def _following(plan: Plan, out: _Folder) -> Plan:
     """The plan with the mean distance curve of the regime that it follows."""
     if plan.follows is None:
         return plan
-    curves = _folder.read_regime(folder, plan.follows).curves
+    curves = _folder.read_regime(out.path, plan.follows, out.config).curves
     distance = curves.array("distance")
     distance = distance[:, np.isfinite(distance).all(axis=0)]
     if not distance.size:
@@ -282,57 +325,12 @@ def _following(plan: Plan, folder: pathlib.Path) -> Plan:
     return dataclasses.replace(plan, reference=reference)
 
 
-def _run(setup: Setup, outcome: Outcome, rate: float, hyper: dict[str, float], which: int) -> Run:
-    """The numbers of the members of one setting."""
-    seeds, task = setup.study.all_seeds, setup.task
-    part = slice(which * len(seeds), (which + 1) * len(seeds))
-    values = {name: outcome.final(name)[part] for name in measured_names(setup)}
-    train_value, test_value = (values[f"{split}_{task.headline}"] for split in ("train", "test"))
-    sign = 1.0 if task.maximize else -1.0
-    return Run(
-        learning_rate=rate,
-        hyper=hyper,
-        values={name: over_seeds(value) for name, value in values.items()},
-        gap=over_seeds(sign * (train_value - test_value)),
-        diverged=[
-            Diverged(seed, int(update), training.fault_path(outcome.states.params, fault))
-            for seed, update, fault in zip(
-                seeds, outcome.diverged[part], outcome.fault[part], strict=True
-            )
-            if update
-        ],
-    )
-
-
-def _curves(setup: Setup, plan: Plan, outcome: Outcome) -> Curves:
-    curves, seeds = outcome.curves, len(setup.study.all_seeds)
-    updates = curves.update.tolist()
-    return Curves(
-        update=updates,
-        examples=[plan.batch_sizes.examples_before(u) for u in updates],
-        seconds=curves.seconds.tolist(),
-        values={name: column[:, :seeds].tolist() for name, column in curves.values.items()},
-        flops=flops_by(setup, plan, updates),
-    )
-
-
-def _examples(setup: Setup, outcome: Outcome, rates: int) -> Examples:
-    """What every test example gave: ``[S, n]`` by name, of the rule under ``rule/``."""
-    seeds = len(setup.study.all_seeds)
-    found = {"weight": setup.evaluator.example_weights(setup.test)}
-    for name in {"loss", setup.task.headline}:
-        found[name] = outcome.examples[name][:seeds]
-        if rates > 1:
-            found[f"rule/{name}"] = outcome.examples[name][seeds:]
-    return found
-
-
 def _unfinished(folder: pathlib.Path, plan: Plan) -> pathlib.Path:
     """Where a regime keeps what it needs to go on, until it is done."""
     return folder / "checkpoints" / f"{file_name(plan.name)}.unfinished"
 
 
-def _reporter(progress: OnProgress | None, plan: Plan, phase: str) -> Callable[[Advance], None]:
+def reporter(progress: OnProgress | None, plan: Plan, phase: str) -> Callable[[Advance], None]:
     def report(at: Advance) -> None:
         if progress is not None:
             progress(

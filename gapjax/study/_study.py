@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from gapjax import _checks, data, models
+from gapjax._paths import local_path
 from gapjax.study._axes import check_axes, parse_axis
 from gapjax.study._budget import check_keep, check_stops
 from gapjax.study._optimizers import HYPERPARAMETERS, OPTIMIZERS, check_optimizer
@@ -14,7 +15,7 @@ from gapjax.study._regimes import STANDARD, Regime, as_regime, with_combinations
 from gapjax.study._schedules import SCHEDULES, check_schedule
 from gapjax.study._task import TASKS, Task
 
-_LARGEST = 1e30  # of float32, with room for its square roots and products
+_LARGEST, _SMALLEST = 1e15, 1e-30  # of float32, with room for squares and products
 _MOST_SEEDS = 2**32
 Check = Callable[[str, Any], Any]
 
@@ -35,10 +36,10 @@ def _optional(check: Check) -> Check:
     return lambda name, value: None if value is None else check(name, value)
 
 
-def _several(check: Check) -> Check:
+def _several(such_as: str, check: Check = lambda name, value: value) -> Check:
     def each(name: str, values: Any) -> tuple[Any, ...]:
-        if isinstance(values, str) or not isinstance(values, Sequence):
-            raise ValueError(f"{name} must be several values, such as a tuple, not {values!r}.")
+        if isinstance(values, str | bytes) or not isinstance(values, Sequence):
+            raise ValueError(f"{name} must be several, such as {such_as}, not {values!r}.")
         return tuple(check(f"{name}[{i}]", value) for i, value in enumerate(values))
 
     return each
@@ -47,6 +48,23 @@ def _several(check: Check) -> Check:
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{name} must be a text, not {value!r}.")
+    return value
+
+
+def _folder(name: str, value: Any) -> Any:
+    local_path(name, value)
+    return value
+
+
+def _model(name: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        if not callable(value) and not (hasattr(value, "init") and hasattr(value, "apply")):
+            raise ValueError(
+                f"{name} must be a network: one of {_named(models.NETWORKS)}, a text such as "
+                f"package.module:name, or a Flax module, not {value!r}."
+            )
+    elif ":" not in value:
+        _checks.one_of(name, value, models.NETWORKS)
     return value
 
 
@@ -95,19 +113,25 @@ class Study:
     """
 
     dataset: Any = _field("digits", "data set: digits, pydoc (embedded), or any TFDS name")
-    model: Any = _field("digits-mlp", f"network: {_named(models.NETWORKS)}, or package.module:name")
+    model: Any = _field(
+        "digits-mlp", f"network: {_named(models.NETWORKS)}, or package.module:name", _model
+    )
     task: Any = _field("classification", f"what is trained for: {_named(TASKS)}")
     optimizer: Any = _field("sgd", f"optimizer: {_named(OPTIMIZERS)}")
     schedule: Any = _field("step", f"schedule of the rate: {_named(SCHEDULES)}")
     regimes: Sequence[Regime | str] = _field(
-        STANDARD, "regimes to train: a batch, then remedies, such as LB+LR+GBN"
+        STANDARD,
+        "regimes to train: a batch, then remedies, such as LB+LR+GBN",
+        _several("('SB', 'LB+LR')"),
+    )
+    baseline: tuple[str, str] = _field(
+        ("SB", "LB"), "the two regimes between which the gap lies", _several("('SB', 'LB')", _text)
     )
     factorial: tuple[str, ...] = _field(
         (),
         "train all combinations of these remedies on the large batch, and estimate what each does",
-        _several(_text),
+        _several("('LR', 'GBN')", _text),
     )
-    baseline: tuple[str, str] = _field(("SB", "LB"), "the two regimes between which the gap lies")
     seeds: int = _field(8, "seeds per regime, trained at once", _whole(1, 100_000))
     first_seed: int = _field(0, "the first seed; the others follow it", _whole(0, _MOST_SEEDS))
     epochs: float = _field(
@@ -140,7 +164,9 @@ class Study:
         16, "examples per ghost in regimes with ghost batch norm", _whole(1, 2**31)
     )
     learning_rate: float = _field(
-        0.05, "the rate at the small batch, before any decay", _number(above=0, most=_LARGEST)
+        0.05,
+        "the rate at the small batch, before any decay",
+        _number(least=_SMALLEST, most=_LARGEST),
     )
     warmup: float = _field(
         0.0, "share of the updates over which the rate rises in a line", _number(least=0, most=1)
@@ -148,7 +174,7 @@ class Study:
     decay_at: tuple[float, ...] = _field(
         (0.5, 0.75),
         "step: when the rate drops, in fractions of training",
-        _several(_number(above=0, below=1)),
+        _several("(0.5, 0.75)", _number(above=0, below=1)),
     )
     decay_factor: float = _field(
         0.1, "step: what each drop multiplies the rate by", _number(above=0, most=1)
@@ -166,7 +192,9 @@ class Study:
         None, "decay of the mean squared gradient", _optional(_number(least=0, below=1))
     )
     eps: float | None = _field(
-        None, "added to the denominator of Adam and its kin", _optional(_number(above=0, most=1))
+        None,
+        "added to the denominator of Adam and its kin",
+        _optional(_number(least=_SMALLEST, most=1)),
     )
     weight_decay: float | None = _field(
         None, "weight decay, as the optimizer has it", _optional(_number(least=0, most=_LARGEST))
@@ -174,13 +202,16 @@ class Study:
     clip_norm: float | None = _field(
         5.0,
         "global norm to which larger gradients are scaled down; none: no clipping",
-        _optional(_number(above=0, most=_LARGEST)),
+        _optional(_number(least=_SMALLEST, most=_LARGEST)),
     )
-    augment: Sequence[Any] = _field((), f"augmentations: {_named(data.AUGMENTATIONS)}")
+    augment: Sequence[Any] = _field(
+        (), f"augmentations: {_named(data.AUGMENTATIONS)}", _several("('flip',)")
+    )
     controls: bool = _field(
         True,
         "train a small batch that sees as many examples as the regime that sees most, and a convex "
         "network beside the curves of distance",
+        _checks.boolean,
     )
     tune: int = _field(
         0, "rates to try around each regime's rule, on a validation split; 0: none", _whole(0, 1000)
@@ -188,23 +219,25 @@ class Study:
     tune_also: tuple[str, ...] = _field(
         (),
         "tune these too, at random in their ranges: momentum=0.8:0.99, b1, weight_decay, warmup",
-        _several(parse_axis),
+        _several("('momentum=0.8:0.99',)", parse_axis),
     )
     validation: float = _field(
         0.2, "share of the training set that --tune validates on", _number(above=0, below=1)
     )
     evaluations: int = _field(40, "points on each learning curve", _whole(1, 100_000))
-    noise_scale: bool = _field(False, "measure the gradient noise scale at every evaluation")
+    noise_scale: bool = _field(
+        False, "measure the gradient noise scale at every evaluation", _checks.boolean
+    )
     loss_levels: tuple[float, ...] = _field(
         (),
         "training losses at which --landscape compares the regimes on their way down, too",
-        _several(_number(above=0)),
+        _several("(0.1, 0.01)", _number(least=_SMALLEST, most=_LARGEST)),
     )
     train_examples: int | None = _field(
-        None, "train on the first so many training examples; none: all", _optional(_whole())
+        None, "train on the first so many training examples; none: all", _optional(_whole(1, 2**31))
     )
     data_dir: str | None = _field(
-        None, "folder of prepared data sets; TFDS's own by default", _optional(_text)
+        None, "folder of prepared data sets; TFDS's own by default", _optional(_folder)
     )
     version: str = _field(
         "", "stands for code that cannot be told apart: another text, another study", _text
@@ -215,9 +248,6 @@ class Study:
             check = field.metadata["check"]
             if check is not None:
                 object.__setattr__(self, field.name, check(field.name, getattr(self, field.name)))
-        for name in ("noise_scale", "controls"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False, not {getattr(self, name)!r}.")
         if self.first_seed + self.seeds > _MOST_SEEDS:
             raise ValueError(
                 f"first_seed must be at most {_MOST_SEEDS - self.seeds} for {self.seeds} seeds, "
@@ -238,8 +268,6 @@ class Study:
                 f"small_batch={self.small_batch} must be smaller than "
                 f"large_batch={self.large_batch}: there is no gap between them to study."
             )
-        if isinstance(self.model, str) and ":" not in self.model:
-            _checks.one_of("model", self.model, models.NETWORKS)
         if isinstance(self.task, str):
             _checks.one_of("task", self.task, TASKS)
             object.__setattr__(self, "task", TASKS[self.task]())
@@ -257,17 +285,10 @@ class Study:
         check_stops(self)
         check_axes(self)
         check_optimizer(self.optimizer, self.hyperparameters)
-        if isinstance(self.augment, str) or not isinstance(self.augment, Sequence):
-            raise ValueError(f"augment must be several, such as ('flip',), not {self.augment!r}.")
-        object.__setattr__(self, "augment", tuple(self.augment))
         data.make_augment(self.augment)
         self._check_regimes()
 
     def _check_regimes(self) -> None:
-        if isinstance(self.regimes, str | Regime) or not isinstance(self.regimes, Sequence):
-            raise ValueError(
-                f"regimes must be several, such as ('SB', 'LB+LR'), not {self.regimes!r}."
-            )
         regimes = with_combinations(self, tuple(map(as_regime, self.regimes)))
         names = [regime.name for regime in regimes]
         if not regimes or len(set(names)) < len(names):
@@ -275,14 +296,11 @@ class Study:
                 f"regimes must be at least one, each under a name of its own: {names}."
             )
         object.__setattr__(self, "regimes", regimes)
-        baseline: Any = self.baseline
-        ends = () if isinstance(baseline, str) else tuple(baseline)
-        if len(ends) != 2 or not all(isinstance(e, str) and e for e in ends) or ends[0] == ends[1]:
+        if len(self.baseline) != 2 or self.baseline[0] == self.baseline[1]:
             raise ValueError(
                 f"baseline must be the names of two regimes, such as ('SB', 'LB'), not "
-                f"{baseline!r}."
+                f"{self.baseline!r}."
             )
-        object.__setattr__(self, "baseline", ends)
 
     @property
     def hyperparameters(self) -> dict[str, float]:

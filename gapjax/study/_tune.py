@@ -7,22 +7,19 @@ are tuned over the union of their grids, once.
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from gapjax import training
 from gapjax.study._axes import as_axis
 from gapjax.study._optimizers import OPTIMIZERS
 from gapjax.study._plan import Plan, make_plan
-from gapjax.study._population._keep import Keeper, config_of
+from gapjax.study._population._keep import Keeper
 from gapjax.study._population._member import Member
 from gapjax.study._population._setup import Setup
 from gapjax.study._population._train import Advance, train
-from gapjax.study._results import _folder
 from gapjax.study._results._records import Trial, Tuning, over_seeds
 
 FACTOR = 2.0  # between the rates of a grid
@@ -88,8 +85,9 @@ def tune(
     plans: Sequence[Plan],
     train_split: Any,
     validation: Any,
-    folder: pathlib.Path,
+    *,
     report: Callable[[Advance], None],
+    keeper: Callable[[str, list[Member]], Keeper | None],
 ) -> Tuning:
     """The best of what was tried, judged by the headline metric on the validation split.
 
@@ -98,12 +96,9 @@ def tune(
         plans: of the regimes that are one algorithm; the first is trained.
         train_split: what to train on.
         validation: what judges.
-        folder: where to keep what is needed to go on.
         report: of the progress.
+        keeper: what keeps the members of a stage, by its name.
     """
-    kept = folder / "tuning.json"
-    if kept.exists():
-        return _folder.from_plain(_folder.read_json(kept), Tuning, kept)
     study = setup.study
     left = len(jax.tree.leaves(train_split)[0])
     own = plans[0]
@@ -122,7 +117,7 @@ def tune(
             validation,
             members,
             progress=report,
-            keeper=Keeper(folder / f"tune{stage}", config_of(members)),
+            keeper=keeper(f"tune{stage}", members),
         )
         values = outcome.final(f"test_{study.task.headline}").reshape(len(trials), -1)
         return [
@@ -134,12 +129,6 @@ def tune(
     while tuning.at_edge and tuning.extended < MOST_EXTENSIONS and not study.tune_also:
         more = judge([(rate, {}) for rate in _beyond(tuning, study.tune)], tuning.extended + 1)
         tuning = _choose([*tuning.trials, *more], study.task.maximize, tuning.extended + 1)
-
-    def keep() -> None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        _folder.keep_json(kept, tuning)
-
-    training.on_first(keep)
     return tuning
 
 

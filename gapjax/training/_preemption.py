@@ -59,7 +59,8 @@ def leave_on_sigterm(enabled: bool) -> Iterator[Callable[[int], bool]]:
 
     Called after every update with its number, the function says whether to save and leave. With
     several processes it says so to all of them after the same update, whichever of them was told:
-    JAX's preemption service agrees on one.
+    JAX's preemption service agrees on one. A signal that comes too late to be answered comes again
+    at the end.
 
     Args:
         enabled: False changes nothing, and the answer is always False.
@@ -78,9 +79,17 @@ def leave_on_sigterm(enabled: bool) -> Iterator[Callable[[int], bool]]:
 
         yield ocp.utils.reached_preemption
         return
-    told = threading.Event()
+    told, answered = threading.Event(), threading.Event()
+
+    def answer(update: int) -> bool:
+        if told.is_set():
+            answered.set()
+        return told.is_set()
+
     with on_sigterm(told.set):
-        yield lambda update: told.is_set()
+        yield answer
+    if told.is_set() and not answered.is_set():  # after the last time it was asked
+        signal.raise_signal(signal.SIGTERM)
 
 
 @contextlib.contextmanager

@@ -110,7 +110,7 @@ def test_what_is_no_remedy(arguments, message):
         ("regimes", (3,), "a text such as"),
         ("baseline", ("SB",), "names of two regimes"),
         ("baseline", ("SB", "SB"), "names of two regimes"),
-        ("baseline", "SB", "names of two regimes"),
+        ("baseline", "SB", "baseline must be several"),
     ],
 )
 def test_regimes_of_a_study(field, value, message):

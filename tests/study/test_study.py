@@ -46,9 +46,9 @@ def test_numbers_that_cannot_be_are_refused_by_name(field, value):
     [
         ("decay_at", (0.7, 0.5), "rising fractions"),
         ("decay_at", (0.5, 1.5), r"decay_at\[1\] must be a finite number above 0 and below 1"),
-        ("decay_at", 0.5, "decay_at must be several values"),
-        ("decay_at", "0.5", "decay_at must be several values"),
-        ("loss_levels", (0.0,), r"loss_levels\[0\] must be a finite number above 0"),
+        ("decay_at", 0.5, "decay_at must be several"),
+        ("decay_at", "0.5", "decay_at must be several"),
+        ("loss_levels", (0.0,), r"loss_levels\[0\] must be a finite number at least 1e-30"),
         ("small_batch", 640, "must be smaller than large_batch"),
         ("model", "digits_mlp", "Did you mean 'digits-mlp'"),
         ("task", "classify", "task must be one of"),
@@ -58,7 +58,7 @@ def test_numbers_that_cannot_be_are_refused_by_name(field, value):
         ("augment", ("flop",), "Did you mean 'flip'"),
         ("noise_scale", "yes", "noise_scale must be True or False"),
         ("keep", "epoch", "Did you mean 'epochs'"),
-        ("data_dir", 3, "data_dir must be a text"),
+        ("data_dir", 3, "data_dir must be a path"),
         ("version", 3, "version must be a text"),
     ],
 )

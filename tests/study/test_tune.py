@@ -34,7 +34,7 @@ def test_regimes_that_differ_only_in_their_rule_are_one():
     assert _tune.one_algorithm(plans, "SB") == ["SB"]
 
 
-def _judged(monkeypatch, best_rate, tmp_path, **changes):
+def _judged(monkeypatch, best_rate, **changes):
     """Tune where the validation metric falls with the distance from a rate, in octaves."""
     own, plans = _plans("LB", **changes)
     stages = []
@@ -52,24 +52,21 @@ def _judged(monkeypatch, best_rate, tmp_path, **changes):
         return Outcome(members)
 
     monkeypatch.setattr(_tune, "train", train)
-    monkeypatch.setattr(_tune, "Keeper", lambda *_: None)
     setup = dataclasses.make_dataclass("Setup", ["study"])(own)
     split = np.zeros((51, 2))
-    found = _tune.tune(setup, [plans["LB"]], split, split, tmp_path, lambda _: None)
-    again = _tune.tune(setup, [plans["LB"]], split, split, tmp_path, lambda _: None)
-    assert again == found  # kept
-    return found, stages
+    none = {"report": lambda _: None, "keeper": lambda *_: None}
+    return _tune.tune(setup, [plans["LB"]], split, split, **none), stages
 
 
-def test_a_best_rate_inside_ends_the_search(monkeypatch, tmp_path):
-    found, stages = _judged(monkeypatch, 0.05, tmp_path)
+def test_a_best_rate_inside_ends_the_search(monkeypatch):
+    found, stages = _judged(monkeypatch, 0.05)
     assert found.trials[found.best].learning_rate == pytest.approx(0.05)
     assert len(stages) == 1 and not found.at_edge and found.extended == 0
 
 
 @pytest.mark.parametrize(("best", "side"), [(0.2, 2.0), (0.0125, 0.5)])
-def test_a_grid_goes_on_where_its_best_is_at_the_edge(monkeypatch, tmp_path, best, side):
-    found, stages = _judged(monkeypatch, best, tmp_path)
+def test_a_grid_goes_on_where_its_best_is_at_the_edge(monkeypatch, best, side):
+    found, stages = _judged(monkeypatch, best)
     # One step past the edge finds it, one more that it is no edge any more.
     assert (found.extended == 2 and len(stages) == 3 and not found.at_edge) or best > 0.1
     assert found.trials[found.best].learning_rate == pytest.approx(best)
@@ -78,8 +75,8 @@ def test_a_grid_goes_on_where_its_best_is_at_the_edge(monkeypatch, tmp_path, bes
     assert rates == sorted(rates)
 
 
-def test_it_goes_on_twice_at_most_and_is_marked(monkeypatch, tmp_path):
-    found, stages = _judged(monkeypatch, 100.0, tmp_path)
+def test_it_goes_on_twice_at_most_and_is_marked(monkeypatch):
+    found, stages = _judged(monkeypatch, 100.0)
     assert len(stages) == 3 and found.extended == 2 and found.at_edge
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gapjax import ghost, landscape, training
+from gapjax import ghost, landscape
 from gapjax.study._findings._measures import OnStep, Solution
 from gapjax.study._population._setup import Setup
-from gapjax.study._results._names import file_name
+from gapjax.study._results import _folder
+from gapjax.study._results._records import RegimeRecord
 
 _ROWS = 4096  # examples of one batch
 
@@ -68,20 +69,22 @@ class Bench:
         )
         return params, model_state
 
-    def _end(self, folder: pathlib.Path, name: str, member: int) -> tuple[Any, Any]:
+    def _end(self, folder: pathlib.Path, record: RegimeRecord, member: int) -> tuple[Any, Any]:
         """Weights and running statistics of one member at the end."""
-        parts = self._as_network(training.load_tree(folder / "checkpoints" / file_name(name)))
+        tree = _folder.network_path(folder, record.name)
+        parts = self._as_network(_folder.load_kept(folder, record, tree))
         return jax.tree.map(lambda x: jnp.asarray(x[member]), parts)
 
-    def solution(self, folder: pathlib.Path, name: str, member: int) -> Solution:
+    def solution(self, folder: pathlib.Path, record: RegimeRecord, member: int) -> Solution:
         """The solution of one member of a regime."""
-        return self._around(*self._end(folder, name, member))
+        return self._around(*self._end(folder, record, member))
 
-    def on_the_way(self, weights: pathlib.Path) -> Solution:
+    def on_the_way(
+        self, folder: pathlib.Path, record: RegimeRecord, weights: pathlib.Path
+    ) -> Solution:
         """Where one member was when its loss reached a level."""
-        return self._around(
-            *jax.tree.map(jnp.asarray, self._as_network(training.load_tree(weights)))
-        )
+        parts = self._as_network(_folder.load_kept(folder, record, weights))
+        return self._around(*jax.tree.map(jnp.asarray, parts))
 
     def _around(self, params: Any, model_state: Any) -> Solution:
         # The statistics are arguments of what is compiled, not constants in it.
@@ -95,9 +98,11 @@ class Bench:
         hessian = landscape.hessian(loss_fn, params, batches, weight_fn=self.weight_fn)
         return Solution(params, loss_fn, evaluate, batches, self.weight_fn, hessian)
 
-    def ends(self, folder: pathlib.Path, names: Sequence[str], member: int) -> tuple[Any, Any, Any]:
+    def ends(
+        self, folder: pathlib.Path, records: Sequence[RegimeRecord], member: int
+    ) -> tuple[Any, Any, Any]:
         """The weights of both ends, and the statistics of the first."""
-        (small, model_state), (large, _) = (self._end(folder, name, member) for name in names)
+        (small, model_state), (large, _) = (self._end(folder, record, member) for record in records)
         return small, large, model_state
 
     def between(self, ends: tuple[Any, Any, Any], on_step: OnStep) -> dict[str, Any]:

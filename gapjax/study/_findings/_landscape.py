@@ -7,7 +7,7 @@ import functools
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from gapjax.study._findings._surroundings import (
 from gapjax.study._population._levels import crossed, weights_path
 from gapjax.study._population._setup import Setup
 from gapjax.study._results import _folder
+from gapjax.study._results._files import keep, read
 from gapjax.study._results._names import file_name
 from gapjax.study._results._records import Config, OverSeeds, RegimeRecord, over_seeds
 
@@ -57,16 +58,20 @@ def measure_landscape(
     """
     (folder / "landscape").mkdir(exist_ok=True)
     bench = Bench(setup)
+
+    def place(stem: str, *of: RegimeRecord) -> _Place:
+        return _Place(folder / "landscape" / f"{stem}.json", _folder.origin(config, of, stem))
+
     kept: dict[str, dict[int, Measured]] = {}
     for name, record in records.items():
         alive = _alive(record, seeds)
         report = _Reporter(progress, name, len(alive) * len(MEASURES))
         kept[name] = {}
         for member in alive:
-            make = functools.partial(bench.solution, folder, name, member)
-            path = folder / "landscape" / f"{file_name(name)}-{record.seeds[member]}.json"
-            kept[name][member] = _measured(path, MEASURES, make, report)
-    levels = _levels(setup, bench, folder, records, seeds, progress)
+            make = functools.partial(bench.solution, folder, record, member)
+            stem = f"{file_name(name)}-{record.seeds[member]}"
+            kept[name][member] = _measured(place(stem, record), MEASURES, make, report)
+    levels = _levels(setup, bench, folder, records, place, seeds, progress)
     ends, paths = config.baseline, {}
     if set(ends) <= set(records):
         small, large = ends
@@ -75,20 +80,31 @@ def measure_landscape(
         way = Measure("path", bench.between)
         for member in pairs:
             stem = f"{file_name(small)} to {file_name(large)}-{records[small].seeds[member]}"
-            path = folder / "landscape" / f"{stem}.json"
-            both = functools.partial(bench.ends, folder, ends, member)
-            paths[member] = _measured(path, (way,), both, report)["path"]
+            pair = records[small], records[large]
+            both = functools.partial(bench.ends, folder, pair, member)
+            paths[member] = _measured(place(stem, *pair), (way,), both, report)["path"]
     found = _summarize(kept, paths, levels, records, config)
-    _folder.keep_json(folder / "landscape.json", found)
-    return read_landscape(folder)  # type: ignore[return-value]  # as every later reader has it
+    keep(folder / "landscape.json", found, of=_folder.origin(config, records.values(), "all"))
+    # As every later reader has it.
+    return read_landscape(folder, config, records)  # type: ignore[return-value]
 
 
-def read_landscape(folder: pathlib.Path) -> LandscapeFindings | None:
+def read_landscape(
+    folder: pathlib.Path, config: Config, records: Mapping[str, RegimeRecord]
+) -> LandscapeFindings | None:
     """What was measured at the solutions of a study; None where nothing was."""
     path = folder / "landscape.json"
     if not path.exists():
         return None
-    return _folder.from_plain(_folder.read_json(path), LandscapeFindings, path)
+    of = _folder.origin(config, records.values(), "all")
+    return read(path, LandscapeFindings, of=of, cost="--landscape puts it together again")
+
+
+class _Place(NamedTuple):
+    """Where a measurement is kept, and what it belongs to."""
+
+    path: pathlib.Path
+    of: dict[str, Any]
 
 
 def _levels(
@@ -96,6 +112,7 @@ def _levels(
     bench: Bench,
     folder: pathlib.Path,
     records: Mapping[str, RegimeRecord],
+    place: Callable[..., _Place],
     seeds: int,
     progress: Callable[[str, int, float | None], None],
 ) -> dict[float, dict[str, dict[int, tuple[int, Measured]]]]:
@@ -113,11 +130,11 @@ def _levels(
             for member in there:
                 seed = record.seeds[member]
                 weights = weights_path(folder, name, seed, level)
-                make = functools.partial(bench.on_the_way, weights)
+                make = functools.partial(bench.on_the_way, folder, record, weights)
                 stem = f"{file_name(name)}-{seed} at loss {level:g}"
-                path = folder / "landscape" / f"{stem}.json"
+                where = place(stem, record)
                 update = record.curves.update[int(rows[at[member]])]
-                found[level][name][member] = update, _measured(path, measures, make, report)
+                found[level][name][member] = update, _measured(where, measures, make, report)
     return found
 
 
@@ -128,22 +145,26 @@ def _alive(record: RegimeRecord, seeds: int) -> list[int]:
 
 
 def _measured(
-    path: pathlib.Path,
+    place: _Place,
     measures: Iterable[Measure],
     make: Callable[[], Any],
     report: "_Reporter",
 ) -> dict[str, Any]:
     """What a file holds, with what is missing measured; each is kept when it is done."""
-    found: dict[str, Any] = _folder.read_json(path) if path.exists() else {}
+    found: dict[str, Any] = _read(place) if place.path.exists() else {}
     subject = None
     for measure in measures:
         if measure.name not in found:
             subject = make() if subject is None else subject
             found[measure.name] = measure.compute(subject, report.inside)
-            _folder.keep_json(path, found)
-            found = _folder.read_json(path)  # as a run that was interrupted here would have it
+            keep(place.path, found, of=place.of)
+            found = _read(place)  # as a run that was interrupted here would have it
         report.done()
     return found
+
+
+def _read(place: _Place) -> dict[str, Any]:
+    return read(place.path, dict[str, dict[str, Any]], of=place.of, cost="it is measured again")
 
 
 class _Reporter:

@@ -63,14 +63,17 @@ def load_result(folder: str | os.PathLike[str]) -> StudyResult:
     """
     folder = local_path("folder", folder)
     config = _folder.read_config(folder)
-    names = [regime["name"] for regime in config.study["regimes"]]
-    done = [name for name in names if _folder.regime_path(folder, name).exists()]
+    done = [name for name in config.regimes if _folder.regime_path(folder, name).exists()]
     if not done:
         raise ValueError(f"no regime of the study in {folder} is done yet: run it first.")
-    records = {name: _folder.read_regime(folder, name) for name in done}
+    records = {name: _folder.read_regime(folder, name, config) for name in done}
     examples = {name: _folder.read_examples(folder, record) for name, record in records.items()}
     return find_all(
-        config, records, examples, convex=read_convex(folder), landscape=read_landscape(folder)
+        config,
+        records,
+        examples,
+        convex=read_convex(folder, config),
+        landscape=read_landscape(folder, config, records),
     )
 
 
@@ -121,7 +124,7 @@ def _regime_json(result: StudyResult, name: str) -> dict[str, Any]:
     facts = {
         field.name: to_plain(getattr(record, field.name))
         for field in dataclasses.fields(record)
-        if field.name not in ("name", "run", "rule", "curves", "checksum")
+        if field.name not in ("name", "run", "rule", "curves", "study", "network", "files")
     }
     return {
         **facts,

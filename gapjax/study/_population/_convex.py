@@ -16,14 +16,17 @@ import optax
 from gapjax import diffusion, training
 from gapjax.study._population._setup import Setup, count
 from gapjax.study._results import _folder
-from gapjax.study._results._records import Convex
+from gapjax.study._results._files import keep, read
+from gapjax.study._results._records import Config, Convex
 
 _EXAMPLES, _UPDATES = 2048, 2000  # at most, so that it takes seconds
 _MOMENTUM = 0.9
 _FILE = "convex.json"
 
 
-def keep_convex(setup: Setup, width: int | None, updates: int, folder: pathlib.Path) -> None:
+def keep_convex(
+    setup: Setup, width: int | None, updates: int, folder: pathlib.Path, config: Config
+) -> None:
     """Train a linear network of the study's task and data, unless that is done; keep its curves.
 
     Nothing is kept where the task has no linear network: inputs that are no numbers, say.
@@ -33,6 +36,7 @@ def keep_convex(setup: Setup, width: int | None, updates: int, folder: pathlib.P
         width: of the outputs.
         updates: about how many; a round number of them at most.
         folder: of the study.
+        config: of the study.
     """
     examples = jax.tree.map(lambda x: x[:_EXAMPLES], setup.train)
     inputs = setup.inputs(examples)
@@ -46,13 +50,15 @@ def keep_convex(setup: Setup, width: int | None, updates: int, folder: pathlib.P
     marks = diffusion.log_spaced(updates)
     rows = distance.T[np.array(marks) - 1]
     found = Convex(count(examples), rate, _MOMENTUM, list(marks), rows.tolist())
-    training.on_first(lambda: _folder.keep_json(folder / _FILE, found))
+    of = _folder.origin(config, (), "convex")
+    training.on_first(lambda: keep(folder / _FILE, found, of=of))
 
 
-def read_convex(folder: pathlib.Path) -> Convex | None:
+def read_convex(folder: pathlib.Path, config: Config) -> Convex | None:
     """The curves of the convex network; None where none was trained."""
     path = folder / _FILE
-    return _folder.from_plain(_folder.read_json(path), Convex, path) if path.exists() else None
+    of = _folder.origin(config, (), "convex")
+    return read(path, Convex, of=of, cost="it is trained again") if path.exists() else None
 
 
 def _are_numbers(inputs: Any) -> bool:

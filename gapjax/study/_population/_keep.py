@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gapjax import training
+from gapjax.study._results._files import Damaged
 
 _SECONDS = 30.0  # between checkpoints
 
@@ -49,9 +50,17 @@ class Keeper:
         """Where an earlier run stopped, or the start; the curves are filled up to there."""
         if not self._checkpoints.updates:
             return start
-        update, (states, diverged, fault), (steps, measured) = self._checkpoints.restore(
-            (start.states, start.diverged, start.fault)
-        )
+        try:
+            update, (states, diverged, fault), (steps, measured) = self._checkpoints.restore(
+                (start.states, start.diverged, start.fault)
+            )
+        except ValueError as error:
+            why, _, _ = str(error).partition(" Start anew")
+            raise Damaged(
+                self._checkpoints.folder,
+                why.removesuffix(", or start anew in another folder.").rstrip("."),
+                cost="this regime is trained from its start, the others are kept",
+            ) from error
         marks = len(steps)
         if marks:
             curves.seconds[:marks] = measured.pop("seconds")
@@ -101,6 +110,13 @@ def remove(folder: pathlib.Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def config_of(members: Sequence[Any]) -> Any:
-    """Who a population is, as JSON."""
-    return [[member.seed, member.learning_rate, dict(member.hyper)] for member in members]
+def config_of(study: str, regime: str, members: Sequence[Any]) -> Any:
+    """Who a population is, as JSON.
+
+    Args:
+        study: the fingerprint of the study.
+        regime: the name of the regime.
+        members: of the population.
+    """
+    own = [[member.seed, member.learning_rate, dict(member.hyper)] for member in members]
+    return {"study": study, "regime": regime, "members": own}

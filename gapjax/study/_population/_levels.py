@@ -63,3 +63,11 @@ def crossed(losses: np.ndarray, level: float) -> np.ndarray:
 def weights_path(folder: pathlib.Path, name: str, seed: int, level: float) -> pathlib.Path:
     """Where the weights of one seed at one level are kept."""
     return folder / "checkpoints" / f"{file_name(name)} at loss {level:g}" / str(seed)
+
+
+def kept_weights(
+    folder: pathlib.Path, name: str, levels: Sequence[float], seeds: Sequence[int]
+) -> list[pathlib.Path]:
+    """Where weights of a regime are kept, of those levels that were reached."""
+    paths = (weights_path(folder, name, seed, level) for level in levels for seed in seeds)
+    return [path for path in paths if path.exists()]

@@ -63,6 +63,20 @@ class Outcome(NamedTuple):
         return np.where(self.diverged > 0, np.nan, self.curves.values[name][-1])
 
 
+class Watch(NamedTuple):
+    """A split on which loss and metrics are measured on the way.
+
+    Attributes:
+        name: what they are called by: ``test`` gives ``test_loss``.
+        split: the examples.
+        updates: the updates after which they are measured, some of the plan's evaluations.
+    """
+
+    name: str
+    split: Any
+    updates: frozenset[int]
+
+
 class Advance(NamedTuple):
     """How far a regime is, for a progress function.
 
@@ -114,9 +128,9 @@ class _Clock:
         return self.examples / self.timed if self.timed else 0.0
 
 
-def measured_names(setup: Setup) -> tuple[str, ...]:
+def measured_names(setup: Setup, watched: Sequence[str] = ("train", "test")) -> tuple[str, ...]:
     """The names of all that is measured of a member on its way."""
-    splits = tuple(f"{split}_{name}" for split in ("train", "test") for name in setup.task.measures)
+    splits = tuple(f"{split}_{name}" for split in watched for name in setup.task.measures)
     noise = ("gradient_noise", "gradient_norm") if setup.study.noise_scale else ()
     return ("distance", *splits, *noise)
 
@@ -128,6 +142,8 @@ def train(
     test_split: Any,
     members: Sequence[Member],
     *,
+    watched: Sequence[Watch] | None = None,
+    enough: Callable[[Curves], bool] = lambda _: False,
     progress: Callable[[Advance], None] = lambda _: None,
     keeper: Keeper | None = None,
     at_evaluation: Callable[[Curves, Callable[[], Any]], None] = lambda *_: None,
@@ -140,6 +156,10 @@ def train(
         train_split: what to train on.
         test_split: what to measure on: the test set, or a validation split while tuning.
         members: who is trained.
+        watched: what to measure on the way, the first of it the loss that tells who diverged; by
+            default both splits at every evaluation.
+        enough: asked with the curves so far after every evaluation; where it says so, training
+            ends there.
         progress: called with an ``Advance`` after every segment and evaluation.
         keeper: where to keep what is needed to go on, and to go on from.
         at_evaluation: called with the curves so far and a function that gives the weights.
@@ -159,7 +179,12 @@ def train(
     noise = noise_meter(setup, plan) if setup.study.noise_scale else None
     distance = jax.jit(jax.vmap(diffusion.distance))
 
-    marks, names = plan.marks, measured_names(setup)
+    if watched is None:
+        watched = (
+            Watch("train", train_split, plan.evaluations),
+            Watch("test", test_split, plan.evaluations),
+        )
+    marks, names = plan.marks, measured_names(setup, [watch.name for watch in watched])
     curves = Curves(
         np.array(marks, np.int64),
         np.full(len(marks), np.nan),
@@ -180,9 +205,10 @@ def train(
         curves.seconds[mark] = clock.seconds
         if at.update in plan.evaluations:
             weights = population.weights(at.states, train_split)
-            for split_name, split in (("train", train_split), ("test", test_split)):
-                found = setup.evaluator.means(weights, split)
-                row |= {f"{split_name}_{name}": value for name, value in found.items()}
+            for watch in watched:
+                if at.update in watch.updates:
+                    found = setup.evaluator.means(weights, watch.split)
+                    row |= {f"{watch.name}_{name}": value for name, value in found.items()}
             if noise is not None:
                 row |= training.to_host(noise(at.states, on_device))
         for name, value in row.items():
@@ -225,20 +251,24 @@ def train(
                 diverged, fault = np.where(new, (bad, fault), (at.diverged, at.fault))
                 at = Snapshot(at.update + updates, number, states, diverged, fault)
                 tell({})
-                if keeper is not None and at.update < plan.updates:
-                    keeper.save(at, curves, told_to_leave=told_to_leave(at.update))
+                told = told_to_leave(at.update)
+                if keeper is not None and (told or at.update < plan.updates):
+                    keeper.save(at, curves, told_to_leave=told)
             tell(measure(number))
             at = at._replace(marks=number + 1)
             if at.update in plan.evaluations:
                 at_evaluation(_first(curves, at.marks), lambda: weights)
+                if enough(_first(curves, at.marks)):
+                    break
     if plan.stopping is not None:
-        stopped, curves = _stopped(plan, curves, at.marks), _first(curves, at.marks)
+        stopped = _stopped(plan, curves, at.marks)
     # The last update's own damage shows only afterwards.
-    lost = (at.diverged == 0) & ~np.isfinite(curves.values["train_loss"][-1])
+    curves = _first(curves, at.marks)
+    lost = (at.diverged == 0) & ~np.isfinite(curves.values[f"{watched[0].name}_loss"][-1])
     if weights is None:  # all was measured before an interruption
         weights = population.weights(at.states, train_split)
     examples = setup.evaluator.examples(weights, test_split)
-    diverged = np.where(lost, plan.updates, at.diverged)
+    diverged = np.where(lost, at.update, at.diverged)
     return Outcome(curves, diverged, at.fault, at.states, weights, examples, stopped)
 
 

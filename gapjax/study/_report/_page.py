@@ -4,15 +4,15 @@ import functools
 import importlib.resources
 import json
 import os
-import pathlib
 import re
 from typing import Any
 
+from gapjax._paths import local_path
 from gapjax.study._findings._result import StudyResult
 from gapjax.study._report import _comparisons, _landscape, _table, _targets, _travel, _words
 from gapjax.study._report._figures import _curves, _list, _style
 from gapjax.study._report._numbers import plus_minus
-from gapjax.study._results import _folder
+from gapjax.study._results._files import write_text
 
 
 def write_report(result: StudyResult, path: str | os.PathLike[str]) -> None:
@@ -22,22 +22,13 @@ def write_report(result: StudyResult, path: str | os.PathLike[str]) -> None:
         result: the study's result, from ``run_study`` or ``load_result``.
         path: the HTML file; written whole or not at all.
     """
-    import jinja2
-
-    parts = importlib.resources.files("gapjax.study") / "_report"
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: (parts / name).read_text("utf-8")),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     config = result.config
     landscape = _landscape.section(result)
     sections = ("gap", "curves", "travel", *(("landscape",) if landscape else ()))
-    _folder.write_text(
-        pathlib.Path(path),
-        environment.get_template("report.html.j2").render(
+    write_text(
+        local_path("path", path),
+        render(
+            "report.html.j2",
             title=f"The generalization gap: {_model(config.study)} on {_dataset(config.study)}",
             finding=_words.finding(result),
             seeds=max(len(record.seeds) for record in result.regimes.values()),
@@ -55,13 +46,28 @@ def write_report(result: StudyResult, path: str | os.PathLike[str]) -> None:
             targets=_targets.section(result),
             comparisons=_comparisons.rows(result),
             effects=_comparisons.effects(result),
-            paper={"ink": _style.INK, "muted": _style.MUTED, "grid": _style.GRID}
-            | {f"c{i}": color for i, color in enumerate(_style.PALETTE)},
             study_json=json.dumps(config.study, indent=1),
             run={k: v for k, v in config.environment.items() if k != "command" and v},
             command=config.environment.get("command"),
         ),
     )
+
+
+def render(template: str, **values: Any) -> str:
+    """A page of the report from its template."""
+    import jinja2
+
+    parts = importlib.resources.files("gapjax.study") / "_report"
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: (parts / name).read_text("utf-8")),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    paper = {"ink": _style.INK, "muted": _style.MUTED, "grid": _style.GRID}
+    paper |= {f"c{i}": color for i, color in enumerate(_style.PALETTE)}
+    return environment.get_template(template).render(paper=paper, **values)
 
 
 def _model(study: dict[str, Any]) -> str:
@@ -89,11 +95,11 @@ def _drawings(result: StudyResult, figure: _list.Figure) -> dict[str, str]:
         draw = functools.partial(figure.draw, result, **choice)
         axis = choice.get("against", "")
         svg = _style.to_svg(draw, height=figure.height(result))
-        drawn[axis] = _scope(svg, f"{figure.name}-{axis}" if axis else figure.name)
+        drawn[axis] = scope(svg, f"{figure.name}-{axis}" if axis else figure.name)
     return drawn
 
 
-def _scope(svg: str, name: str) -> str:
+def scope(svg: str, name: str) -> str:
     """Several drawings share a page: their ids must not meet."""
     svg = re.sub(r'id="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', svg)

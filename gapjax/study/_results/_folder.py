@@ -1,107 +1,119 @@
-"""The folder of a study: files written whole or not at all, and one configuration per folder."""
+"""The folder of a study: one experiment, one writer, and what each regime keeps in it."""
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
 import io
 import json
+import math
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+import shutil
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from gapjax._seal import is_sealed, seal
+from gapjax import _outside, training
+from gapjax._lock import FolderInUse, FolderLock
+from gapjax._seal import check_files, seal_of
+from gapjax.study._results._files import Damaged, keep, read, write_bytes, write_text
 from gapjax.study._results._names import file_name
 from gapjax.study._results._records import (
     FORMAT,
     Config,
     RegimeRecord,
+    StudyFields,
     dumps,
     from_plain,
     to_plain,
 )
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Write a file whole or not at all, also through a power cut."""
-    _write(path, text.encode("utf-8"))
-
-
-def _write(path: pathlib.Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:  # of the file that was asked for, not of its part
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        partial.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself has to reach the disk
-    finally:
-        os.close(folder)
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Write JSON, numbers that are not finite as null."""
-    write_text(path, dumps(value))
-
-
-def keep_json(path: pathlib.Path, value: Any) -> None:
-    """Write an object for ``read_json``."""
-    write_json(path, seal(to_plain(value)))
-
-
-def read_json(path: pathlib.Path, *keys: str) -> dict[str, Any]:
-    """Read what ``keep_json`` wrote, an object that has these keys.
-
-    Raises:
-        ValueError: the file is not there, not JSON, lacks a key or is not what was written, said in
-            one line.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"{path} is not there: is {path.parent} the folder of a study?") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is not JSON ({error}); delete it to have it made again."
-        ) from None
-    missing = [key for key in keys if not isinstance(value, dict) or key not in value]
-    if missing:
-        raise ValueError(
-            f"{path} is not what a study writes (it has no {missing[0]!r}); delete it to have it "
-            "made again."
-        )
-    if not is_sealed(value):
-        raise ValueError(f"{path} is not as it was written; delete it to have it made again.")
-    del value["seal"]
-    return value
-
-
-def open_folder(out_dir: str | os.PathLike[str], config: Config) -> pathlib.Path:
-    """Make the folder of a study, or go on in the one that is there.
+@contextlib.contextmanager
+def hold(folder: pathlib.Path, *, wait: bool = False) -> Iterator[FolderLock]:
+    """Make the folder of a study and write to it alone; a start that fails leaves none behind.
 
     Args:
-        out_dir: the folder.
-        config: the study, to which the folder belongs; how it is run is kept, not compared.
+        folder: the folder.
+        wait: wait for another process that writes there, as long as it takes.
 
-    Returns:
-        The folder.
+    Raises:
+        FolderInUse: another process writes there; which, and since when.
+        ValueError: it cannot be written.
+    """
+    lock = FolderLock(folder)
+    there = folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except FolderInUse as error:
+            if not wait:
+                raise FolderInUse(f"{error} --wait waits for it.") from None
+            warnings.warn(str(error), stacklevel=4)
+            lock.acquire(wait=math.inf)
+    except OSError as error:
+        raise ValueError(
+            f"cannot write to {folder}: {error.strerror}. Give another folder with --out."
+        ) from None
+    try:
+        yield lock
+    except BaseException:
+        if not there and _is_blank(folder) and lock.is_held():
+            for part in ("regimes", "checkpoints", "config.json"):
+                _remove(folder / part)
+        raise
+    finally:
+        lock.release()
+        if not there:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # if nothing is in it
+
+
+def check_hold(folder: pathlib.Path, lock: FolderLock | None) -> None:
+    """See that the folder is still ours, before something is put there for good.
+
+    Raises:
+        FolderInUse: another process took it over while this one was stopped.
+    """
+    if lock is not None and not lock.is_held():
+        raise FolderInUse(
+            f"{folder} was taken over by another process while this one was stopped; it is left "
+            "to that one."
+        )
+
+
+def _is_blank(folder: pathlib.Path) -> bool:
+    """Whether nothing was trained there yet."""
+    kept = (path for part in ("regimes", "checkpoints") for path in (folder / part).rglob("*"))
+    return not any(path.is_file() and not path.name.startswith(".") for path in kept)
+
+
+def _remove(path: pathlib.Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def open_folder(folder: pathlib.Path, config: Config) -> None:
+    """Begin the folder of a study, or go on in the one that is there.
+
+    Args:
+        folder: the folder, which ``hold`` made.
+        config: the study, to which the folder belongs; how it is run is kept, not compared.
 
     Raises:
         ValueError: the folder holds another study's results, or cannot be written.
+        Damaged: something in it is not as it was written.
     """
-    folder = pathlib.Path(out_dir).expanduser()
     path = folder / "config.json"
     study = json.loads(dumps(config.study))
-    if path.exists():
+    begun = path.exists() and not _is_blank(folder)
+    if begun:
         there = read_config(folder).study
         differing = [k for k in {**study, **there} if study.get(k) != there.get(k)]
         if differing:
@@ -116,16 +128,18 @@ def open_folder(out_dir: str | os.PathLike[str], config: Config) -> pathlib.Path
             )
     try:
         for part in ("regimes", "checkpoints"):
-            (folder / part).mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            keep_json(path, {"format": FORMAT, **to_plain(config)})
+            (folder / part).mkdir(exist_ok=True)
+        if not begun:
+            keep(path, {"format": FORMAT, **to_plain(config)})
         elif not os.access(folder / "regimes", os.W_OK):
             raise PermissionError(13, "Permission denied")
     except OSError as error:
         raise ValueError(
             f"cannot write to {folder}: {error.strerror}. Give another folder with --out."
         ) from None
-    return folder
+    for name in config.regimes:
+        if regime_path(folder, name).exists():
+            _check_regime(folder, read_regime(folder, name, config))
 
 
 def read_config(folder: pathlib.Path) -> Config:
@@ -133,16 +147,29 @@ def read_config(folder: pathlib.Path) -> Config:
 
     Raises:
         ValueError: no study, or one that another release wrote.
+        Damaged: it is not as it was written.
     """
     path = folder / "config.json"
-    found = read_json(path, "study")
-    if found.get("format") != FORMAT:
+    _check_format(path)
+    return read(
+        path,
+        Config,
+        check=lambda config: from_plain(config.study, StudyFields, "study"),
+        cost="it is written anew, and what was trained is kept",
+    )
+
+
+def _check_format(path: pathlib.Path) -> None:
+    """See that this release wrote a file, if it can be told."""
+    found = None
+    with contextlib.suppress(ValueError, OSError, RecursionError):
+        found = json.loads(_outside.read_file(path))
+    if isinstance(found, dict) and "study" in found and found.get("format") != FORMAT:
         release = "gapjax 0.1" if "format" not in found else "a later gapjax"
         raise ValueError(
-            f"{folder} was written by {release}, whose files this release does not read: use that "
-            "release, or train it again in another folder."
+            f"{path.parent} was written by {release}, whose files this release does not read: use "
+            "that release, or train it again in another folder."
         )
-    return from_plain(found, Config, path)
 
 
 def regime_path(folder: pathlib.Path, name: str) -> pathlib.Path:
@@ -150,37 +177,125 @@ def regime_path(folder: pathlib.Path, name: str) -> pathlib.Path:
     return folder / "regimes" / f"{file_name(name)}.json"
 
 
+def network_path(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """Where the networks of a regime are kept, all seeds."""
+    return folder / "checkpoints" / file_name(name)
+
+
 def keep_regime(
-    folder: pathlib.Path, record: RegimeRecord, examples: Mapping[str, np.ndarray]
+    folder: pathlib.Path,
+    record: RegimeRecord,
+    examples: Mapping[str, np.ndarray],
+    trees: Sequence[pathlib.Path] = (),
 ) -> None:
-    """Keep what was found of a regime: its record, and what every test example gave."""
+    """Keep what was found of a regime.
+
+    Args:
+        folder: of the study.
+        record: of the regime.
+        examples: what every test example gave.
+        trees: the checkpoints that belong to it.
+    """
     path = regime_path(folder, record.name)
     data = io.BytesIO()
     np.savez_compressed(data, **examples)  # type: ignore[arg-type]
-    _write(path.with_suffix(".npz"), data.getvalue())
-    checksum = hashlib.sha256(data.getvalue()).hexdigest()
+    write_bytes(path.with_suffix(".npz"), data.getvalue())
+    files = {
+        _place(folder, path.with_suffix(".npz")): _digest(data.getvalue()),
+        **{_place(folder, tree): seal_of(tree) or "" for tree in trees},
+    }
     # Last: where it is there, all is.
-    keep_json(path, dataclasses.replace(record, checksum=checksum))
+    keep(path, dataclasses.replace(record, files=files))
 
 
-def read_regime(folder: pathlib.Path, name: str) -> RegimeRecord:
-    """The record of a regime that is done."""
+def read_regime(folder: pathlib.Path, name: str, config: Config) -> RegimeRecord:
+    """The record of a regime that is done.
+
+    Raises:
+        Damaged: it is not what was written, or that of another regime or study.
+    """
     path = regime_path(folder, name)
-    return from_plain(read_json(path), RegimeRecord, path)
+
+    def check(record: RegimeRecord) -> None:
+        if record.name != name:
+            raise ValueError(f"name: it is regime {record.name!r}, not {name!r}")
+        if record.study != config.fingerprint:
+            raise ValueError("study: it belongs to another study than config.json beside it")
+
+    return read(path, RegimeRecord, check=check, cost=_again(name))
 
 
 def read_examples(folder: pathlib.Path, record: RegimeRecord) -> dict[str, np.ndarray]:
-    """What every test example gave in a regime: ``[S, n]`` by name, and ``weight`` ``[n]``."""
-    path = regime_path(folder, record.name).with_suffix(".npz")
-    remedy = f"delete {path.with_suffix('.json').name} beside it to have the regime trained again"
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}; {remedy}.") from None
-    if hashlib.sha256(data).hexdigest() != record.checksum:
-        raise ValueError(f"{path} is not as it was written (its checksum differs); {remedy}.")
-    with np.load(io.BytesIO(data), allow_pickle=False) as found:
+    """What every test example gave in a regime: ``[S, n]`` by name, and ``weight`` ``[n]``.
+
+    Raises:
+        Damaged: it is not what was written.
+    """
+    with np.load(io.BytesIO(_examples(folder, record)), allow_pickle=False) as found:
         return dict(found)
+
+
+def load_kept(folder: pathlib.Path, record: RegimeRecord, tree: pathlib.Path) -> Any:
+    """A checkpoint that belongs to a regime.
+
+    Raises:
+        Damaged: it is not what was written, or that of another regime.
+    """
+    _check_tree(folder, record, tree)
+    return training.load_tree(tree)
+
+
+def origin(config: Config, records: Iterable[RegimeRecord], what: str) -> dict[str, Any]:
+    """What something that was measured at the networks of regimes belongs to."""
+    networks = {record.name: record.network for record in records}
+    return {"study": config.fingerprint, "measurement": what, "networks": networks}
+
+
+def _examples(folder: pathlib.Path, record: RegimeRecord) -> bytes:
+    path = regime_path(folder, record.name).with_suffix(".npz")
+    try:
+        content = _outside.read_file(path)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error).removeprefix(f"{path} ").rstrip(".")
+        raise _damage(folder, record, path, why) from None
+    if _digest(content) != record.files.get(_place(folder, path)):
+        raise _damage(folder, record, path, "checksum differs")
+    return content
+
+
+def _check_tree(folder: pathlib.Path, record: RegimeRecord, tree: pathlib.Path) -> None:
+    if seal_of(tree) != record.files.get(_place(folder, tree), ""):
+        raise _damage(folder, record, tree, "it is not what this regime kept there")
+    try:
+        check_files(tree)
+    except ValueError as error:
+        path, _, why = str(error).partition(": ")
+        raise _damage(folder, record, pathlib.Path(path), why.rstrip(".")) from None
+
+
+def _check_regime(folder: pathlib.Path, record: RegimeRecord) -> None:
+    """See that all is whole that a regime has kept."""
+    _examples(folder, record)
+    for place in record.files:
+        if place.startswith("checkpoints/"):
+            _check_tree(folder, record, folder / place)
+
+
+def _damage(folder: pathlib.Path, record: RegimeRecord, path: pathlib.Path, why: str) -> Damaged:
+    """Damage to what belongs to a regime, which only training makes again."""
+    return Damaged(path, why, delete=regime_path(folder, record.name), cost=_again(record.name))
+
+
+def _again(name: str) -> str:
+    return f"{name} is trained again, the others are kept"
+
+
+def _place(folder: pathlib.Path, path: pathlib.Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _short(value: Any) -> str:

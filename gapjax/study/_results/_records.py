@@ -1,6 +1,7 @@
 """What a study finds, as typed records: the one schema of its files, written and read."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import typing
@@ -140,6 +141,20 @@ class Curves:
     values: dict[str, list[list[float | None]]]
     flops: list[float | None] = dataclasses.field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        columns: dict[str, list[Any]] = {
+            "examples": self.examples,
+            "seconds": self.seconds,
+            **({"flops": self.flops} if self.flops else {}),
+            **self.values,
+        }
+        for name, column in columns.items():
+            if len(column) != len(self.update):
+                raise ValueError(f"{name} has {len(column)} points, update {len(self.update)}")
+        for name, rows in self.values.items():
+            if len({*map(len, rows)}) > 1:
+                raise ValueError(f"{name} has rows of several lengths")
+
     def array(self, name: str) -> np.ndarray:
         """A curve as float64, ``[T, S]``, NaN where not measured."""
         return np.array(self.values[name], np.float64).reshape(len(self.update), -1)
@@ -177,7 +192,10 @@ class RegimeRecord:
             never got there.
         same_as: the regime that it is one with once both are tuned, for they differ only in the
             rule of their rate; its tuned run is that one's.
-        checksum: of the results of every test example, kept in a file beside.
+        study: the fingerprint of the study that it is a regime of.
+        network: a hash of the networks at the end, all seeds.
+        files: the checksum of all else that is kept of it, by its place in the study's folder: the
+            results of every test example, the networks.
     """
 
     name: str
@@ -198,7 +216,19 @@ class RegimeRecord:
     curves: Curves
     stopped: list[int | None] | None = None
     same_as: str | None = None
-    checksum: str = ""
+    study: str = ""
+    network: str = ""
+    files: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        runs = [run for run in (self.run, self.rule) if run is not None]
+        for name, found in [pair for run in runs for pair in run.values.items()]:
+            if len(found.values) != len(self.seeds):
+                raise ValueError(
+                    f"{name} has {len(found.values)} values for {len(self.seeds)} seeds"
+                )
+        if self.tuning is not None and not 0 <= self.tuning.best < len(self.tuning.trials):
+            raise ValueError(f"tuning.best is {self.tuning.best}, which is none of its trials")
 
     @property
     def is_tuned(self) -> bool:
@@ -254,6 +284,39 @@ class TaskFacts:
         return " %" if measure in self.percent else ""
 
 
+def task_facts(task: Any) -> TaskFacts:
+    """The facts of a ``Task``."""
+    return TaskFacts(
+        name=task.name,
+        headline=task.headline,
+        maximize=task.maximize,
+        measures=list(task.measures),
+        percent=list(task.percent),
+        weighted=task.weight is not None,
+    )
+
+
+class _Named(typing.TypedDict):
+    name: str
+
+
+class _Dataset(_Named):
+    normalize: str | None
+
+
+class StudyFields(typing.TypedDict):
+    """What is read of the fields of a study again."""
+
+    dataset: _Dataset
+    model: str
+    regimes: list[_Named]
+    baseline: tuple[str, str]
+    validation: float
+    optimizer: str
+    momentum: typing.NotRequired[float | None]
+    b1: typing.NotRequired[float | None]
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """What a study is, and how it was run.
@@ -269,10 +332,26 @@ class Config:
     environment: dict[str, Any]
 
     @property
+    def fingerprint(self) -> str:
+        """A hash of the study, which all that it keeps carries."""
+        return hash_of(self.study)
+
+    @property
+    def regimes(self) -> list[str]:
+        """The names of the regimes."""
+        return [regime["name"] for regime in self.study["regimes"]]
+
+    @property
     def baseline(self) -> tuple[str, str]:
         """The two regimes between which the gap lies."""
         small, large = self.study["baseline"]
         return small, large
+
+
+def hash_of(described: Any) -> str:
+    """A hash of a description, JSON."""
+    plain = json.dumps(to_plain(described), sort_keys=True)
+    return hashlib.sha256(plain.encode()).hexdigest()[:16]
 
 
 def to_plain(value: Any) -> Any:
@@ -295,13 +374,13 @@ def to_plain(value: Any) -> Any:
 R = typing.TypeVar("R")
 
 
-def from_plain(value: Any, kind: type[R], source: Any) -> R:
+def from_plain(value: Any, kind: type[R], place: str = "") -> R:
     """A record from what JSON held.
 
     Args:
         value: what was read.
         kind: the record.
-        source: where it was read, for messages.
+        place: of the value in what it is a part of, for messages.
 
     Raises:
         ValueError: a key that is missing or a value of another type, naming the field.
@@ -309,11 +388,9 @@ def from_plain(value: Any, kind: type[R], source: Any) -> R:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        text, _, place = str(error).partition(" - at ")
-        where = place.strip("`").replace("$", "", 1).lstrip(".") or "its top level"
-        raise ValueError(
-            f"{source} is not what a study writes: {where}: {text[0].lower()}{text[1:]}."
-        ) from None
+        text, _, inside = str(error).partition(" - at ")
+        where = inside.strip("`").replace("$", place, 1).lstrip(".") or place or "its top level"
+        raise ValueError(f"{where}: {text[0].lower()}{text[1:]}") from None
 
 
 def dumps(value: Any) -> str:

@@ -15,7 +15,7 @@ from gapjax import cli, study, training
 from gapjax.study._findings import _landscape, _measures
 from gapjax.study._prepare import prepare_study
 from gapjax.study._report import _landscape as _section
-from gapjax.study._results import _folder
+from gapjax.study._results import _files, _folder
 from tests.study.conftest import tiny_study
 
 pytestmark = pytest.mark.xdist_group("landscape")  # they share runs that take long
@@ -103,8 +103,9 @@ def test_an_interrupted_measurement_goes_on(measured, tiny, monkeypatch):
     folder, _, result, _ = measured
     kept = folder / "landscape" / "LB-1.json"
     undisturbed = kept.read_text()
-    part = {k: v for k, v in _folder.read_json(kept).items() if k not in ("sam", "loss")}
-    _folder.keep_json(kept, part)
+    of = _folder.origin(result.config, [result.regimes["LB"]], "LB-1")
+    part = {k: v for k, v in _files.read(kept, dict, of=of).items() if k not in ("sam", "loss")}
+    _files.keep(kept, part, of=of)
     calls = []
 
     def spied(measure):
@@ -118,9 +119,23 @@ def test_an_interrupted_measurement_goes_on(measured, tiny, monkeypatch):
     again = study.run_study(tiny, folder, landscape=True)
     assert calls == ["loss", "sam"]
     assert again.landscape == result.landscape
-    found = json.loads(undisturbed)
-    del found["seal"]
-    assert _folder.read_json(kept) == found
+    assert json.loads(kept.read_text()).items() == json.loads(undisturbed).items()
+
+
+def test_a_measurement_belongs_to_its_network(measured, tiny, tmp_path):
+    folder, _, result, _ = measured
+    shutil.copytree(folder, tmp_path / "run")
+    kept = tmp_path / "run" / "landscape"
+    shutil.copy(kept / "LB-0.json", kept / "LB-1.json")
+    with pytest.raises(
+        ValueError, match=r"LB-1.json: it belongs to another measurement; delete it"
+    ):
+        study.run_study(tiny, tmp_path / "run", landscape=True)
+    shutil.copy(kept / "SB-1.json", kept / "LB-1.json")
+    told = r"LB-1.json: it belongs to another measurement; .* is deleted: it is measured again"
+    with pytest.warns(UserWarning, match=told):
+        again = study.run_study(tiny, tmp_path / "run", landscape=True, repair=True)
+    assert again.landscape == result.landscape
 
 
 def test_regimes_are_compared_at_equal_loss(measured, tiny):

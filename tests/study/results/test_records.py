@@ -41,13 +41,13 @@ def test_plain_values_are_exact_and_know_no_nan():
 def test_a_record_comes_back_as_it_was(finished):
     _, result, _ = finished
     for record in result.regimes.values():
-        assert from_plain(json.loads(dumps(record)), RegimeRecord, "x") == record
+        assert from_plain(json.loads(dumps(record)), RegimeRecord) == record
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r: r.pop("updates"), "x.json is not what a study writes: its top level: .*updates"),
+        (lambda r: r.pop("updates"), "its top level: object missing .*updates"),
         (lambda r: r.update(updates="many"), "updates: expected `int`, got `str`"),
         (
             lambda r: r["run"]["values"]["test_loss"].update(mean=[1]),
@@ -62,7 +62,7 @@ def test_what_is_no_record_is_named_by_its_field(change, message, finished):
     plain = to_plain(result.regimes["LB"])
     change(plain)
     with pytest.raises(ValueError, match=message) as found:
-        from_plain(plain, RegimeRecord, "x.json")
+        from_plain(plain, RegimeRecord)
     assert "\n" not in str(found.value)
 
 
@@ -70,3 +70,16 @@ def test_curves_know_where_something_was_measured():
     curves = Curves([1, 2, 4], [8, 16, 32], [0.1, 0.2, 0.4], {"a": [[1.0], [None], [3.0]]})
     rows, values = curves.measured("a")
     assert rows.tolist() == [0, 2] and values.tolist() == [[1.0], [3.0]]
+
+
+def test_numbers_that_do_not_belong_together_are_no_record(finished):
+    _, result, _ = finished
+    for change, said in (
+        (lambda r: r["run"]["values"]["test_loss"]["values"].pop(), "test_loss has 2 values for 3"),
+        (lambda r: r["curves"]["seconds"].pop(), "curves: seconds has"),
+        (lambda r: r["curves"]["values"]["distance"][0].pop(), "distance has rows of several"),
+    ):
+        plain = to_plain(result.regimes["LB"])
+        change(plain)
+        with pytest.raises(ValueError, match=said):
+            from_plain(plain, RegimeRecord)
