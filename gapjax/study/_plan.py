@@ -5,7 +5,7 @@ import functools
 import itertools
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,11 +14,10 @@ import numpy as np
 import optax
 
 from gapjax import diffusion, growth
+from gapjax.study._budget import Budget, parse_keep, stopping
 from gapjax.study._optimizers import is_adam, rule_of, taken_by
 from gapjax.study._schedules import at_fractions, course, piecewise, warmed_up
 from gapjax.study._task import Task
-
-KEEP = ("epochs", "updates", "longest")
 
 
 class _Run(NamedTuple):
@@ -44,8 +43,9 @@ class Plan:
         peak: the rate of the small batch before any decay.
         rule: how the rate follows the batch size: ``"none"``, ``"sqrt"`` or ``"linear"``.
         keep: what is held fixed against the small batch: ``"epochs"`` (as many examples, so fewer
-            updates), ``"updates"`` (as many updates, so more examples) or ``"longest"`` (as many
-            examples as the regime that sees most).
+            updates), ``"updates"`` (as many updates, so more examples), ``"longest"`` (as many
+            examples as the regime that sees most), ``"loss=0.01"`` (until the training loss first
+            falls to that) or ``"plateau"`` (until it no longer improves).
         warmup: the share of the updates over which the rate rises in a line.
         ghost_size: examples per ghost of batch norms, or None.
         follows: the regime whose distance from the start this one follows, or None.
@@ -140,9 +140,19 @@ class Plan:
         return interp(share * self.examples, np.array(seen), np.array(ends, np.float64))
 
     @property
-    def budget(self) -> str:
+    def budget(self) -> Budget:
         """The budget that is held fixed against the small batch."""
-        return {"longest": "most examples"}.get(self.keep, f"same {self.keep}")
+        return parse_keep(f"keep of regime {self.name}", self.keep)
+
+    @functools.cached_property
+    def stopping(self) -> Callable[..., np.ndarray] | None:
+        """When members stop, where the loss decides; see ``stopping``. None where it does not."""
+        return stopping(self.study, self.budget, self.num_examples)
+
+    @property
+    def _times(self) -> float:
+        """How many times its epochs a regime may go on for, where the loss decides."""
+        return self.study.maximum if self.budget.stops else 1.0
 
     @property
     def pace(self) -> float:
@@ -154,7 +164,8 @@ class Plan:
         """The updates after which metrics are measured: evenly spaced, and early ones."""
         if self.looks is not None:
             return frozenset(self.looks)
-        evenly = {round(u) for u in np.linspace(0, self.updates, self.study.evaluations + 1)} - {0}
+        points = math.ceil(self.study.evaluations * self._times)
+        evenly = {round(u) for u in np.linspace(0, self.updates, points + 1)} - {0}
         return frozenset(evenly | set(diffusion.log_spaced(self.updates, per_decade=4)))
 
     @functools.cached_property
@@ -221,7 +232,9 @@ def make_plans(study: Any, regimes: Sequence[Any], num_examples: int) -> dict[st
     is planned with the others known.
     """
     plans = {regime.name: make_plan(study, regime, num_examples) for regime in regimes}
-    others = [plan.examples for plan in plans.values() if plan.keep != "longest"]
+    # Where the loss decides, nobody knows yet.
+    fixed = [plan for plan in plans.values() if not plan.budget.stops]
+    others = [plan.examples for plan in fixed if plan.keep != "longest"]
     for name, plan in plans.items():
         if plan.keep == "longest":
             longest = max(others, default=plan.examples)
@@ -260,7 +273,7 @@ def _constant(plan: Plan) -> _Run:
     return _Run(
         growth.constant_batch(batch),
         schedule,
-        max(1, math.ceil(updates * stretch)),
+        max(1, math.ceil(updates * stretch * plan._times)),
         at_fractions(base.boundaries, stretch),
     )
 
@@ -291,7 +304,7 @@ def _growing(plan: Plan) -> _Run:
     return _Run(
         sizes,
         lambda update: schedule(update) * scale(update),
-        _updates_for(sizes, total),
+        _updates_for(sizes, total * plan._times),
         (*sizes.boundaries, *later),
     )
 

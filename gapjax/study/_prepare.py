@@ -17,8 +17,7 @@ from gapjax.study._population._room import check_memory, check_time
 from gapjax.study._population._setup import Setup, count, make_setup, rows_of
 from gapjax.study._population._train import measured_names
 from gapjax.study._study import Study
-
-TUNING_SEEDS = 4
+from gapjax.study._tune import SEEDS
 
 
 class Splits(NamedTuple):
@@ -49,7 +48,7 @@ def populations(study: Study) -> dict[str, int]:
     if not study.tune:
         return {"train": study.seeds}
     # Trained at the rule's rate, and at the tuned one where that is another.
-    return {"tune": study.tune * min(study.seeds, TUNING_SEEDS), "train": 2 * study.seeds}
+    return {"tune": study.tune * min(study.seeds, SEEDS), "train": 2 * study.seeds}
 
 
 def prepare_study(study: Study, batch_devices: int = 1) -> Prepared:

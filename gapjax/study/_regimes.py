@@ -1,11 +1,12 @@
 """Regimes: a batch and remedies, the same words in Python and on the command line."""
 
 import dataclasses
+import itertools
 import re
 from typing import Any
 
 from gapjax import _checks
-from gapjax.study._remedies import Remedy, check_together, find_remedies
+from gapjax.study._remedies import REMEDIES, Remedy, check_together, find_remedies
 
 # What the command line calls them, and what they mean.
 BATCHES: dict[str, tuple[str, str]] = {
@@ -115,3 +116,39 @@ class Regime:
 def as_regime(regime: Regime | str) -> Regime:
     """A regime by its words, or as it is."""
     return regime if isinstance(regime, Regime) else Regime.parse(regime)
+
+
+MOST_FACTORS = 5
+
+
+def with_combinations(study: Any, regimes: tuple[Regime, ...]) -> tuple[Regime, ...]:
+    """The regimes of a study with all combinations of its factors on the large batch.
+
+    Of the regimes that stand by default only the two ends are kept.
+
+    Raises:
+        ValueError: factors that are unknown, named twice or too many, or that exclude each other.
+    """
+    factors = study.factorial
+    if not factors:
+        return regimes
+    if len(factors) > MOST_FACTORS or len(set(factors)) < len(factors):
+        raise ValueError(
+            f"factorial must name at most {MOST_FACTORS} remedies, each once, not "
+            f"{' '.join(factors)}: {len(factors)} make {2 ** len(factors)} regimes."
+        )
+    for factor in factors:
+        _checks.one_of("factorial", factor, REMEDIES)
+    if tuple(regime.name for regime in regimes) == STANDARD:
+        regimes = regimes[:1]
+    large = study.baseline[1] if len(study.baseline) == 2 else "LB"
+    known = {regime.name: regime for regime in regimes}
+    base = known.get(large) or Regime.parse(large)
+    for name, own in (
+        ("+".join([large, *some]), some)
+        for size in range(len(factors) + 1)
+        for some in itertools.combinations(factors, size)
+    ):
+        remedies = (*base.remedies, *(REMEDIES[factor] for factor in own))
+        known.setdefault(name, Regime(name, base.batch, remedies))
+    return tuple(known.values())

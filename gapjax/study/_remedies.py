@@ -246,6 +246,13 @@ REMEDIES: dict[str, Remedy] = {
             plan=_edit(task=lambda plan: smooth(plan.task, SMOOTHING)),
         ),
         Remedy(
+            "PLATEAU",
+            "until the training loss no longer improves",
+            "Keskar et al. 2017, arXiv:1609.04836, section 2.2",
+            plan=_edit(keep="plateau"),
+            excludes=("RA", "LONG"),
+        ),
+        Remedy(
             "LONG",
             "as many examples as the regime that sees most",
             "Shallue et al. 2018, arXiv:1811.03600: at which budget?",
