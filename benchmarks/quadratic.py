@@ -123,8 +123,8 @@ def sweep(runs: int) -> dict[str, Any]:
 
 
 CURVATURE, RATE, BASE, TOLERANCE = 1.0, 0.05, 4, 0.35
-MULTIPLES = (1, 2, 4, 8, 16, 24, 32)
-BRANCH_SEEDS, BRANCH_DIMENSIONS = 4, 512
+MULTIPLES = (1, 2, 4, 8, 16, 32)
+BRANCH_SEEDS, BRANCH_DIMENSIONS = 8, 1024
 
 
 def stationary_loss(multiple: float) -> float:
@@ -157,7 +157,7 @@ def branching(runs: int) -> dict[str, Any]:
     inside = 0
     for number in range(runs):
         rng = np.random.default_rng(number)
-        noise = rng.normal(size=(16_384, BRANCH_DIMENSIONS)).astype(np.float32)
+        noise = rng.normal(size=(8_192, BRANCH_DIMENSIONS)).astype(np.float32)
         noise -= noise.mean(axis=0)
         batches = growth.GrowingBatches(noise, growth.constant_batch(BASE), seed=number)
         w = np.sqrt(RATE / (BASE * (2 - RATE))) * rng.normal(size=BRANCH_DIMENSIONS)
@@ -167,7 +167,7 @@ def branching(runs: int) -> dict[str, Any]:
             batches,
             evaluate=lambda w: CURVATURE * jnp.sum(w**2) / 2,
             multiples=MULTIPLES,
-            examples=BASE * 96 * 8,
+            examples=BASE * 96 * 4,
             seeds=BRANCH_SEEDS,
             tolerance=tolerance,
         )
