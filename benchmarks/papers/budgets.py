@@ -1,7 +1,7 @@
 """At which budget is there a gap, and what closes it: `python -m benchmarks.papers.budgets`.
 
-F1 on a part of MNIST, rates tuned with equal trials, the same regimes with the same epochs, the same
-updates, and until the same training loss over the whole training set.
+F1 on a part of MNIST, rates tuned with equal trials; the same regimes with the same epochs, the
+same updates, and until the same training loss over the whole training set.
 """
 
 import argparse

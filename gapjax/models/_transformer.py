@@ -100,7 +100,8 @@ class Transformer(nnx.Module):
     ``scan``, ``"layers"``: see ``partition_specs`` of :class:`gapjax.models.Network`.
 
     Args:
-        num_outputs: the size of the vocabulary.
+        num_outputs: the size of the vocabulary; a token outside it makes the logits of its sequence
+            NaN.
         width: of the activations between layers.
         layers: how many.
         heads: of the attention; ``width / heads`` must be even.
@@ -125,8 +126,8 @@ class Transformer(nnx.Module):
         >>> import jax
         >>> from flax import nnx
         >>> from gapjax import models
-        >>> model = models.nnx.Transformer(width=16, layers=2, heads=2, rngs=nnx.Rngs(0))
-        >>> model(jax.numpy.zeros((2, 5), "int32")).shape
+        >>> tokens = jax.numpy.zeros((2, 5), "int32")
+        >>> nnx.eval_shape(lambda: models.nnx.Transformer(rngs=nnx.Rngs(0))(tokens)).shape
         (2, 5, 256)
 
     References:
@@ -272,13 +273,8 @@ def transformer(
         ValueError: a setting that cannot be.
 
     Example:
-        >>> import jax
-        >>> from gapjax import models
-        >>> network = models.as_network(models.transformer(width=16, layers=2, heads=2))
-        >>> tokens = jax.numpy.zeros((2, 5), "int32")
-        >>> params, model_state = network.init(jax.random.key(0), tokens)
-        >>> network.apply(params, model_state, tokens, train=False)[0].shape
-        (2, 5, 256)
+        >>> transformer(layers=6, width=384, heads=6, dropout=0.2, scan=True)
+        Transformer(layers=6, width=384, heads=6, dropout=0.2, scan=True)
     """
     return recipe(Transformer, num_outputs=num_outputs, norm=norm, dtype=dtype, **settings)
 

@@ -105,3 +105,18 @@ def test_every_page_is_in_a_table_of_contents():
     for path in PAGES:
         if path != DOCS / "index.md":
             assert str(path.with_suffix("")) in entries, path
+
+
+def test_citation_names_the_release():
+    text = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {gapjax.__version__}\n" in text
+    assert "\nlicense: Apache-2.0\n" in text
+
+
+def test_methods_have_a_card_each():
+    from gapjax import study
+
+    text = (DOCS / "methods.md").read_text()
+    batches = [name for name in study.BATCHES if name not in ("SB", "LB")]
+    for name in (*study.REMEDIES, *batches):
+        assert re.search(rf"\b{name}\b", text), f"{name} has no card"

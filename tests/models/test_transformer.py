@@ -58,13 +58,18 @@ def test_a_later_token_changes_no_earlier_logit():
     assert (np.abs(one - two)[:, 5:].max(-1) > 1e-4).all()
 
 
-def test_logits_equal_loops_in_float64():
-    """GPT-2 with rotary positions, written out."""
-    params = jax.tree.map(lambda x: np.asarray(x, np.float64), _params())
+@pytest.mark.parametrize(
+    "settings", [{}, {"activation": "swiglu", "norm": nnx.RMSNorm, "tied": False}], ids=str
+)
+def test_logits_equal_loops_in_float64(settings):
+    """GPT-2 with rotary positions, written out; or with what came later."""
+    params = jax.tree.map(lambda x: np.asarray(x, np.float64), _params(**settings))
 
     def norm(x, p):
-        centered = x - x.mean(-1, keepdims=True)
-        return centered / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * p["scale"] + p["bias"]
+        if not settings:
+            x = x - x.mean(-1, keepdims=True)
+        scale = p["scale"] / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+        return x * scale + p.get("bias", 0)
 
     def turned(x, t):
         half = len(x) // 2
@@ -80,17 +85,22 @@ def test_logits_equal_loops_in_float64():
             mixed[t, head] = weights @ v[: t + 1, head] / weights.sum()
         return np.einsum("thd,hdw->tw", mixed, p["out"]["kernel"])
 
-    def gelu(x):
+    def hidden(x, kernel):
+        if settings:
+            gate, value = np.einsum("tw,wcm->ctm", x, kernel)
+            return gate / (1 + np.exp(-gate)) * value
+        x = x @ kernel
         return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
     rows = params["embed"]["embedding"]
-    for tokens, logits in zip(TOKENS, _logits(_params()), strict=True):
+    last = params["unembed" if settings else "embed"]["embedding"]
+    for tokens, logits in zip(TOKENS, _logits(_params(**settings), **settings), strict=True):
         x = rows[tokens]
         for i in range(SIZES["layers"]):
             p = params["blocks"][i]
             x = x + attention(norm(x, p["attention_norm"]), p)
-            x = x + gelu(norm(x, p["mlp_norm"]) @ p["up"]["kernel"]) @ p["down"]["kernel"]
-        np.testing.assert_allclose(logits, norm(x, params["norm"]) @ rows.T, atol=2e-4)
+            x = x + hidden(norm(x, p["mlp_norm"]), p["up"]["kernel"]) @ p["down"]["kernel"]
+        np.testing.assert_allclose(logits, norm(x, params["norm"]) @ last.T, atol=2e-4)
 
 
 def test_rotations_see_only_how_far_apart_two_positions_are():

@@ -51,6 +51,10 @@ def plot_growth(result: StudyResult, axis: Any) -> None:
     """Batch size against epochs as steps; dotted, the gradient noise scale where it was measured.
 
     The noise scale ``tr(Sigma) / |G|^2`` is the mean over seeds of the one over that of the other.
+
+    Args:
+        result: the study's result.
+        axis: a matplotlib axis to draw on.
     """
     for i, (name, record) in enumerate(result.regimes.items()):
         own = figure_text(name)
@@ -66,6 +70,18 @@ def plot_growth(result: StudyResult, axis: Any) -> None:
         norm = record.curves.array("gradient_norm")[rows].mean(axis=1)
         at = np.array(record.curves.examples)[rows] / record.examples * record.epochs
         clear = norm > 0  # an unbiased estimate of a square may be negative near the end
+        # What has no place on a log axis is marked at its top, not dropped.
+        top = axis.get_xaxis_transform()
+        axis.plot(
+            at[~clear],
+            np.ones(np.count_nonzero(~clear)),
+            "^",
+            ms=4,
+            mfc="none",
+            color=color(i),
+            transform=top,
+            clip_on=False,
+        )
         ratio = (noise.mean(axis=1) / norm)[clear]
         told = f"_{own}, noise scale"
         axis.plot(at[clear], ratio, ".", ms=3, color=color(i), alpha=0.8, label=told)
@@ -75,7 +91,12 @@ def plot_growth(result: StudyResult, axis: Any) -> None:
 
 
 def plot_distance(result: StudyResult, axis: Any) -> None:
-    """Distance from the start against updates; early laws: log t dashed, power law dotted."""
+    """Distance from the start against updates; early laws: log t dashed, power law dotted.
+
+    Args:
+        result: the study's result.
+        axis: a matplotlib axis to draw on.
+    """
     for i, (name, record) in enumerate(result.regimes.items()):
         update, mean, deviation = over_members(record, "distance")
         if not update.size:
