@@ -1,6 +1,7 @@
 """Numbers for people, so that they read the same everywhere."""
 
 import math
+import re
 
 
 def readable_bytes(count: float) -> str:
@@ -25,3 +26,18 @@ def readable_duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def one_line(text: str) -> str:
+    r"""A text in one line that a terminal shows as it is: no controls, very long words cut.
+
+    Example:
+        >>> one_line("no\n  such \x1b[31mfile")
+        'no such \\x1b[31mfile'
+    """
+    words = " ".join(text.split())
+    shown = "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode()
+        for sign in words
+    )
+    return re.sub(r"\S{400,}", lambda long: f"{long[0][:240]}...{long[0][-60:]}", shown)

@@ -48,7 +48,8 @@ def test_help_shows_every_field_with_its_default(capsys):
     from gapjax.study import Study
 
     for field in vars(Study()):
-        assert f"--{field.replace('_', '-')}" in text
+        option = field.replace("_", "-")
+        assert f"--{option}" in text or f"--no-{option}" in text
     assert "(default: 0.05)" in text
 
 

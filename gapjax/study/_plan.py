@@ -4,15 +4,18 @@ import dataclasses
 import functools
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from gapjax import diffusion, growth
 from gapjax.study._budget import Budget, parse_keep, stopping
-from gapjax.study._optimizers import taken_by
+from gapjax.study._optimizers import is_adam, rule_of, taken_by
 from gapjax.study._schedules import at_fractions, course, piecewise, warmed_up
 from gapjax.study._task import Task
 
@@ -49,6 +52,7 @@ class Plan:
         reference: how far that regime travelled; before it is trained, a curve of the same size.
         longest: the examples that the regime sees which sees most, for ``keep="longest"``.
         looks: the updates after which metrics are measured, where they are not the study's.
+        grows_from: the share of the examples before which the batch of ``SEESAW`` does not grow.
     """
 
     study: Any
@@ -66,6 +70,7 @@ class Plan:
     reference: diffusion.DiffusionRecord | None = None
     longest: int | None = None
     looks: tuple[int, ...] | None = None
+    grows_from: float = 0.0
 
     @property
     def name(self) -> str:
@@ -79,7 +84,8 @@ class Plan:
 
     @functools.cached_property
     def _run(self) -> _Run:
-        return _growing(self) if self.regime.grows else _constant(self)
+        make = {"grow": _growing, "hybrid": _growing, "seesaw": _seesaw}
+        return make.get(self.regime.batch, _constant)(self)
 
     @property
     def batch_sizes(self) -> growth.StepwiseBatch:
@@ -124,7 +130,14 @@ class Plan:
     def schedule(self, warmup: Any = None) -> optax.Schedule:
         """Update -> rate, by the rule; with another warm-up than the plan's where one is given."""
         share = self.warmup if warmup is None else warmup
-        return warmed_up(self._run.schedule, share * self.updates)
+        return warmed_up(self._run.schedule, self._updates_of(share))
+
+    def _updates_of(self, share: Any) -> Any:
+        """The updates in which a share of the examples is seen, a number or a traced array."""
+        ends = (0, *self.batch_sizes.boundaries, self.updates)
+        seen = [float(self.batch_sizes.examples_before(end)) for end in ends]
+        interp = jnp.interp if isinstance(share, jax.Array) else np.interp
+        return interp(share * self.examples, np.array(seen), np.array(ends, np.float64))
 
     @property
     def budget(self) -> Budget:
@@ -176,8 +189,17 @@ def make_plan(study: Any, regime: Any, num_examples: int, longest: int | None = 
         longest: the examples of the regime that sees most; where it is not known, a regime that
             wants as many is planned as if there were no other.
 
+    Returns:
+        The plan.
+
     Raises:
         ValueError: a batch larger than the data, or a hook of a remedy that gives no plan.
+
+    Example:
+        >>> from gapjax import study
+        >>> plan = make_plan(study.Study(), study.Regime.parse("LB+LR"), 1280)
+        >>> plan.batch_size, plan.updates, round(plan.rate, 3)
+        (640, 40, 0.316)
     """
     plan = Plan(
         study,
@@ -261,8 +283,10 @@ def _growing(plan: Plan) -> _Run:
     study, updates = plan.study, _base_updates(plan)
     drops: Any = course(study, updates, plan.peak).boundaries
     if not drops or None in drops.values():
+        if plan.regime.batch == "grow":  # a rate that falls smoothly drops wherever it has halved
+            return _traded(plan, "linear")
         raise ValueError(
-            f"regime {plan.name}: the batch grows where the rate would drop, and schedule="
+            f"regime {plan.name}: the batch grows at the first drop of the rate, and schedule="
             f"{study.schedule!r} has no drops: use schedule='step' with decay_at."
         )
     count = 1 if plan.regime.batch == "hybrid" else len(drops)
@@ -285,6 +309,35 @@ def _growing(plan: Plan) -> _Run:
     )
 
 
+def _seesaw(plan: Plan) -> _Run:
+    return _traded(plan, rule_of(plan.optimizer))
+
+
+def _traded(plan: Plan, rule: str) -> _Run:
+    """The fall of the rate as growth of the batch, by a rule of the noise."""
+    study, updates = plan.study, _base_updates(plan)
+    base, small = course(study, updates, plan.peak).schedule, study.small_batch
+    total = updates * small
+    try:
+        schedule, sizes = growth.seesaw(
+            lambda examples: base(examples / small),
+            total_examples=total,
+            batch_size=small,
+            maximum=study.large_batch,
+            multiple=plan.ghost_size or 1,
+            start=plan.grows_from,
+            rule=rule,
+        )
+    except ValueError as error:
+        raise ValueError(f"regime {plan.name}: {error}") from None
+    if not sizes.boundaries:
+        raise ValueError(
+            f"regime {plan.name}: the batch grows where the rate would halve, and schedule="
+            f"{study.schedule!r} never lets it: use schedule='cosine', say."
+        )
+    return _Run(sizes, schedule, sizes.update_at(total), sizes.boundaries)
+
+
 def _updates_for(sizes: growth.StepwiseBatch, num_examples: float) -> int:
     """How many updates it takes to see so many examples."""
     return sizes.update_at(max(math.ceil(num_examples), 1) - 1) + 1
@@ -305,3 +358,18 @@ def _check(plan: Plan) -> None:
                 f"regime {plan.name}: a batch of {size} is not a multiple of ghost_size={ghost}: "
                 f"use {' or '.join(map(str, sorted(nearest)))}."
             )
+
+
+def warn_of_rules(plan: Plan) -> None:
+    """Say where Adam, whose updates have a length of their own, follows the rule of SGD."""
+    if not is_adam(plan.optimizer):
+        return
+    instead = {"grow": "SEESAW", "hybrid": "SEESAW"}.get(plan.regime.batch)
+    if plan.rule == "linear":
+        instead = "LR"
+    if instead is not None:
+        warnings.warn(
+            f"regime {plan.name} ties the rate of {plan.optimizer} to the batch as for SGD, by "
+            f"rate / batch; the noise of {plan.optimizer} goes with rate / sqrt(batch), which is "
+            f"what {instead} keeps."
+        )

@@ -10,7 +10,7 @@ import numpy as np
 from gapjax import _checks, data, diffusion, ghost, growth, training
 from gapjax.study._controls import with_controls
 from gapjax.study._errors import first_line, naming
-from gapjax.study._plan import Plan, make_plan, make_plans
+from gapjax.study._plan import Plan, make_plan, make_plans, warn_of_rules
 from gapjax.study._population._member import Member, as_arrays, member_functions
 from gapjax.study._population._noise import noise_function
 from gapjax.study._population._room import check_memory, check_time
@@ -75,6 +75,7 @@ def prepare_study(study: Study, batch_devices: int = 1) -> Prepared:
     _check_devices(study, batch_devices, plans)
     _check_outputs(setup, dataset)
     for plan in plans.values():
+        warn_of_rules(plan)
         _trace(setup, with_reference(plan, plans))
     return Prepared(dataset, setup, splits, plans)
 

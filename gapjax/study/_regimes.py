@@ -14,6 +14,11 @@ BATCHES: dict[str, tuple[str, str]] = {
     "LB": ("large", "the large batch"),
     "GROW": ("grow", "from small towards large, growing where the rate would drop"),
     "HYBRID": ("hybrid", "likewise at the first drop; the later ones stay drops of the rate"),
+    "SEESAW": (
+        "seesaw",
+        "from small towards large, doubling where any schedule would halve the rate, which falls "
+        "by the root of that (Adam) or stays (SGD)",
+    ),
 }
 _WORDS = {word: name for name, (word, _) in BATCHES.items()}
 STANDARD = ("SB", "LB", "LB+LR", "LB+LR+GBN", "LB+LR+GBN+RA")
@@ -27,7 +32,9 @@ class Regime:
         name: what tables, figures and files call it.
         batch: ``"small"`` or ``"large"`` (the study's sizes), a number of examples, or a batch that
             grows from small to large in place of the drops of the rate (Smith et al. 2018):
-            ``"grow"`` at each of them, ``"hybrid"`` at the first.
+            ``"grow"`` at each of them, or where a smooth rate has halved, ``"hybrid"`` at the
+            first; or ``"seesaw"``, which grows
+            where any schedule would halve the rate (Meterez et al. 2025).
         remedies: names from ``REMEDIES``, or ``Remedy`` objects of your own.
 
     Raises:
@@ -71,7 +78,7 @@ class Regime:
     @property
     def grows(self) -> bool:
         """Whether the batch grows."""
-        return self.batch_name in ("GROW", "HYBRID")
+        return self.batch_name in ("GROW", "HYBRID", "SEESAW")
 
     def has(self, remedy: str) -> bool:
         """Whether a remedy of this name is among its remedies."""
@@ -82,8 +89,8 @@ class Regime:
         """A regime by its words: a batch, then remedies, joined by ``+``.
 
         Args:
-            text: ``"SB"``, ``"LB"``, ``"GROW"``, ``"HYBRID"`` or a number of examples, then any of
-                ``REMEDIES``: ``"LB+LR+GBN"``.
+            text: ``"SB"``, ``"LB"``, ``"GROW"``, ``"HYBRID"``, ``"SEESAW"`` or a number of
+                examples, then any of ``REMEDIES``: ``"LB+LR+GBN"``.
 
         Raises:
             ValueError: a word that is neither, with the nearest.

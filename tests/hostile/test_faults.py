@@ -181,13 +181,13 @@ def test_a_train_state_of_flax_comes_back(tmp_path):
     assert found.state.params["w"].tolist() == [1.0, 1.0]
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "ascii:strict"])
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 @pytest.mark.processes
 def test_a_terminal_that_is_not_unicode_shows_the_table(finished, encoding):
     folder, _, _ = finished
     code = (
-        "import sys\nfrom gapjax import cli, study\n"
-        "result = study.load_result(sys.argv[1])\ncli._print_table(result)\n"
+        "import sys\nfrom gapjax import _commands, _streams, study\n_streams.prepare()\n"
+        "result = study.load_result(sys.argv[1])\n_commands._print_table(result)\n"
         "print(study.finding(result))"
     )
     done = subprocess.run(

@@ -57,6 +57,12 @@ class StudyResult:
 def load_result(folder: str | os.PathLike[str]) -> StudyResult:
     """The result of a study, read from its folder; of one under way, the regimes that are done.
 
+    Args:
+        folder: of the study, as ``run_study`` was given it.
+
+    Returns:
+        The result.
+
     Raises:
         ValueError: no study is there, none of its regimes is done, or a file is not as it was
             written; in one line.

@@ -20,7 +20,14 @@ NO_GAP, TOO_FEW = "no clear gap", "too few seeds"
 
 
 def columns(result: StudyResult) -> list[Column]:
-    """The columns of the table: what matters most first."""
+    """The columns of the table: what matters most first.
+
+    Args:
+        result: the study's result.
+
+    Returns:
+        The columns, as many as a row of :func:`rows` has cells.
+    """
     task = result.config.task
     headline = task.headline
     rest = [
@@ -53,6 +60,9 @@ def rows(result: StudyResult, which: str = "run") -> list[list[str]]:
     Args:
         result: the study's result.
         which: ``"run"``, or ``"rule"`` for the rates of the rules where others were tuned.
+
+    Returns:
+        The cells of every row, in the order of :func:`columns`.
     """
     task = result.config.task
     headline = task.headline
@@ -160,7 +170,14 @@ def closed(result: StudyResult, which: str = "run") -> dict[str, str]:
 
 
 def notes(result: StudyResult) -> list[str]:
-    """What a reader of the table must know."""
+    """What a reader of the table must know.
+
+    Args:
+        result: the study's result.
+
+    Returns:
+        A sentence or two each.
+    """
     config = result.config
     small, large = config.baseline
     alone = max(len(record.seeds) for record in result.regimes.values()) == 1

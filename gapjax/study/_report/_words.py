@@ -10,7 +10,15 @@ from gapjax.study._results._records import RegimeRecord
 
 
 def finding(result: StudyResult, which: str = "run") -> str:
-    """What the study found, in a few sentences: the gap, and which remedies close what of it."""
+    """What the study found, in a few sentences: the gap, and which remedies close what of it.
+
+    Args:
+        result: the study's result.
+        which: ``"run"``, or ``"rule"`` for the rates of the rules where others were tuned.
+
+    Returns:
+        The sentences.
+    """
     config, found = result.config, gap_of(result, which)
     small, large = result.ends
     names = config.baseline

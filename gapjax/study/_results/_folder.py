@@ -221,6 +221,12 @@ def read_regime(folder: pathlib.Path, name: str, config: Config) -> RegimeRecord
             raise ValueError(f"name: it is regime {record.name!r}, not {name!r}")
         if record.study != config.fingerprint:
             raise ValueError("study: it belongs to another study than config.json beside it")
+        measured = [f"{split}_{m}" for split in ("train", "test") for m in config.task.measures]
+        runs = {"run": record.run, "rule": record.rule, "curves": record.curves}
+        for part, found in runs.items():
+            for wanted in ("distance", *measured):
+                if found is not None and wanted not in found.values:
+                    raise ValueError(f"{part}.values: {wanted!r} is missing")
 
     return read(path, RegimeRecord, check=check, cost=_again(name))
 
@@ -276,9 +282,9 @@ def _check_tree(folder: pathlib.Path, record: RegimeRecord, tree: pathlib.Path) 
 def _check_regime(folder: pathlib.Path, record: RegimeRecord) -> None:
     """See that all is whole that a regime has kept."""
     _examples(folder, record)
-    for place in record.files:
-        if place.startswith("checkpoints/"):
-            _check_tree(folder, record, folder / place)
+    trees = {folder / place for place in record.files if place.startswith("checkpoints/")}
+    for tree in sorted({network_path(folder, record.name), *trees}):
+        _check_tree(folder, record, tree)
 
 
 def _damage(folder: pathlib.Path, record: RegimeRecord, path: pathlib.Path, why: str) -> Damaged:

@@ -275,6 +275,10 @@ class TaskFacts:
     percent: list[str]
     weighted: bool
 
+    def __post_init__(self) -> None:
+        if self.headline not in self.measures:
+            raise ValueError(f"headline is {self.headline!r}, which is none of its measures")
+
     def scale(self, measure: str) -> float:
         """What a measure is multiplied by where it is shown."""
         return 100.0 if measure in self.percent else 1.0

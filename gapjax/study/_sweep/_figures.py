@@ -31,6 +31,10 @@ def plot_steps(result: SweepResult, axis: Any) -> None:
 
     Shaded, of the first curve: perfect scaling, diminishing returns, no more returns. The knee is
     its critical batch size, a bar from end to end of its interval.
+
+    Args:
+        result: the sweep's result.
+        axis: a matplotlib axis to draw on.
     """
     lines = list(result.lines.values())
     _shade(axis, lines[0])
@@ -53,7 +57,12 @@ def plot_steps(result: SweepResult, axis: Any) -> None:
 
 
 def plot_examples(result: SweepResult, axis: Any) -> None:
-    """Examples to the target against batch size, with the hyperbola."""
+    """Examples to the target against batch size, with the hyperbola.
+
+    Args:
+        result: the sweep's result.
+        axis: a matplotlib axis to draw on.
+    """
     lines = list(result.lines.values())
     _shade(axis, lines[0])
     for i, line in enumerate(lines):
@@ -67,7 +76,12 @@ def plot_examples(result: SweepResult, axis: Any) -> None:
 
 
 def plot_pareto(result: SweepResult, axis: Any) -> None:
-    """Examples against updates to the target, a point for each size: the price of fewer updates."""
+    """Examples against updates to the target, a point for each size: the price of fewer updates.
+
+    Args:
+        result: the sweep's result.
+        axis: a matplotlib axis to draw on.
+    """
     lines = list(result.lines.values())
     for i, line in enumerate(lines):
         points = line.reached

@@ -110,7 +110,14 @@ def read_config(folder: pathlib.Path) -> SweepConfig:
 
 
 def is_sweep(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds a sweep."""
+    """Whether a folder holds a sweep.
+
+    Args:
+        folder: any.
+
+    Returns:
+        Whether :func:`load_sweep` can read it.
+    """
     return (local_path("folder", folder) / CONFIG).exists()
 
 

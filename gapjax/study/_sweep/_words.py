@@ -14,7 +14,14 @@ FEWER = 5  # times the critical batch, from which on less than 20% of the update
 
 
 def sweep_finding(result: SweepResult) -> str:
-    """The sentences that answer the question."""
+    """The sentences that answer the question.
+
+    Args:
+        result: the sweep's result.
+
+    Returns:
+        The sentences.
+    """
     config = result.config
     seeds = config.sweep["seeds"]
     said = [
@@ -82,7 +89,14 @@ def _batch(size: float) -> str:
 
 
 def sweep_columns(result: SweepResult) -> list[Column]:
-    """The columns of the table of sizes."""
+    """The columns of the table of sizes.
+
+    Args:
+        result: the sweep's result.
+
+    Returns:
+        The columns, as many as a row of :func:`sweep_rows` has cells.
+    """
     unit = _unit(result)
     return [
         Column("remedy", numeric=False),
@@ -104,7 +118,14 @@ def _unit(result: SweepResult) -> str:
 
 
 def sweep_rows(result: SweepResult) -> Iterator[list[str]]:
-    """A row for every size under every remedy."""
+    """A row for every size under every remedy.
+
+    Args:
+        result: the sweep's result.
+
+    Returns:
+        The cells of every row, in the order of :func:`sweep_columns`.
+    """
     task = result.config.task
     scale = task.scale(task.headline)
     for line in result.lines.values():
@@ -141,7 +162,11 @@ def _budget(point: SizePoint, name: str, scale: float) -> str:
 
 
 def fit_columns() -> list[Column]:
-    """The columns of the table of fits."""
+    """The columns of the table of fits.
+
+    Returns:
+        The columns, as many as a row of :func:`fit_rows` has cells.
+    """
     return [
         Column("remedy", numeric=False),
         Column("critical batch [95%]"),
@@ -155,7 +180,14 @@ def fit_columns() -> list[Column]:
 
 
 def fit_rows(result: SweepResult) -> Iterator[list[str]]:
-    """A row for every curve that was fitted."""
+    """A row for every curve that was fitted.
+
+    Args:
+        result: the sweep's result.
+
+    Returns:
+        The cells of every row, in the order of :func:`fit_columns`.
+    """
     for name, line in result.lines.items():
         fit = line.fit
         if fit is None:
@@ -174,7 +206,14 @@ def fit_rows(result: SweepResult) -> Iterator[list[str]]:
 
 
 def sweep_notes(result: SweepResult) -> list[str]:
-    """What a reader of the tables must know."""
+    """What a reader of the tables must know.
+
+    Args:
+        result: the sweep's result.
+
+    Returns:
+        A sentence or two each.
+    """
     config = result.config
     notes = [
         f"The target is a {result.goal.text}, first reached, between evaluations in a line. "

@@ -202,3 +202,10 @@ def test_a_table_without_effects_is_not_called_one():
     drawn = (coverage.Drawn(coverage.bernoulli(rng, 5, 200, (0.9,) * 4)) for _ in range(250))
     hits = [coverage.no_effect(one) for one in drawn]
     assert coverage.within("any difference", np.mean([list(one.values()) for one in hits]), 0.03)
+
+
+def test_two_seeds_that_differ_by_little_overflow_nothing():
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(2, 2, 32))
+    found = paired_difference(first, second)
+    assert 0 < found.p_value <= 1 and np.isfinite([found.low, found.high]).all()

@@ -92,7 +92,7 @@ def test_a_record_that_was_changed_is_named(swept, tmp_path):
     shutil.copytree(swept[0], folder)
     path = folder / "sizes" / "4.json"
     path.write_text(path.read_text().replace('"batch_size": 4', '"batch_size": 5'))
-    with pytest.raises(ValueError, match=r"4\.json is not as it was written"):
+    with pytest.raises(ValueError, match=r"4\.json: checksum differs; delete it"):
         study.load_sweep(folder)
 
 

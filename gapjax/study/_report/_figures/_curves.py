@@ -51,6 +51,10 @@ def plot_growth(result: StudyResult, axis: Any) -> None:
     """Batch size against epochs as steps; dotted, the gradient noise scale where it was measured.
 
     The noise scale ``tr(Sigma) / |G|^2`` is the mean over seeds of the one over that of the other.
+
+    Args:
+        result: the study's result.
+        axis: a matplotlib axis to draw on.
     """
     for i, (name, record) in enumerate(result.regimes.items()):
         own = figure_text(name)
@@ -87,7 +91,12 @@ def plot_growth(result: StudyResult, axis: Any) -> None:
 
 
 def plot_distance(result: StudyResult, axis: Any) -> None:
-    """Distance from the start against updates; early laws: log t dashed, power law dotted."""
+    """Distance from the start against updates; early laws: log t dashed, power law dotted.
+
+    Args:
+        result: the study's result.
+        axis: a matplotlib axis to draw on.
+    """
     for i, (name, record) in enumerate(result.regimes.items()):
         update, mean, deviation = over_members(record, "distance")
         if not update.size:

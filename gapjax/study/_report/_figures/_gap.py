@@ -11,7 +11,12 @@ from gapjax.study._results._names import figure_text
 
 
 def plot_headline(result: StudyResult, axis: Any) -> None:
-    """The headline metric on the test set, every seed a point; above them mean and interval."""
+    """The headline metric on the test set, every seed a point; above them mean and interval.
+
+    Args:
+        result: the study's result.
+        axis: a matplotlib axis to draw on.
+    """
     task = result.config.task
     scale, names = task.scale(task.headline), list(result.regimes)
     for i, name in enumerate(names):
@@ -44,7 +49,12 @@ def _rows(axis: Any, names: list[str]) -> None:
 
 
 def plot_gap_closed(result: StudyResult, axis: Any) -> None:
-    """The share of the gap each regime closes: its interval, and thin the simultaneous one."""
+    """The share of the gap each regime closes: its interval, and thin the simultaneous one.
+
+    Args:
+        result: the study's result.
+        axis: a matplotlib axis to draw on.
+    """
     found = result.gap
     small, large = result.config.baseline
     everyone = list(result.regimes)

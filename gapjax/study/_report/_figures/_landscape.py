@@ -10,7 +10,12 @@ from gapjax.study._results._names import figure_text
 
 
 def plot_spectrum(result: StudyResult, axis: Any) -> None:
-    """The spectral density of the first seed of each regime, with two standard errors."""
+    """The spectral density of the first seed of each regime, with two standard errors.
+
+    Args:
+        result: the study's result.
+        axis: a matplotlib axis to draw on.
+    """
     floor = 1e-4
     for name, found in measured(result).items():
         own = color(list(result.regimes).index(name))
@@ -28,7 +33,12 @@ def plot_spectrum(result: StudyResult, axis: Any) -> None:
 
 
 def plot_lines(result: StudyResult, axis: Any) -> None:
-    """Training (solid) and test loss (dashed) along one line through each solution."""
+    """Training (solid) and test loss (dashed) along one line through each solution.
+
+    Args:
+        result: the study's result.
+        axis: a matplotlib axis to draw on.
+    """
     for name, found in measured(result).items():
         own = color(list(result.regimes).index(name))
         for split, style in (("train", "-"), ("test", "--")):
@@ -41,7 +51,12 @@ def plot_lines(result: StudyResult, axis: Any) -> None:
 
 
 def plot_way(result: StudyResult, axis: Any) -> None:
-    """Loss (left) and headline metric (right) from end to end, training solid, test dashed."""
+    """Loss (left) and headline metric (right) from end to end, training solid, test dashed.
+
+    Args:
+        result: the study's result.
+        axis: a matplotlib axis to draw on.
+    """
     measured(result)
     between = result.landscape.between if result.landscape else None
     if between is None:
