@@ -2,7 +2,7 @@
 
 import pytest
 
-from gapjax import cli
+from gapjax import cli, study
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from gapjax import cli
         ("--target 0", "above 0 and below 1, not 0.0. It is an error, 1 - accuracy"),
         ("--target 90", "0.1 for an accuracy of 90%"),
         ("--target nan", "must be a finite number"),
-        ("--target low", "a number, not 'low'"),
+        ("--target low", "--target takes a number or None, not 'low'"),
         ("--remedies none GBM", "Did you mean 'GBN'"),
         ("--remedies none none", "each once"),
         ("--remedies LR+RA", "does not go with a sweep"),
@@ -42,6 +42,19 @@ def test_mistakes_are_one_line_and_exit_code_2(line, said, capsys, tmp_path, mon
     captured = capsys.readouterr()
     assert said in captured.err and captured.err.count("\n") == 1, captured.err
     assert not captured.out and not list(tmp_path.glob("runs/*/sizes/*"))
+
+
+def test_a_target_of_a_loss_has_no_default(capsys):
+    assert cli.main(["sweep", "pydoc-lm-small"]) == 2
+    assert "a sweep needs a target, which for this task is of the loss" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", study.PRESETS)
+def test_the_sizes_that_are_not_named_fit_the_data(name):
+    sizes = study.sweep_options(name)["batch_sizes"][1]
+    preset = study.PRESETS[name]
+    assert len(sizes) >= 3 and sizes[0] == preset.study.small_batch
+    assert sizes[-1] <= 0.8 * (preset.study.train_examples or preset.num_examples)
 
 
 def test_an_unknown_preset_is_suggested(capsys):
