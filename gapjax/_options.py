@@ -1,14 +1,66 @@
 """Options of the command line, parsed by tyro, with its errors cut down to one line."""
 
 import contextlib
+import dataclasses
 import io
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
+from typing import Annotated, Any
 
 _NARROWEST = 40
+
+# What takes an object from Python takes a name here.
+_NAMES: dict[str, Any] = {
+    "dataset": str,
+    "model": str,
+    "task": str,
+    "optimizer": str,
+    "schedule": str,
+    "regimes": tuple[str, ...],
+    "augment": tuple[str, ...],
+}
+
+
+def fields_of(
+    study: Any,
+    own: Mapping[str, tuple[Any, Any, str]],
+    *,
+    about: str,
+    without: Collection[str] = (),
+) -> type:
+    """The fields of a study as a dataclass for the command line, a preset's values the defaults.
+
+    Args:
+        study: the preset.
+        own: those of the command, by name: type, default, help.
+        about: what the command does, for its help.
+        without: fields of a study that it does not use.
+    """
+    import tyro
+
+    defaults = {
+        **vars(study),
+        "task": study.task.name,
+        "regimes": tuple(regime.name for regime in study.regimes),
+    }
+    every = {
+        field.name: (
+            _NAMES.get(field.name, field.type),
+            defaults[field.name],
+            field.metadata["help"],
+        )
+        for field in dataclasses.fields(study)
+        if field.name not in without
+    }
+    fields: list[Any] = [
+        (name, Annotated[kind, tyro.conf.arg(help=help)], dataclasses.field(default=default))
+        for name, (kind, default, help) in {**every, **own}.items()
+    ]
+    made = dataclasses.make_dataclass("StudyFields", fields, frozen=True)
+    made.__doc__ = about
+    return made
 
 
 def parse(fields: type, arguments: list[str], *, prog: str) -> Any:

@@ -1,32 +1,15 @@
 """The ``gapjax`` command: thin, over ``gapjax.study`` and ``gapjax.data``."""
 
-import contextlib
-import dataclasses
 import os
-import shlex
 import signal
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-from gapjax import _checks, _options, _paths, _signals, _streams, _tensorboard, _terminal
+from gapjax import _checks, _commands, _signals, _streams
 from gapjax._text import one_line
-
-_HELP = ("-h", "--help")
-
-# How a study is run, which is no part of what it is: name, type, default, help.
-_RUN: dict[str, tuple[type, Any, str]] = {
-    "out": (str, "", "folder for results and report; a study that was interrupted there goes on"),
-    "landscape": (bool, False, "measure the solutions too: curvature, sharpness, end to end"),
-    "log_dir": (str, "", "folder for TensorBoard: what is measured, as it comes"),
-    "batch_devices": (int, 1, "devices that share each seed's batch; seeds spread by themselves"),
-    "distributed": (bool, False, "this is one of many processes, on the hosts of a cluster"),
-    "wait": (bool, False, "wait where another process writes to the folder"),
-    "repair": (bool, False, "delete what is damaged in the folder, and make that again"),
-    "dry_run": (bool, False, "print what devices, memory and network it takes; train nothing"),
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     name = arguments[0] if arguments else "--help"
-    if name in (*_HELP, "help"):
+    if name in (*_commands.HELP, "help"):
         print(_usage(), end="")
         return 0
     if name == "--version":
@@ -63,7 +46,7 @@ def _run(arguments: list[str]) -> int:
     try:
         _checks.one_of("command", name, _COMMANDS)
         command = _COMMANDS[name]
-        if command.text is not None and {*arguments[1:]} & {*_HELP}:
+        if command.text is not None and {*arguments[1:]} & {*_commands.HELP}:
             print(f"gapjax {name} {command.takes}".rstrip(), f"\n\n{command.text}")
             return 0
         with warnings.catch_warnings():
@@ -86,221 +69,8 @@ def _run(arguments: list[str]) -> int:
     return code
 
 
-@contextlib.contextmanager
-def _working(*, distributed: bool = False) -> Iterator[None]:
-    """While inside, signals are raised, so that what was begun is cleared away or kept."""
-    from gapjax import training
-
-    with training.resending_signals(), _signals.raising(sigterm=not distributed):
-        yield
-
-
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     print(f"gapjax: {one_line(str(message))}", file=sys.stderr)
-
-
-def _study(arguments: list[str]) -> None:
-    name = "digits"
-    if arguments and not arguments[0].startswith("-"):
-        name = arguments.pop(0)
-    from gapjax import study, training
-
-    default = study.preset(name)
-    fields = _fields_of(default, out=f"runs/{name}")
-    values = vars(_options.parse(fields, arguments, prog="gapjax study [PRESET]"))
-    run = {name: values.pop(name) for name in _RUN}
-    out, log_dir, distributed, dry = (
-        run.pop(name) for name in ("out", "log_dir", "distributed", "dry_run")
-    )
-    if not out:
-        raise ValueError(f"--out must name a folder, such as runs/{name}, and is empty.")
-    chosen = study.Study(**values)
-    if distributed:
-        training.connect()
-    command = shlex.join(["gapjax", "study", name, *arguments])
-    training.enable_compile_cache()
-    if dry:
-        _dry_run(chosen, run["batch_devices"])
-        return
-    with (
-        _working(distributed=distributed),
-        _terminal.progress(len(chosen.regimes)) as show,
-        _tensorboard.logging(log_dir) as log,
-    ):
-
-        def progress(at: Any) -> None:
-            show(at)
-            log(at)
-
-        result = study.run_study(chosen, out, progress=progress, command=command, **run)
-    if training.is_first():
-        _print_table(result)
-        print(f"\n{study.finding(result)}\n\nReport: {out}/report.html")
-
-
-# What takes an object from Python takes a name here.
-_NAMES: dict[str, Any] = {
-    "dataset": str,
-    "model": str,
-    "task": str,
-    "optimizer": str,
-    "schedule": str,
-    "regimes": tuple[str, ...],
-    "augment": tuple[str, ...],
-}
-
-
-def _fields_of(default: Any, *, out: str) -> type:
-    """The fields of a study as a dataclass for the command line, a preset's values the defaults."""
-    import tyro
-
-    from gapjax import study
-
-    defaults = {
-        **vars(default),
-        "task": default.task.name,
-        "regimes": tuple(regime.name for regime in default.regimes),
-    }
-    fields: list[Any] = [
-        (
-            field.name,
-            Annotated[
-                _NAMES.get(field.name, field.type), tyro.conf.arg(help=field.metadata["help"])
-            ],
-            dataclasses.field(default=defaults[field.name]),
-        )
-        for field in dataclasses.fields(default)
-    ]
-    defaults = {**{name: value for name, (_, value, _) in _RUN.items()}, "out": out}
-    fields += [
-        (name, Annotated[kind, tyro.conf.arg(help=help)], dataclasses.field(default=defaults[name]))
-        for name, (kind, _, help) in _RUN.items()
-    ]
-    made = dataclasses.make_dataclass("StudyFields", fields, frozen=True)
-    batches = "\n".join(f"* {name}: {meaning}." for name, (_, meaning) in study.BATCHES.items())
-    made.__doc__ = (
-        "Train every regime over many seeds, print the table and write the report.\n\n"
-        "PRESET sets the defaults below (see `gapjax presets`). A regime is a batch and remedies, "
-        "joined by +:\n"
-        f"{batches}\n"
-        "* a number: so many examples.\n"
-        f"* then any of {', '.join(study.REMEDIES)} (see `gapjax remedies`)."
-    )
-    return made
-
-
-def _dry_run(chosen: Any, batch_devices: int) -> None:
-    import rich.console
-
-    from gapjax import study, training
-
-    needs = []
-    with rich.console.Console(stderr=True).status("compiling") as status:
-        for need in study.dry_run(chosen, batch_devices=batch_devices):
-            needs.append(need)
-            status.update(f"compiling, {len(needs)} done")
-    if not training.is_first():
-        return
-    _terminal.show("What the study needs", study.NEEDS_COLUMNS, map(study.needs_row, needs))
-    for note in study.needs_notes(needs[0]):
-        print(note)
-
-
-def _print_table(result: Any) -> None:
-    from gapjax import study
-
-    tuned = result.is_tuned
-    title = "At the learning rate " + ("tuned on the validation split" if tuned else "of the rule")
-    _terminal.show(title, study.columns(result), study.rows(result))
-    if result.rule_gap is not None:
-        title = "Beside it, at the learning rate of the rule"
-        _terminal.show(title, study.columns(result), study.rows(result, "rule"))
-    for note in study.notes(result):
-        print(note)
-
-
-def _report(arguments: list[str]) -> None:
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        raise ValueError("gapjax report takes the folder of a study: gapjax report runs/digits")
-    from gapjax import study
-
-    result = study.load_result(arguments[0])
-    path = _paths.local_path("DIR", arguments[0]) / "report.html"
-    with _working():
-        study.write_report(result, path)
-    print(f"Report: {path}")
-
-
-def _no_arguments(name: str, arguments: list[str]) -> None:
-    if arguments:
-        raise ValueError(f"gapjax {name} takes no arguments, not {' '.join(arguments)!r}.")
-
-
-def _presets(arguments: list[str]) -> None:
-    _no_arguments("presets", arguments)
-    from gapjax import study
-
-    for name, preset in study.PRESETS.items():
-        print(preset.told(name))
-
-
-def _remedies(arguments: list[str]) -> None:
-    _no_arguments("remedies", arguments)
-    from gapjax import study
-
-    print("A regime is a batch and remedies, joined by +, such as LB+LR+GBN. Batches:\n")
-    for name, (_, meaning) in study.BATCHES.items():
-        print(f"  {name:8} {meaning}")
-    print("  64       so many examples, any number\n\nRemedies:\n")
-    for name, remedy in study.REMEDIES.items():
-        print(f"  {name:8} {remedy.meaning}\n           {remedy.source}")
-
-
-def _data(arguments: list[str]) -> None:
-    usage = "gapjax data import mnist --from ~/Downloads/mnist"
-    name, *rest = arguments[1:] or ["-"]
-    if name in _HELP:
-        rest = [name]
-    elif arguments[:1] != ["import"] or name.startswith("-"):
-        raise ValueError(f"gapjax data has one command, import: {usage}")
-    is_text = name == "text"
-    if is_text:
-        name, *rest = rest or ["-"]
-        if name in _HELP:
-            rest = [name]
-        elif name.startswith("-"):
-            raise ValueError(
-                "gapjax data import text takes a name of your own for the data set: gapjax data "
-                "import text novels --from ~/novels"
-            )
-    import tyro
-
-    @dataclasses.dataclass(frozen=True)
-    class Import:
-        """Write a standard TFDS folder from files on this machine."""
-
-        source: Annotated[str, tyro.conf.arg(name="from", help="folder or archive of the files")]
-        data_dir: Annotated[
-            str | None, tyro.conf.arg(help="folder of prepared data sets; TFDS's own by default")
-        ] = None
-
-    @dataclasses.dataclass(frozen=True)
-    class ImportText(Import):
-        """Write a standard TFDS folder of text, as windows of bytes."""
-
-        sequence_length: Annotated[int, tyro.conf.arg(help="tokens that a window predicts")] = 128
-
-    what = "text NAME" if is_text else "NAME"
-    options = _options.parse(
-        ImportText if is_text else Import, rest, prog=f"gapjax data import {what}"
-    )
-    from gapjax import data
-
-    write = data.import_text if is_text else data.import_local
-    given = dict(vars(options))
-    with _working():
-        folder = write(name, given.pop("source"), **given)
-    print(folder)
 
 
 class _Command(NamedTuple):
@@ -314,30 +84,60 @@ class _Command(NamedTuple):
 
 _COMMANDS: dict[str, _Command] = {
     "study": _Command(
-        _study,
+        _commands.study_command,
         "[PRESET]",
         "train every regime over many seeds, print the table, write the report (--help shows every "
         "field with its default; --landscape measures the solutions too, --dry-run tells what the "
         "study needs and trains nothing)",
     ),
+    "sweep": _Command(
+        _commands.sweep_command,
+        "[PRESET]",
+        "how large may the batch be: updates and examples to a target at many batch sizes, the "
+        "critical batch size, what remedies do to it (--help shows every field)",
+    ),
     "report": _Command(
-        _report,
+        _commands.report_command,
         "DIR",
-        "draw the report of a study's folder again",
+        "draw the report of the folder of a study or a sweep again",
         "Read the results in DIR, the folder of a study (finished, or under way), and write\n"
         "DIR/report.html again. Nothing is trained.",
     ),
+    "figures": _Command(
+        _commands.figures_command,
+        "DIR",
+        "write a study's figures for a paper",
+        "Write into DIR/figures, of every figure of the study in DIR: SVG and PDF with fonts\n"
+        "embedded, for one column and for two, and a CSV of all that is drawn.",
+    ),
+    "table": _Command(
+        _commands.table_command,
+        "DIR [--format FORMAT]",
+        "print a study's table: latex, markdown or csv",
+        "Print the table of the study in DIR as markdown (the default), latex (a tabular with\n"
+        "booktabs) or csv (plain numbers).",
+    ),
+    "cite": _Command(
+        _commands.cite_command,
+        "DIR",
+        "print BibTeX of every method that a study used",
+        "Print BibTeX of what the study in DIR builds on: the sources of its remedies, its\n"
+        "optimizer, schedule, network, data, statistics and software.",
+    ),
     "presets": _Command(
-        _presets, "", "the presets there are", "List the presets of gapjax study, a line each."
+        _commands.presets_command,
+        "",
+        "the presets there are",
+        "List the presets of gapjax study, a line each.",
     ),
     "remedies": _Command(
-        _remedies,
+        _commands.remedies_command,
         "",
         "the batches and remedies that regimes are made of",
         "List the batches and the remedies that regimes are made of, with their sources.",
     ),
     "data": _Command(
-        _data,
+        _commands.data_command,
         "import NAME --from DIR",
         "write a TFDS folder from local files (import text NAME: windows of any text)",
     ),

@@ -48,7 +48,8 @@ def test_help_shows_every_field_with_its_default(capsys):
     from gapjax.study import Study
 
     for field in vars(Study()):
-        assert f"--{field.replace('_', '-')}" in text
+        option = field.replace("_", "-")
+        assert f"--{option}" in text or f"--no-{option}" in text
     assert "(default: 0.05)" in text
 
 
@@ -129,6 +130,13 @@ def test_text_is_imported_and_what_is_left_out_is_said(capsys, tmp_path):
         ("report", "takes the folder of a study"),
         ("report /nowhere", "is /nowhere the folder of a study?"),
         ("report /dev/null", "is /dev/null the folder of a study?"),
+        ("figures", "gapjax figures takes the folder of a study"),
+        ("figures /nowhere", "is /nowhere the folder of a study?"),
+        ("table --format latex", "gapjax table takes the folder of a study"),
+        ("table /nowhere --format latex", "is /nowhere the folder of a study?"),
+        ("table runs --form latex", "and --format latex, markdown or csv"),
+        ("cite", "gapjax cite takes the folder of a study"),
+        ("cite /dev/null", "is /dev/null the folder of a study?"),
         ("presets now", "takes no arguments"),
         ("data", "has one command, import"),
         ("data import", "has one command, import"),

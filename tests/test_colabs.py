@@ -1,5 +1,6 @@
-"""Every notebook runs from its first cell to its last, and shows pictures."""
+"""Every notebook runs from first cell to last, shows pictures, and is what its text says."""
 
+import importlib.util
 import pathlib
 
 import nbclient
@@ -7,10 +8,14 @@ import nbformat
 import pytest
 
 COLABS = pathlib.Path(__file__).parent.parent / "colabs"
+_SPEC = importlib.util.spec_from_file_location("sync", COLABS / "sync.py")
+sync = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(sync)
+NOTEBOOKS = sorted(COLABS.glob("*.ipynb"))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:(zmq|tornado|jupyter_client).*")
-@pytest.mark.parametrize("path", sorted(COLABS.glob("*.ipynb")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, tmp_path, monkeypatch):
     # The notebook's own process finds the package of this checkout, whether or not it is installed.
     monkeypatch.setenv("PYTHONPATH", str(COLABS.parent))
@@ -23,3 +28,26 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
     outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
     assert not [o for o in outputs if o.get("name") == "stderr"]
     assert any("image/png" in o.get("data", {}) for o in outputs)
+
+
+def test_every_text_has_its_notebook():
+    assert [path.stem for path in sync.texts()] == [path.stem for path in NOTEBOOKS]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_what_its_text_says(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    found = [(cell.cell_type, cell.source) for cell in notebook.cells]
+    told = f"python colabs/sync.py {path.stem}"
+    assert found == sync.cells(path.with_suffix(".py")), f"run: {told}"
+    outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
+    assert any("image/png" in o.get("data", {}) for o in outputs), f"no outputs are kept: {told}"
+
+
+def test_cells_of_a_text(tmp_path):
+    text = tmp_path / "09_x.py"
+    text.write_text("# %% [markdown]\n# # A\n#\n# b\n\n# %%\nx = 1\n\n\n# %%\nx\n")
+    badge, install, *rest = sync.cells(text)
+    assert "09_x.ipynb" in badge[1] and "pip install" in install[1]
+    assert rest == [("markdown", "# A\n\nb"), ("code", "x = 1"), ("code", "x")]

@@ -53,6 +53,11 @@ def pad_crop(keys: jax.Array, images: jax.Array, *, padding: int = 4) -> jax.Arr
 
     Returns:
         Images of the same shape and type.
+
+    Example:
+        >>> images = jnp.ones((4, 8, 8, 3))
+        >>> pad_crop(jax.random.split(jax.random.key(0), 4), images, padding=2).shape
+        (4, 8, 8, 3)
     """
     _checks.positive_int("padding", padding)
     sides = ((padding, padding), (padding, padding), (0, 0))
@@ -74,6 +79,11 @@ def flip(keys: jax.Array, images: jax.Array) -> jax.Array:
 
     Returns:
         Images of the same shape and type.
+
+    Example:
+        >>> images = jnp.arange(12.0).reshape(4, 1, 3, 1)
+        >>> flip(jax.random.split(jax.random.key(0), 4), images).shape
+        (4, 1, 3, 1)
     """
     tossed = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, 1)))(keys)
     return jnp.where(tossed[:, None, None, None], images[:, :, ::-1], images)

@@ -16,8 +16,10 @@ returns numbers with their uncertainty and their cost.
 """
 
 from gapjax.landscape._ascent import Sharpness
+from gapjax.landscape._count import count_above
 from gapjax.landscape._curves import Curve, curve_point, fit_curve
 from gapjax.landscape._data import evaluator
+from gapjax.landscape._density import Density, spectral_density
 from gapjax.landscape._directions import (
     PlaneBasis,
     TrajectoryPCA,
@@ -42,7 +44,6 @@ from gapjax.landscape._plots import (
 from gapjax.landscape._progress import Progress
 from gapjax.landscape._record import recorded
 from gapjax.landscape._sharpness import adaptive_sharpness, sam_sharpness
-from gapjax.landscape._spectrum import Density, count_above, spectral_density
 from gapjax.landscape._trace import trace
 
 __all__ = [

@@ -129,9 +129,13 @@ def highest_in_box(
 
 
 def box_starts(key: jax.Array, slope: np.ndarray, count: int) -> Iterator[np.ndarray]:
-    """Starts in units of the box: towards the corner of the gradient, then uniform."""
-    yield 0.5 * np.sign(slope)
-    for index in range(1, count):
+    """Starts in units of the box: towards the corner of the gradient, then uniform.
+
+    Where the gradient is zero and points nowhere, all are uniform.
+    """
+    if slope.any():
+        yield 0.5 * np.sign(slope)
+    for index in range(int(slope.any()), count):
         drawn = jax.random.uniform(jax.random.fold_in(key, index), slope.shape, minval=-1, maxval=1)
         yield np.asarray(drawn, np.float64)
 

@@ -51,7 +51,9 @@ def critical_sharpness(
     eigenvalues weighted by the update; along the gradient a rate above :math:`\eta_c` raises the
     loss. Steps grow, or shrink, until one lowers the loss and another raises it, and secants of
     :math:`(L(w - \eta U) - L(w)) / \eta`, which is a straight line for a quadratic, close in on
-    the border between them. No derivative is taken, so any kernel and any layout will do.
+    the border between them. No derivative is taken, so any kernel and any layout will do. The
+    measure belongs to the optimizer as much as to the function: scaling weights without a change of
+    the function moves it, as it moves the rate that is stable.
 
     Args:
       loss_fn: as in `hessian`.
@@ -180,7 +182,8 @@ def batch_sharpness(
     beside it. A step of rate eta changes the loss of its own batch by
     :math:`-\eta \|g_B\|^2 (1 - \eta R_B / 2)` with R_B the quotient, so SGD hovers where the mean
     is near 2 / eta, as full-batch descent does with the top eigenvalue. On one batch of all the
-    data it is :math:`g^T H g / \|g\|^2`.
+    data it is :math:`g^T H g / \|g\|^2`. Scaling weights without a change of the function moves it,
+    as it moves the rate that is stable.
 
     Args:
       loss_fn: ``loss_fn(params, batch) -> mean loss``, as training sees it: batch norm may use

@@ -118,8 +118,8 @@ def keskar_sharpness(
     leaves four things open, settled here as follows.
 
     * The start. A solution is close to stationary, where an ascent would stay. The first start is
-      the middle of the way to the corner that the gradient points to, the others are uniform in
-      the box; the best counts, and `values` keeps them all.
+      the middle of the way to the corner that the gradient points to (where it is not zero), the
+      others are uniform in the box; the best counts, and `values` keeps them all.
     * The entries of A: independent standard normal.
     * The length of its columns: as drawn, about the root of the number of parameters, or 1 with
       `normalize_columns`. The subspace metric depends on it so strongly that only ratios between

@@ -135,7 +135,10 @@ def hessian(
 
     .. math:: H v = \frac{1}{\sum_b n_b} \sum_b n_b \nabla^2 \ell_b(w)\, v
 
-    with n_b the examples in batch b.
+    with n_b the examples in batch b. Its eigenvalues depend on how the network is parametrized:
+    scaling weights without a change of the function (one ReLU layer up and the next down, or
+    weights before a batch norm) makes them as large as one likes (Dinh et al. 2017). Those of
+    ``preconditioned(op, w**-2)``, the matrix ``|w| H |w|``, stay where no weight is zero.
 
     * ``"forward_over_reverse"``, the gradient differentiated along the vector (Pearlmutter 1994):
       exact, in about 2 to 2.5 gradients of time and the memory of one.
@@ -182,6 +185,7 @@ def hessian(
       [0.5, 0.5]
 
     References:
+      Dinh et al., Sharp minima can generalize for deep nets, ICML 2017, arXiv:1703.04933.
       Pearlmutter, Fast exact multiplication by the Hessian, Neural Computation 6 (1994).
     """
     one_of("product", product, HESSIAN_PRODUCTS)

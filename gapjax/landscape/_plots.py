@@ -1,12 +1,13 @@
 """Pictures: each function draws one result on one axis, and nothing else."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from gapjax.landscape._density import Density
 from gapjax.landscape._directions import TrajectoryPCA
 from gapjax.landscape._paths import Path, Plane
-from gapjax.landscape._spectrum import Density
 
 
 def _axis(ax: Any, projection: str | None = None) -> Any:
@@ -36,13 +37,24 @@ def _state(ax: Any, statistics: str) -> None:
     ax.set_title(statistics, fontsize="small", style="italic")
 
 
-def plot_density(density: Density, ax: Any = None, *, floor: float = 1e-6) -> Any:
-    """Draws a spectral density on a logarithmic scale, with a band of two standard errors.
+def plot_density(
+    density: Density,
+    ax: Any = None,
+    *,
+    floor: float = 1e-6,
+    color: Any = None,
+    label: str | None = None,
+    linestyle: Any = "-",
+) -> Any:
+    """Draws a spectral density on a logarithmic scale, with its 95% interval as a band.
 
     Args:
       density: from `spectral_density`.
-      ax: a matplotlib axis; a new one by default.
+      ax: a matplotlib axis, on which several densities may be drawn; a new one by default.
       floor: values below are not shown.
+      color: of the line and the band; the next of the axis by default.
+      label: for a legend, which is left to the caller.
+      linestyle: of the line.
 
     Returns:
       The axis.
@@ -57,9 +69,9 @@ def plot_density(density: Density, ax: Any = None, *, floor: float = 1e-6) -> An
       'eigenvalue'
     """
     ax = _axis(ax)
-    low, high = (np.maximum(density.density + s * density.stderr, floor) for s in (-2, 2))
-    ax.fill_between(density.grid, low, high, alpha=0.3, linewidth=0)
-    ax.plot(density.grid, np.maximum(density.density, floor))
+    middle, low, high = (np.maximum(y, floor) for y in (density.density, *density.interval))
+    (line,) = ax.plot(density.grid, middle, color=color, label=label, linestyle=linestyle)
+    ax.fill_between(density.grid, low, high, color=line.get_color(), alpha=0.3, linewidth=0)
     ax.set_yscale("log")
     ax.set_ylim(bottom=floor)
     ax.set_xlabel("eigenvalue")
@@ -67,7 +79,16 @@ def plot_density(density: Density, ax: Any = None, *, floor: float = 1e-6) -> An
     return ax
 
 
-def plot_path(path: Path, ax: Any = None) -> Any:
+def plot_path(
+    path: Path,
+    ax: Any = None,
+    *,
+    names: Sequence[str] | None = None,
+    right: Any = None,
+    color: Any = None,
+    label: str | None = None,
+    linestyle: Any = None,
+) -> Any:
     """Draws figures along a path as Keskar et al. (2017, figure 3) do.
 
     The loss (or else the first metric) is on the left axis, every other metric on a right one; the
@@ -75,10 +96,18 @@ def plot_path(path: Path, ax: Any = None) -> Any:
 
     Args:
       path: from `interpolate`, `line` or `along`.
-      ax: a matplotlib axis; a new one by default.
+      ax: a matplotlib axis, on which several paths may be drawn; a new one by default.
+      names: which figures, such as ``["train/loss", "test/loss"]``; all by default.
+      right: the axis of all metrics but the first; a twin of `ax` by default.
+      color: of all lines; a color for each metric by default.
+      label: what the path is called, before the names of its figures in the legend.
+      linestyle: of all lines; one for each data set by default.
 
     Returns:
       The axis.
+
+    Raises:
+      ValueError: an unknown name.
 
     Example:
       >>> import matplotlib; matplotlib.use("Agg")
@@ -88,26 +117,32 @@ def plot_path(path: Path, ax: Any = None) -> Any:
       'value'
     """
     ax = _axis(ax)
-    split = {name: name.rpartition("/")[::2] for name in path.values}
+    chosen = {name: _chosen(path.values, name)[1] for name in names or path.values}
+    split = {name: name.rpartition("/")[::2] for name in chosen}
     sets = list(dict.fromkeys(data for data, _ in split.values()))
     metrics = sorted(dict.fromkeys(metric for _, metric in split.values()), key=_rank)
-    right = ax.twinx() if len(metrics) > 1 else ax
-    lines = []
-    for name in sorted(path.values, key=_rank):
+    if len(metrics) == 1:
+        right = ax
+    elif right is None:
+        right = ax.twinx()
+    for name in sorted(chosen, key=_rank):
         data, metric = split[name]
         index = metrics.index(metric)
-        lines += (right if index else ax).plot(
+        (right if index else ax).plot(
             path.coords,
-            path.values[name],
-            color=f"C{index}",
-            linestyle=["-", "--", "-.", ":"][sets.index(data) % 4],
-            label=name,
+            chosen[name],
+            color=color or f"C{index}",
+            linestyle=linestyle or ["-", "--", "-.", ":"][sets.index(data) % 4],
+            label=" ".join(filter(None, (label, name))),
         )
     ax.set_xlabel("position on the path")
     ax.set_ylabel(metrics[0])
     if right is not ax:
         right.set_ylabel(", ".join(metrics[1:]))
-    ax.legend(handles=lines, fontsize="small")
+    # Of earlier calls too, on either axis.
+    lines = [*ax.lines, *(right.lines if right is not ax else ())]
+    named = [line for line in lines if not line.get_label().startswith("_")]
+    ax.legend(handles=named, fontsize="small")
     _state(ax, path.statistics)
     return ax
 

@@ -45,7 +45,9 @@ def sam_sharpness(
     .. math:: L(w + \rho \, g / \|g\|_2) - L(w), \qquad g = \nabla L(w)
 
     (Foret et al. 2021, eq. 2, the ball's maximum to first order). Negative values are possible
-    where the loss bends down within the step.
+    where the loss bends down within the step, and at a gradient of zero there is no step, and no
+    rise. The ball is one of absolute size: scaling weights without a change of the function moves
+    the measure, see `adaptive_sharpness`.
 
     Args:
       loss_fn: as in `hessian`.
@@ -113,9 +115,10 @@ def adaptive_sharpness(
         S_{\max} &= \max_{\| \delta / |w| \|_p \le \rho} L(w + \delta) - L(w) \\
         S_{\mathrm{avg}} &= E_{\delta \sim N(0, \rho^2 \mathrm{diag}(w^2))} L(w + \delta) - L(w)
 
-    (Kwon et al. 2021; Andriushchenko et al. 2023). Scaling one ReLU layer up and the next down
-    leaves it as it is, unlike Keskar's metric. For small rho these are rho^2 / 2 times the top
-    eigenvalue and the trace of |w| H |w|.
+    (Kwon et al. 2021; Andriushchenko et al. 2023). Both stay as they are when weights are scaled
+    without a change of the function (one ReLU layer up and the next down, or weights before a
+    batch norm; Dinh et al. 2017), unlike every measure here that takes weights by their absolute
+    size. For small rho they are rho^2 / 2 times the top eigenvalue and the trace of ``|w| H |w|``.
 
     Args:
       loss_fn: as in `hessian`.
@@ -127,7 +130,8 @@ def adaptive_sharpness(
       mode: ``"worst"`` or ``"average"``.
       key: of random starts and draws; needed for the average and for more than one start.
       maxiter: ascent steps.
-      num_starts: for the worst case; the first follows the gradient, the others are random.
+      num_starts: for the worst case; the first follows the gradient where there is one, the
+        others are random.
       num_draws: for the average; each is taken with both signs, which cancels the slope.
       per_batch: measure on each batch alone and average: m-sharpness, with m the batches' size.
       where: move only these parameters.
@@ -186,7 +190,9 @@ def adaptive_sharpness(
             starts = box_starts(chance, space.flat(slope), num_starts)
             peaks = [highest_in_box(objective, half_width, s, maxiter, *maps) for s in starts]
         else:
-            slopes = [times(size, slope), *(draw(index) for index in range(1, num_starts))]
+            # A gradient of zero points nowhere: a random direction does in its place.
+            first = times(size, slope) if float(l2_norm(slope)) else draw(0)
+            slopes = [first, *(draw(index) for index in range(1, num_starts))]
             peaks = [highest_in_ball(objective, size, rho, s, maxiter) for s in slopes]
         return loss, [max(peak, loss) for peak in peaks]
 

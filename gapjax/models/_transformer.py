@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.nn import initializers
+from jax.sharding import AxisType
 
 from gapjax import _checks
 from gapjax.models._norm import NnxNorm
@@ -69,10 +70,13 @@ class Block(nnx.Module):
         q, k, v = jnp.unstack(self.qkv(y), axis=2)
         q, k = rotate(q, rotation), rotate(k, rotation)
         # The softmax is float32 whatever q and k are.
-        x = x + self.drop(self.out(jax.nn.dot_product_attention(q, k, v, is_causal=True)))
+        mixed = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.drop(self.out(mixed, out_sharding=layout(x)))
         y = self.up(in_dtype(self.mlp_norm(wide(x)), self.dtype))
-        y = nnx.silu(y[..., 0, :]) * y[..., 1, :] if self.gated else nnx.gelu(y)
-        return x + self.drop(self.down(y))
+        # Of what the activation computes along the way nothing is kept: it is cheap to do again,
+        # and as wide as the widest of all that a layer keeps.
+        y = jax.checkpoint(swiglu if self.gated else nnx.gelu, prevent_cse=False)(y)
+        return x + self.drop(self.down(y, out_sharding=layout(x)))
 
 
 class Transformer(nnx.Module):
@@ -96,7 +100,8 @@ class Transformer(nnx.Module):
     ``scan``, ``"layers"``: see ``partition_specs`` of :class:`gapjax.models.Network`.
 
     Args:
-        num_outputs: the size of the vocabulary.
+        num_outputs: the size of the vocabulary; a token outside it makes the logits of its sequence
+            NaN.
         width: of the activations between layers.
         layers: how many.
         heads: of the attention; ``width / heads`` must be even.
@@ -121,8 +126,8 @@ class Transformer(nnx.Module):
         >>> import jax
         >>> from flax import nnx
         >>> from gapjax import models
-        >>> model = models.nnx.Transformer(width=16, layers=2, heads=2, rngs=nnx.Rngs(0))
-        >>> model(jax.numpy.zeros((2, 5), "int32")).shape
+        >>> tokens = jax.numpy.zeros((2, 5), "int32")
+        >>> nnx.eval_shape(lambda: models.nnx.Transformer(rngs=nnx.Rngs(0))(tokens)).shape
         (2, 5, 256)
 
     References:
@@ -208,7 +213,7 @@ class Transformer(nnx.Module):
         if self.remat:
             through = nnx.remat(through, prevent_cse=not self.scan)
         rotation = rotations(tokens.shape[1], self.head)
-        x = self.drop(self.embed(tokens))
+        x = self.drop(self.embed(tokens, out_sharding=layout(tokens)))
         if self.scan:
             over_layers = nnx.scan(through, in_axes=(nnx.Carry, 0, None), out_axes=nnx.Carry)
             x = over_layers(x, self.blocks, rotation)
@@ -220,6 +225,17 @@ class Transformer(nnx.Module):
         return jnp.einsum(
             "btw,vw->btv", x, rows.astype(x.dtype), preferred_element_type=wide(x).dtype
         )
+
+
+def swiglu(x: jax.Array) -> jax.Array:
+    """``[..., 2, hidden]``, gates and values, to ``[..., hidden]``."""
+    return nnx.silu(x[..., 0, :]) * x[..., 1, :]
+
+
+def layout(x: jax.Array) -> jax.P | None:
+    """How an array is laid out over a mesh with ``Explicit`` axes, where products must be told."""
+    sharding = jax.typeof(x).sharding
+    return sharding.spec if AxisType.Explicit in sharding.mesh.axis_types else None
 
 
 def rotations(length: int, size: int) -> Rotation:
@@ -257,13 +273,8 @@ def transformer(
         ValueError: a setting that cannot be.
 
     Example:
-        >>> import jax
-        >>> from gapjax import models
-        >>> network = models.as_network(models.transformer(width=16, layers=2, heads=2))
-        >>> tokens = jax.numpy.zeros((2, 5), "int32")
-        >>> params, model_state = network.init(jax.random.key(0), tokens)
-        >>> network.apply(params, model_state, tokens, train=False)[0].shape
-        (2, 5, 256)
+        >>> transformer(layers=6, width=384, heads=6, dropout=0.2, scan=True)
+        Transformer(layers=6, width=384, heads=6, dropout=0.2, scan=True)
     """
     return recipe(Transformer, num_outputs=num_outputs, norm=norm, dtype=dtype, **settings)
 

@@ -4,6 +4,9 @@
 the folder back, ``write_report`` draws the report again. ``dry_run`` compiles what ``run_study``
 would and tells what it needs, before anything is trained.
 
+``Sweep`` asks how large the batch may be, ``run_sweep`` trains many sizes to a target,
+``load_sweep`` reads what came of it, ``write_sweep_report`` draws it again.
+
 A ``Task`` is the only place that knows a loss and a metric (``classification``, ``multilabel``,
 ``regression``, ``next_token`` ship); a ``Regime`` is a batch and remedies, and ``REMEDIES`` are
 those that ship.
@@ -20,6 +23,8 @@ from gapjax.study._presets._list import PRESETS, preset
 from gapjax.study._presets._preset import Preset
 from gapjax.study._regimes import BATCHES, Regime
 from gapjax.study._remedies import REMEDIES, Remedy
+from gapjax.study._report._cite import bibliography
+from gapjax.study._report._export import format_table, write_figures
 from gapjax.study._report._figures._curves import plot_curves, plot_distance, plot_growth
 from gapjax.study._report._figures._gap import plot_gap_closed, plot_headline
 from gapjax.study._report._figures._landscape import plot_lines, plot_spectrum, plot_way
@@ -31,6 +36,21 @@ from gapjax.study._results._records import OverSeeds, RegimeRecord, Run
 from gapjax.study._run import StudyProgress, run_study
 from gapjax.study._schedules import SCHEDULES
 from gapjax.study._study import Study
+from gapjax.study._sweep._figures import plot_examples, plot_pareto, plot_steps
+from gapjax.study._sweep._findings import SweepResult, load_sweep
+from gapjax.study._sweep._options import SWEEP_HELP, SWEEP_OPTIONS, SWEEP_WITHOUT
+from gapjax.study._sweep._page import write_sweep_report
+from gapjax.study._sweep._records import is_sweep
+from gapjax.study._sweep._run import run_sweep
+from gapjax.study._sweep._sweep import Sweep
+from gapjax.study._sweep._words import (
+    fit_columns,
+    fit_rows,
+    sweep_columns,
+    sweep_finding,
+    sweep_notes,
+    sweep_rows,
+)
 from gapjax.study._task import (
     TASKS,
     Task,
@@ -49,6 +69,9 @@ __all__ = [
     "PRESETS",
     "REMEDIES",
     "SCHEDULES",
+    "SWEEP_HELP",
+    "SWEEP_OPTIONS",
+    "SWEEP_WITHOUT",
     "TASKS",
     "Comparison",
     "Figure",
@@ -68,12 +91,20 @@ __all__ = [
     "Study",
     "StudyProgress",
     "StudyResult",
+    "Sweep",
+    "SweepResult",
     "Task",
+    "bibliography",
     "classification",
     "columns",
     "dry_run",
     "finding",
+    "fit_columns",
+    "fit_rows",
+    "format_table",
+    "is_sweep",
     "load_result",
+    "load_sweep",
     "make_plan",
     "multilabel",
     "needs_notes",
@@ -83,16 +114,26 @@ __all__ = [
     "paired_difference",
     "plot_curves",
     "plot_distance",
+    "plot_examples",
     "plot_gap_closed",
     "plot_growth",
     "plot_headline",
     "plot_lines",
+    "plot_pareto",
     "plot_spectrum",
+    "plot_steps",
     "plot_way",
     "preset",
     "regression",
     "rows",
     "run_study",
+    "run_sweep",
     "share_of_gap",
+    "sweep_columns",
+    "sweep_finding",
+    "sweep_notes",
+    "sweep_rows",
+    "write_figures",
     "write_report",
+    "write_sweep_report",
 ]

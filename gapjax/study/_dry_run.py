@@ -157,7 +157,14 @@ NEEDS_COLUMNS = (
 
 
 def needs_row(needs: Needs) -> list[str]:
-    """The cells of a row of ``NEEDS_COLUMNS``."""
+    """The cells of a row of ``NEEDS_COLUMNS``.
+
+    Args:
+        needs: of a regime, from :func:`dry_run`.
+
+    Returns:
+        The cells, in the order of ``NEEDS_COLUMNS``.
+    """
     plan, memory = needs.plan, needs.program.memory
     sizes = [plan.batch_sizes(update) for update in (0, *plan.batch_sizes.boundaries)]
     mesh = " × ".join(f"{name} {size}" for name, size in needs.mesh.items() if size > 1)
@@ -192,7 +199,14 @@ def _ghosts(plan: Plan, examples: int) -> str:
 
 
 def needs_notes(needs: Needs) -> list[str]:
-    """What a reader of the table must know, from any of its rows."""
+    """What a reader of the table must know, from any of its rows.
+
+    Args:
+        needs: of any regime of the study.
+
+    Returns:
+        A sentence each.
+    """
     kind = jax.devices()[0].device_kind
     return [
         f"{needs.parameters:,} parameters, {readable_bytes(needs.parameter_bytes)} a member. "

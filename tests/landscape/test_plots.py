@@ -28,6 +28,36 @@ def test_a_path_puts_loss_left_accuracy_right_and_test_dashed(plt):
     figure.canvas.draw()
 
 
+def test_several_results_share_an_axis_in_colors_of_their_own(plt):
+    t = np.linspace(0, 1, 5)
+    values = {"train/loss": t, "test/loss": 1 + t, "test/accuracy": 1 - t}
+    path = Path(t, values, "mode in words")
+    figure, ax = plt.subplots()
+    for name, color in (("SB", "tab:green"), ("LB", "tab:red")):
+        landscape.plot_path(
+            path, ax, names=["train/loss", "test/loss"], color=color, label=name, linestyle=":"
+        )
+    assert figure.axes == [ax], "one metric needs no other axis"
+    labels = ["SB train/loss", "SB test/loss", "LB train/loss", "LB test/loss"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == labels
+    assert [line.get_color() for line in ax.lines] == ["tab:green"] * 2 + ["tab:red"] * 2
+    assert {line.get_linestyle() for line in ax.lines} == {":"}
+    _, (left, right) = plt.subplots(1, 2)
+    landscape.plot_path(path, left, right=right)
+    assert len(left.lines) == 2 and len(right.lines) == 1
+    with pytest.raises(ValueError, match="no figure 'error'"):
+        landscape.plot_path(path, left, names=["error"])
+    density = landscape.spectral_density(diagonal(np.arange(9)), jax.random.key(0), num_steps=5)
+    _, ax = plt.subplots()
+    for name, color in (("SB", "tab:green"), ("LB", "tab:red")):
+        landscape.plot_density(density, ax, color=color, label=name, linestyle="--")
+    assert [line.get_label() for line in ax.lines] == ["SB", "LB"]
+    assert [line.get_linestyle() for line in ax.lines] == ["--", "--"]
+    band = ax.collections[0].get_facecolor()[0, :3]
+    np.testing.assert_allclose(band, plt.matplotlib.colors.to_rgb("tab:green"))
+    ax.figure.canvas.draw()
+
+
 def test_planes_as_contours_and_as_a_surface(plt):
     x, y = np.linspace(-1, 1, 7), np.linspace(-1, 1, 5)
     height = 0.01 + x**2 + y[:, None] ** 2

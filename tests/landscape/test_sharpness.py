@@ -78,7 +78,7 @@ def test_a_stationary_point_is_left(problem):
 
     found = landscape.keskar_sharpness(bowl, jnp.zeros(4), [jnp.ones((2, 4))], epsilon=0.5)
     np.testing.assert_allclose(found.loss_max, 0.25, rtol=1e-5)
-    assert found.values[0] == 0
+    assert found.values.min() > 0, "no start stays at a gradient of zero"
     assert found.num_gradients <= 1 + 3 * 25
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gapjax import ghost, models
+from tests.models import reference
 
 IMAGES = np.random.default_rng(0).normal(size=(8, 8, 8, 3)).astype(np.float32)
 SMALL = models.ResNet(blocks=(1, 1), widths=(4, 8), num_outputs=5)
@@ -38,19 +39,6 @@ def test_sizes_are_the_papers(depth, shortcut, size):
     assert sizes["batch_stats"] == 2 * channels
 
 
-def _conv(x, kernel, stride):
-    """A convolution as loops, in float64, padded as its kernel needs."""
-    size = kernel.shape[0]
-    x = np.pad(x, [(0, 0)] + [(size // 2, size // 2)] * 2 + [(0, 0)])
-    starts = range(0, x.shape[1] - size + 1, stride)
-    out = np.empty((len(x), len(starts), len(starts), kernel.shape[-1]))
-    for i, row in enumerate(starts):
-        for j, column in enumerate(starts):
-            patch = x[:, row : row + size, column : column + size]
-            out[:, i, j] = np.einsum("bijc,ijco->bo", patch, kernel)
-    return out
-
-
 @pytest.mark.parametrize("shortcut", ["projection", "padding"])
 def test_logits_equal_loops_in_float64(shortcut):
     model = SMALL.clone(shortcut=shortcut)
@@ -58,9 +46,8 @@ def test_logits_equal_loops_in_float64(shortcut):
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), variables["params"])
 
     def conv_norm(x, number, stride=1):
-        x = _conv(x, params[f"Conv_{number}"]["kernel"], stride)
-        mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
-        return (x - mean) / np.sqrt(var + 1e-5)
+        kernel = params[f"Conv_{number}"]["kernel"]
+        return reference.norm(reference.conv(x, kernel, stride=stride))
 
     relu = functools.partial(np.maximum, 0)
     x = relu(conv_norm(IMAGES.astype(np.float64), 0))
@@ -77,6 +64,28 @@ def test_logits_equal_loops_in_float64(shortcut):
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_bottlenecks_equal_loops_in_float64():
+    model = models.ResNet((1, 1), (2, 3), 5, block="bottleneck", stem="imagenet")
+    network, params, state = reference.drawn(model, IMAGES)
+    layers = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    kept = jax.tree.map(lambda x: np.asarray(x, np.float64), state["batch_stats"])
+
+    def conv_norm(x, number, stride=1):
+        name = f"BatchNorm_{number}"
+        x = reference.conv(x, **layers[f"Conv_{number}"], stride=stride)
+        return reference.norm(x, **layers[name], **kept[name])
+
+    relu = functools.partial(np.maximum, 0)
+    x = relu(conv_norm(IMAGES.astype(np.float64), 0, stride=2))
+    x = reference.max_pool(x, 3, 2, padding=1)
+    for first, stride in ((1, 1), (5, 2)):
+        out = relu(conv_norm(relu(conv_norm(x, first)), first + 1, stride))
+        x = relu(conv_norm(out, first + 2) + conv_norm(x, first + 3, stride))
+    expected = reference.dense(x.mean((1, 2)), **layers["Dense_0"])
+    outputs, _ = jax.jit(functools.partial(network.apply, train=False))(params, state, IMAGES)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_kernels_start_as_in_the_paper():
     model = models.ResNet(blocks=(1,), widths=(32,))
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2, 2, 3)))["params"]
@@ -84,6 +93,9 @@ def test_kernels_start_as_in_the_paper():
     assert kernel.shape == (3, 3, 32, 32)
     np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 32)), rtol=0.03)
     assert set(params["Conv_2"]) == {"kernel"}
+    last = params["Dense_0"]  # as PyTorch draws it
+    assert 0.9 < np.abs(last["kernel"]).max() * 32**0.5 <= 1 + 1e-6
+    assert 0 < np.abs(last["bias"]).max() <= 32**-0.5
 
 
 def test_ghosts_go_in_by_norm_and_by_ghostify():

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.sharding import AxisType
 
 from gapjax import models, study
 from gapjax.models._transformer import rotate, rotations
@@ -57,13 +58,18 @@ def test_a_later_token_changes_no_earlier_logit():
     assert (np.abs(one - two)[:, 5:].max(-1) > 1e-4).all()
 
 
-def test_logits_equal_loops_in_float64():
-    """GPT-2 with rotary positions, written out."""
-    params = jax.tree.map(lambda x: np.asarray(x, np.float64), _params())
+@pytest.mark.parametrize(
+    "settings", [{}, {"activation": "swiglu", "norm": nnx.RMSNorm, "tied": False}], ids=str
+)
+def test_logits_equal_loops_in_float64(settings):
+    """GPT-2 with rotary positions, written out; or with what came later."""
+    params = jax.tree.map(lambda x: np.asarray(x, np.float64), _params(**settings))
 
     def norm(x, p):
-        centered = x - x.mean(-1, keepdims=True)
-        return centered / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * p["scale"] + p["bias"]
+        if not settings:
+            x = x - x.mean(-1, keepdims=True)
+        scale = p["scale"] / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
+        return x * scale + p.get("bias", 0)
 
     def turned(x, t):
         half = len(x) // 2
@@ -79,17 +85,22 @@ def test_logits_equal_loops_in_float64():
             mixed[t, head] = weights @ v[: t + 1, head] / weights.sum()
         return np.einsum("thd,hdw->tw", mixed, p["out"]["kernel"])
 
-    def gelu(x):
+    def hidden(x, kernel):
+        if settings:
+            gate, value = np.einsum("tw,wcm->ctm", x, kernel)
+            return gate / (1 + np.exp(-gate)) * value
+        x = x @ kernel
         return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
     rows = params["embed"]["embedding"]
-    for tokens, logits in zip(TOKENS, _logits(_params()), strict=True):
+    last = params["unembed" if settings else "embed"]["embedding"]
+    for tokens, logits in zip(TOKENS, _logits(_params(**settings), **settings), strict=True):
         x = rows[tokens]
         for i in range(SIZES["layers"]):
             p = params["blocks"][i]
             x = x + attention(norm(x, p["attention_norm"]), p)
-            x = x + gelu(norm(x, p["mlp_norm"]) @ p["up"]["kernel"]) @ p["down"]["kernel"]
-        np.testing.assert_allclose(logits, norm(x, params["norm"]) @ rows.T, atol=2e-4)
+            x = x + hidden(norm(x, p["mlp_norm"]), p["up"]["kernel"]) @ p["down"]["kernel"]
+        np.testing.assert_allclose(logits, norm(x, params["norm"]) @ last.T, atol=2e-4)
 
 
 def test_rotations_see_only_how_far_apart_two_positions_are():
@@ -218,12 +229,11 @@ def test_bfloat16_computes_in_it_but_for_softmax_norms_and_logits():
     )
 
 
-@pytest.mark.parametrize("scan", [False, True])
-def test_split_over_data_and_model_it_is_the_same(scan):
-    mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-    sizes = {"heads": 4, "width": 32, "layers": 2, "scan": scan}
-    network = _network(**sizes)
-    params = _params(**sizes)
+@pytest.mark.parametrize(("kind", "scan"), [(AxisType.Auto, True), (AxisType.Explicit, False)])
+def test_split_over_data_and_model_it_is_the_same(kind, scan):
+    mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind,) * 2)
+    sizes = {"heads": 4, "width": 32, "layers": 1, "scan": scan}
+    network, params = _network(**sizes), _params(**sizes)
     rules = (("heads", "model"), ("mlp", "model"), ("vocab", None), ("embed", None))
     specs = nn.logical_to_mesh(network.partition_specs(TOKENS), (*rules, ("layers", None)))
     shardings = jax.tree.map(
@@ -233,8 +243,17 @@ def test_split_over_data_and_model_it_is_the_same(scan):
     block = split["blocks"] if scan else split["blocks"][0]
     assert block["qkv"]["kernel"].addressable_shards[0].data.shape[-2] == 1  # a head each
     assert block["up"]["kernel"].addressable_shards[0].data.shape[-1] == 32
-    tokens = jax.device_put(TOKENS, jax.NamedSharding(mesh, jax.P("data")))
-    np.testing.assert_allclose(_logits(split, tokens, **sizes), _logits(params, **sizes), atol=1e-4)
+
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def logits_and_grads(params, tokens):
+        logits, _ = network.apply(params, {}, tokens, train=True)
+        return jnp.square(logits).mean(), logits
+
+    expected = jax.jit(logits_and_grads)(params, TOKENS)
+    with jax.set_mesh(mesh):
+        tokens = jax.device_put(TOKENS, jax.NamedSharding(mesh, jax.P("data")))
+        found = jax.device_get(jax.jit(logits_and_grads)(split, tokens))
+    chex.assert_trees_all_close(found, jax.device_get(expected), rtol=1e-3, atol=1e-4)
 
 
 @jax.numpy_dtype_promotion("standard")  # optax needs it

@@ -46,6 +46,8 @@ class Outcome(NamedTuple):
         states: the final ``TrainState`` of every member, leading axis P.
         weights: what of it is evaluated.
         examples: the loss and metrics of every test example, ``[P, n]`` each.
+        stopped: where the loss decides, the row of the curves at which each member stopped, -1 of
+            one that never did, ``[P]``; from there on it stays as it is.
     """
 
     curves: Curves
@@ -54,10 +56,25 @@ class Outcome(NamedTuple):
     states: training.TrainState
     weights: Any
     examples: dict[str, np.ndarray]
+    stopped: np.ndarray | None = None
 
     def final(self, name: str) -> np.ndarray:
         """A value after the last update, NaN for members that diverged, ``[P]``."""
         return np.where(self.diverged > 0, np.nan, self.curves.values[name][-1])
+
+
+class Watch(NamedTuple):
+    """A split on which loss and metrics are measured on the way.
+
+    Attributes:
+        name: what they are called by: ``test`` gives ``test_loss``.
+        split: the examples.
+        updates: the updates after which they are measured, some of the plan's evaluations.
+    """
+
+    name: str
+    split: Any
+    updates: frozenset[int]
 
 
 class Advance(NamedTuple):
@@ -111,9 +128,9 @@ class _Clock:
         return self.examples / self.timed if self.timed else 0.0
 
 
-def measured_names(setup: Setup) -> tuple[str, ...]:
+def measured_names(setup: Setup, watched: Sequence[str] = ("train", "test")) -> tuple[str, ...]:
     """The names of all that is measured of a member on its way."""
-    splits = tuple(f"{split}_{name}" for split in ("train", "test") for name in setup.task.measures)
+    splits = tuple(f"{split}_{name}" for split in watched for name in setup.task.measures)
     noise = ("gradient_noise", "gradient_norm") if setup.study.noise_scale else ()
     return ("distance", *splits, *noise)
 
@@ -125,6 +142,8 @@ def train(
     test_split: Any,
     members: Sequence[Member],
     *,
+    watched: Sequence[Watch] | None = None,
+    enough: Callable[[Curves], bool] = lambda _: False,
     progress: Callable[[Advance], None] = lambda _: None,
     keeper: Keeper | None = None,
     at_evaluation: Callable[[Curves, Callable[[], Any]], None] = lambda *_: None,
@@ -137,6 +156,10 @@ def train(
         train_split: what to train on.
         test_split: what to measure on: the test set, or a validation split while tuning.
         members: who is trained.
+        watched: what to measure on the way, the first of it the loss that tells who diverged; by
+            default both splits at every evaluation.
+        enough: asked with the curves so far after every evaluation; where it says so, training
+            ends there.
         progress: called with an ``Advance`` after every segment and evaluation.
         keeper: where to keep what is needed to go on, and to go on from.
         at_evaluation: called with the curves so far and a function that gives the weights.
@@ -156,7 +179,12 @@ def train(
     noise = noise_meter(setup, plan) if setup.study.noise_scale else None
     distance = jax.jit(jax.vmap(diffusion.distance))
 
-    marks, names = plan.marks, measured_names(setup)
+    if watched is None:
+        watched = (
+            Watch("train", train_split, plan.evaluations),
+            Watch("test", test_split, plan.evaluations),
+        )
+    marks, names = plan.marks, measured_names(setup, [watch.name for watch in watched])
     curves = Curves(
         np.array(marks, np.int64),
         np.full(len(marks), np.nan),
@@ -168,7 +196,7 @@ def train(
         at = keeper.restore(at, curves)
     del states  # they are donated to the first segment
     clock = _Clock(float(curves.seconds[at.marks - 1]) if at.marks else 0.0)
-    compiled, weights = set[int](), None
+    compiled, weights, stopped = set[int](), None, None
 
     def measure(mark: int) -> dict[str, float]:
         """Fill a row of the curves; what was measured, the mean over members."""
@@ -177,9 +205,10 @@ def train(
         curves.seconds[mark] = clock.seconds
         if at.update in plan.evaluations:
             weights = population.weights(at.states, train_split)
-            for split_name, split in (("train", train_split), ("test", test_split)):
-                found = setup.evaluator.means(weights, split)
-                row |= {f"{split_name}_{name}": value for name, value in found.items()}
+            for watch in watched:
+                if at.update in watch.updates:
+                    found = setup.evaluator.means(weights, watch.split)
+                    row |= {f"{watch.name}_{name}": value for name, value in found.items()}
             if noise is not None:
                 row |= training.to_host(noise(at.states, on_device))
         for name, value in row.items():
@@ -197,6 +226,12 @@ def train(
         keeper or contextlib.nullcontext(),
     ):
         for number in range(at.marks, len(marks)):
+            if plan.stopping is not None:
+                stopped = _stopped(plan, curves, number)
+                done = (stopped >= 0) | (at.diverged > 0)
+                if done.all():
+                    break
+                hyper = {**hyper, "going": training.lay_out(population.mesh, ~done, *MEMBERS)}
             while at.update < marks[number]:
                 size = plan.batch_sizes(at.update)
                 longest = segment_length(plan, total, size)
@@ -223,13 +258,29 @@ def train(
             at = at._replace(marks=number + 1)
             if at.update in plan.evaluations:
                 at_evaluation(_first(curves, at.marks), lambda: weights)
+                if enough(_first(curves, at.marks)):
+                    break
+    if plan.stopping is not None:
+        stopped = _stopped(plan, curves, at.marks)
     # The last update's own damage shows only afterwards.
-    lost = (at.diverged == 0) & ~np.isfinite(curves.values["train_loss"][-1])
+    curves = _first(curves, at.marks)
+    lost = (at.diverged == 0) & ~np.isfinite(curves.values[f"{watched[0].name}_loss"][-1])
     if weights is None:  # all was measured before an interruption
         weights = population.weights(at.states, train_split)
     examples = setup.evaluator.examples(weights, test_split)
-    diverged = np.where(lost, plan.updates, at.diverged)
-    return Outcome(curves, diverged, at.fault, at.states, weights, examples)
+    diverged = np.where(lost, at.update, at.diverged)
+    return Outcome(curves, diverged, at.fault, at.states, weights, examples, stopped)
+
+
+def _stopped(plan: Plan, curves: Curves, marks: int) -> np.ndarray:
+    """The mark at which each member stopped by its loss, -1 for none among the first marks."""
+    losses = curves.values["train_loss"][:marks]
+    rows = np.flatnonzero(np.isfinite(losses).any(axis=1))
+    if plan.stopping is None or not rows.size:
+        return np.full(losses.shape[1], -1)
+    seen = [plan.batch_sizes.examples_before(int(u)) for u in curves.update[rows]]
+    found = plan.stopping(losses[rows], np.array(seen))
+    return np.where(found < 0, -1, rows[found])
 
 
 def setup_sample(split: Any) -> Any:

@@ -22,22 +22,13 @@ def write_report(result: StudyResult, path: str | os.PathLike[str]) -> None:
         result: the study's result, from ``run_study`` or ``load_result``.
         path: the HTML file; written whole or not at all.
     """
-    import jinja2
-
-    parts = importlib.resources.files("gapjax.study") / "_report"
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: (parts / name).read_text("utf-8")),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     config = result.config
     landscape = _landscape.section(result)
     sections = ("gap", "curves", "travel", *(("landscape",) if landscape else ()))
     write_text(
         local_path("path", path),
-        environment.get_template("report.html.j2").render(
+        render(
+            "report.html.j2",
             title=f"The generalization gap: {_model(config.study)} on {_dataset(config.study)}",
             finding=_words.finding(result),
             seeds=max(len(record.seeds) for record in result.regimes.values()),
@@ -54,13 +45,29 @@ def write_report(result: StudyResult, path: str | os.PathLike[str]) -> None:
             axes={axis: _curves.AXES[axis] for axis in _curves.axes_of(result)},
             targets=_targets.section(result),
             comparisons=_comparisons.rows(result),
-            paper={"ink": _style.INK, "muted": _style.MUTED, "grid": _style.GRID}
-            | {f"c{i}": color for i, color in enumerate(_style.PALETTE)},
+            effects=_comparisons.effects(result),
             study_json=json.dumps(config.study, indent=1),
             run={k: v for k, v in config.environment.items() if k != "command" and v},
             command=config.environment.get("command"),
         ),
     )
+
+
+def render(template: str, **values: Any) -> str:
+    """A page of the report from its template."""
+    import jinja2
+
+    parts = importlib.resources.files("gapjax.study") / "_report"
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: (parts / name).read_text("utf-8")),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    paper = {"ink": _style.INK, "muted": _style.MUTED, "grid": _style.GRID}
+    paper |= {f"c{i}": color for i, color in enumerate(_style.PALETTE)}
+    return environment.get_template(template).render(paper=paper, **values)
 
 
 def _model(study: dict[str, Any]) -> str:
@@ -88,15 +95,21 @@ def _drawings(result: StudyResult, figure: _list.Figure) -> dict[str, str]:
         draw = functools.partial(figure.draw, result, **choice)
         axis = choice.get("against", "")
         svg = _style.to_svg(draw, height=figure.height(result))
-        drawn[axis] = _scope(svg, f"{figure.name}-{axis}" if axis else figure.name)
+        drawn[axis] = scope(svg, f"{figure.name}-{axis}" if axis else figure.name)
     return drawn
 
 
-def _scope(svg: str, name: str) -> str:
+def scope(svg: str, name: str) -> str:
     """Several drawings share a page: their ids must not meet."""
     svg = re.sub(r'id="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', svg)
     return re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
+
+
+def _others(hyper: dict[str, float]) -> str:
+    if not hyper:
+        return ""
+    return f" ({', '.join(f'{name} {value:.3g}' for name, value in hyper.items())})"
 
 
 def _tuning(result: StudyResult) -> list[dict[str, Any]]:
@@ -112,14 +125,14 @@ def _tuning(result: StudyResult) -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": name,
-                "tuned_rate": f"{record.run.learning_rate:.3g}" + ("†" if tuning.at_edge else ""),
+                "tuned_rate": _table.setting(record.run) + "†" * tuning.at_edge,
                 "tuned": _table.measured(task, record.run, "test", task.headline),
                 "closed": closed.get(name, ""),
-                "rule_rate": f"{rule.learning_rate:.3g}",
+                "rule_rate": _table.setting(rule),
                 "rule": _table.measured(task, rule, "test", task.headline),
                 "rule_closed": by_rule.get(name, ""),
                 "tried": ", ".join(
-                    f"{trial.learning_rate:.3g}: "
+                    f"{trial.learning_rate:.3g}{_others(trial.hyper)}: "
                     + plus_minus(trial.validation, max(digits - 1, 1), scale)
                     for trial in tuning.trials
                 ),

@@ -113,11 +113,13 @@ class Tuning:
         trials: what was tried, in order of the rate.
         best: which of them was.
         at_edge: whether it lies at the edge of what was tried.
+        extended: how often the grid was extended there.
     """
 
     trials: list[Trial]
     best: int
     at_edge: bool
+    extended: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +188,10 @@ class RegimeRecord:
         rule: at the rate of the rule, where another one was tuned.
         tuning: how it was tuned.
         curves: of ``run``.
+        stopped: where the loss decided, the update at which each seed was done, None of one that
+            never got there.
+        same_as: the regime that it is one with once both are tuned, for they differ only in the
+            rule of their rate; its tuned run is that one's.
         study: the fingerprint of the study that it is a regime of.
         network: a hash of the networks at the end, all seeds.
         files: the checksum of all else that is kept of it, by its place in the study's folder: the
@@ -208,6 +214,8 @@ class RegimeRecord:
     rule: Run | None
     tuning: Tuning | None
     curves: Curves
+    stopped: list[int | None] | None = None
+    same_as: str | None = None
     study: str = ""
     network: str = ""
     files: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -280,6 +288,18 @@ class TaskFacts:
         return " %" if measure in self.percent else ""
 
 
+def task_facts(task: Any) -> TaskFacts:
+    """The facts of a ``Task``."""
+    return TaskFacts(
+        name=task.name,
+        headline=task.headline,
+        maximize=task.maximize,
+        measures=list(task.measures),
+        percent=list(task.percent),
+        weighted=task.weight is not None,
+    )
+
+
 class _Named(typing.TypedDict):
     name: str
 
@@ -318,8 +338,7 @@ class Config:
     @property
     def fingerprint(self) -> str:
         """A hash of the study, which all that it keeps carries."""
-        plain = json.dumps(to_plain(self.study), sort_keys=True)
-        return hashlib.sha256(plain.encode()).hexdigest()[:16]
+        return hash_of(self.study)
 
     @property
     def regimes(self) -> list[str]:
@@ -331,6 +350,12 @@ class Config:
         """The two regimes between which the gap lies."""
         small, large = self.study["baseline"]
         return small, large
+
+
+def hash_of(described: Any) -> str:
+    """A hash of a description, JSON."""
+    plain = json.dumps(to_plain(described), sort_keys=True)
+    return hashlib.sha256(plain.encode()).hexdigest()[:16]
 
 
 def to_plain(value: Any) -> Any:

@@ -176,6 +176,14 @@ def test_seeds_that_all_agree_leave_the_examples():
     assert found.stderr_seeds == 0 and found.low < d.mean() < found.high
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_two_seeds_and_any_scale_have_an_interval_and_a_p_value(scale):
+    rng = np.random.default_rng(0)
+    for d in (rng.normal(size=(2, 9)), 1 + 1e-9 * rng.normal(size=(2, 9)), np.eye(2, 9)):
+        found = paired_difference(scale * d, np.zeros_like(d))
+        assert found.low <= scale * d.mean() <= found.high and 0 <= found.p_value <= 1
+
+
 @pytest.mark.montecarlo
 @pytest.mark.parametrize("world", coverage.WORLDS.values(), ids=coverage.WORLDS.keys())
 @pytest.mark.parametrize("seeds", [3, 8])
@@ -194,3 +202,10 @@ def test_a_table_without_effects_is_not_called_one():
     drawn = (coverage.Drawn(coverage.bernoulli(rng, 5, 200, (0.9,) * 4)) for _ in range(250))
     hits = [coverage.no_effect(one) for one in drawn]
     assert coverage.within("any difference", np.mean([list(one.values()) for one in hits]), 0.03)
+
+
+def test_two_seeds_that_differ_by_little_overflow_nothing():
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(2, 2, 32))
+    found = paired_difference(first, second)
+    assert 0 < found.p_value <= 1 and np.isfinite([found.low, found.high]).all()

@@ -39,7 +39,7 @@ def plot_curves(result: StudyResult, axis: Any, *, name: str, against: str = "up
         mean, deviation = scale * mean, scale * deviation
         # A logarithmic axis has no room for what is not above 0.
         low = mean - deviation if percent else np.maximum(mean - deviation, 0.5 * mean)
-        axis.fill_between(at, low, mean + deviation, color=color(i), alpha=0.18, lw=0)
+        _band(axis, at, low, mean + deviation, i, regime)
         axis.plot(at, mean, color=color(i), label=figure_text(regime))
     _against(axis, name.replace("_", " ") + (", %" if percent else ""), AXES[against])
     positive = all((line.get_ydata() > 0).all() for line in axis.lines)
@@ -50,46 +50,68 @@ def plot_curves(result: StudyResult, axis: Any, *, name: str, against: str = "up
 def plot_growth(result: StudyResult, axis: Any) -> None:
     """Batch size against epochs as steps; dotted, the gradient noise scale where it was measured.
 
-    The noise scale tr(Sigma) / |G|^2 is the mean over seeds of the one over that of the other.
+    The noise scale ``tr(Sigma) / |G|^2`` is the mean over seeds of the one over that of the other.
+
+    Args:
+        result: the study's result.
+        axis: a matplotlib axis to draw on.
     """
-    for i, record in enumerate(result.regimes.values()):
+    for i, (name, record) in enumerate(result.regimes.items()):
+        own = figure_text(name)
         firsts, sizes = zip(*record.batch_sizes, strict=True)
         ends = [*firsts[1:], record.updates]
         lengths = np.array(ends) - np.array(firsts)
         examples = np.concatenate([[0], np.cumsum(lengths * np.array(sizes))])
         epoch = examples / record.examples * record.epochs
-        axis.step(epoch, [*sizes, sizes[-1]], where="post", color=color(i))
+        axis.step(epoch, [*sizes, sizes[-1]], where="post", color=color(i), label=own)
         if "gradient_noise" not in record.curves.values:
             continue
         rows, noise = record.curves.measured("gradient_noise")
         norm = record.curves.array("gradient_norm")[rows].mean(axis=1)
         at = np.array(record.curves.examples)[rows] / record.examples * record.epochs
         clear = norm > 0  # an unbiased estimate of a square may be negative near the end
+        # What has no place on a log axis is marked at its top, not dropped.
+        top = axis.get_xaxis_transform()
         axis.plot(
-            at[clear], (noise.mean(axis=1) / norm)[clear], ".", ms=3, color=color(i), alpha=0.8
+            at[~clear],
+            np.ones(np.count_nonzero(~clear)),
+            "^",
+            ms=4,
+            mfc="none",
+            color=color(i),
+            transform=top,
+            clip_on=False,
         )
+        ratio = (noise.mean(axis=1) / norm)[clear]
+        told = f"_{own}, noise scale"
+        axis.plot(at[clear], ratio, ".", ms=3, color=color(i), alpha=0.8, label=told)
     axis.set_yscale("log")
     axis.set_xlabel("epochs")
     axis.set_ylabel("examples")
 
 
 def plot_distance(result: StudyResult, axis: Any) -> None:
-    """Distance from the start against updates; early laws: log t dashed, power law dotted."""
+    """Distance from the start against updates; early laws: log t dashed, power law dotted.
+
+    Args:
+        result: the study's result.
+        axis: a matplotlib axis to draw on.
+    """
     for i, (name, record) in enumerate(result.regimes.items()):
         update, mean, deviation = over_members(record, "distance")
         if not update.size:
             continue
-        low, high = mean - deviation, mean + deviation
-        axis.fill_between(update, low, high, color=color(i), alpha=0.18, lw=0)
-        axis.plot(update, mean, color=color(i))
+        _band(axis, update, mean - deviation, mean + deviation, i, name)
+        axis.plot(update, mean, color=color(i), label=figure_text(name))
         found = result.travel[name]
         if found is None:
             continue
         t = np.geomspace(*found.updates, 60)
         log = found.log_intercept + (found.log_slope.mean or 0.0) * np.log(t)
         power = found.power_factor * t ** (found.power_exponent.mean or 0.0)
-        axis.plot(t, log, color=color(i), ls=(0, (4, 2)), lw=1.2)
-        axis.plot(t, power, color=color(i), ls=(0, (1, 1.5)), lw=1.2)
+        for law, values, dashes in (("log t", log, (4, 2)), ("power law", power, (1, 1.5))):
+            told = f"_{figure_text(name)}, {law}"
+            axis.plot(t, values, color=color(i), ls=(0, dashes), lw=1.2, label=told)
     _against(axis, "distance from the start")
 
 
@@ -110,6 +132,11 @@ def axes_of(result: StudyResult) -> tuple[str, ...]:
         for curves in [[getattr(r.curves, spent.get(axis, axis)) for r in result.regimes.values()]]
         if all(one and None not in one for one in curves)
     )
+
+
+def _band(axis: Any, at: Any, low: Any, high: Any, i: int, name: str) -> None:
+    told = f"_{figure_text(name)}"
+    axis.fill_between(at, low, high, color=color(i), alpha=0.18, lw=0, label=told)
 
 
 def _against(axis: Any, label: str, against: str = "updates") -> None:

@@ -11,7 +11,12 @@ from gapjax.study._results._names import figure_text
 
 
 def plot_headline(result: StudyResult, axis: Any) -> None:
-    """The headline metric on the test set, every seed a point; above them mean and interval."""
+    """The headline metric on the test set, every seed a point; above them mean and interval.
+
+    Args:
+        result: the study's result.
+        axis: a matplotlib axis to draw on.
+    """
     task = result.config.task
     scale, names = task.scale(task.headline), list(result.regimes)
     for i, name in enumerate(names):
@@ -23,16 +28,17 @@ def plot_headline(result: StudyResult, axis: Any) -> None:
             )
             continue
         spread = np.linspace(-0.14, 0.14, values.size) if values.size > 1 else np.zeros(1)
-        axis.scatter(values, i + spread, s=20, color=color(i), alpha=0.75, linewidths=0)
-        _whisker(axis, mean_interval(values), i - 0.3)
+        told = f"_{figure_text(name)}"
+        axis.scatter(values, i + spread, s=20, color=color(i), alpha=0.75, lw=0, label=told)
+        _whisker(axis, mean_interval(values), i - 0.3, f"{told}, mean and interval")
     _rows(axis, names)
     axis.set_xlabel(f"test {label(result, task.headline)}")
 
 
-def _whisker(axis: Any, found: Interval, place: float) -> None:
-    if found.mean is not None and found.high is not None:
-        half = found.high - found.mean
-        axis.errorbar(found.mean, place, xerr=half, fmt="|", color=INK, ms=9, capsize=2, lw=1.2)
+def _whisker(axis: Any, found: Interval, place: float, label: str) -> None:
+    if found.mean is not None and found.low is not None and found.high is not None:
+        ends = [found.low, found.mean, found.high]
+        axis.plot(ends, [place] * 3, "|-", color=INK, ms=5, lw=1.2, label=label)
 
 
 def _rows(axis: Any, names: list[str]) -> None:
@@ -43,20 +49,26 @@ def _rows(axis: Any, names: list[str]) -> None:
 
 
 def plot_gap_closed(result: StudyResult, axis: Any) -> None:
-    """The share of the gap each regime closes: its interval, and thin the simultaneous one."""
+    """The share of the gap each regime closes: its interval, and thin the simultaneous one.
+
+    Args:
+        result: the study's result.
+        axis: a matplotlib axis to draw on.
+    """
     found = result.gap
     small, large = result.config.baseline
     everyone = list(result.regimes)
-    told = {name: share for name, share in found.shares.items() if share.is_bounded}
-    for i, (name, share) in enumerate(told.items()):
+    bounded = {name: share for name, share in found.shares.items() if share.is_bounded}
+    for i, (name, share) in enumerate(bounded.items()):
         own = color(everyone.index(name))
+        told = f"_{figure_text(name)}"
         together = found.simultaneous[name]
         if together.low is not None and together.high is not None:
             ends = [100 * together.low, 100 * together.high]
-            axis.plot(ends, [i, i], color=own, lw=1.2, alpha=0.8)
+            axis.plot(ends, [i, i], color=own, lw=1.2, alpha=0.8, label=f"{told}, simultaneous")
         low, mean, high = (100 * (end or 0.0) for end in (share.low, share.mean, share.high))
-        axis.plot([low, high], [i, i], color=own, lw=4, alpha=0.45)
-        axis.plot(mean, i, "o", color=own, ms=8)
+        axis.plot([low, high], [i, i], color=own, lw=4, alpha=0.45, label=f"{told}, interval")
+        axis.plot(mean, i, "o", color=own, ms=8, label=f"{told}, mean")
         axis.annotate(
             f"{mean:.0f}%",
             (mean, i),
@@ -75,7 +87,7 @@ def plot_gap_closed(result: StudyResult, axis: Any) -> None:
             color=MUTED,
             va="top",
         )
-    _rows(axis, list(told))
+    _rows(axis, list(bounded))
     axis.set_xlabel("share of the generalization gap closed, %")
 
 
@@ -89,12 +101,13 @@ def plot_travelled(result: StudyResult, axis: Any) -> None:
         if far.mean is None or share.mean is None:
             continue
         at = far.mean, 100 * share.mean
-        for found, scale, way in ((far, 1, "xerr"), (share, 100, "yerr")):
-            if found.mean is not None and found.low is not None and found.high is not None:
-                below, above = found.mean - found.low, found.high - found.mean
-                error = {way: [[scale * below], [scale * above]]}
-                axis.errorbar(*at, **error, color=color(i), alpha=0.45, lw=1.5)
-        axis.plot(*at, "o", color=color(i), ms=7)
+        told, look = f"_{figure_text(name)}", {"color": color(i), "alpha": 0.45, "lw": 1.5}
+        if far.low is not None and far.high is not None:
+            axis.plot([far.low, far.high], [at[1]] * 2, label=f"{told}, interval", **look)
+        if share.low is not None and share.high is not None:
+            span = [100 * share.low, 100 * share.high]
+            axis.plot([at[0]] * 2, span, label=f"{told}, interval", **look)
+        axis.plot(*at, "o", color=color(i), ms=7, label=told)
         axis.annotate(
             figure_text(name), at, (7, 5), textcoords="offset points", color=INK, fontsize=8
         )
@@ -119,9 +132,11 @@ def plot_pareto(result: StudyResult, axis: Any, *, against: str = "examples") ->
             continue
         at = getattr(record, against), found.mean
         points.append(at)
+        told = f"_{figure_text(name)}"
         if found.low is not None and found.high is not None:
-            axis.plot([at[0]] * 2, [found.low, found.high], color=color(i), alpha=0.45, lw=1.5)
-        axis.plot(*at, "o", color=color(i), ms=7)
+            ends, own = [found.low, found.high], f"{told}, interval"
+            axis.plot([at[0]] * 2, ends, color=color(i), alpha=0.45, lw=1.5, label=own)
+        axis.plot(*at, "o", color=color(i), ms=7, label=told)
         axis.annotate(
             figure_text(name), at, (7, 5), textcoords="offset points", color=INK, fontsize=8
         )
@@ -130,7 +145,9 @@ def plot_pareto(result: StudyResult, axis: Any, *, against: str = "examples") ->
         if (value if task.maximize else -value) > best:
             best = value if task.maximize else -value
             front.append((spent, value))
-    axis.plot(*np.array(front).reshape(-1, 2).T, color=MUTED, lw=1, ls=":", zorder=0)
+    axis.plot(
+        *np.array(front).reshape(-1, 2).T, color=MUTED, lw=1, ls=":", zorder=0, label="_front"
+    )
     if points:
         axis.set_xscale("log")
     axis.set_xlabel(against)

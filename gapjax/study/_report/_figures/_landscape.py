@@ -10,7 +10,12 @@ from gapjax.study._results._names import figure_text
 
 
 def plot_spectrum(result: StudyResult, axis: Any) -> None:
-    """The spectral density of the first seed of each regime, with two standard errors."""
+    """The spectral density of the first seed of each regime, with two standard errors.
+
+    Args:
+        result: the study's result.
+        axis: a matplotlib axis to draw on.
+    """
     floor = 1e-4
     for name, found in measured(result).items():
         own = color(list(result.regimes).index(name))
@@ -18,8 +23,9 @@ def plot_spectrum(result: StudyResult, axis: Any) -> None:
             np.array(found.density[k], np.float64) for k in ("grid", "density", "stderr")
         )
         low, high = (np.maximum(density + s * error, floor) for s in (-2, 2))
-        axis.fill_between(grid, low, high, color=own, alpha=0.15, lw=0)
-        axis.plot(grid, np.maximum(density, floor), color=own, lw=1.3)
+        told = figure_text(name)
+        axis.fill_between(grid, low, high, color=own, alpha=0.15, lw=0, label=f"_{told}")
+        axis.plot(grid, np.maximum(density, floor), color=own, lw=1.3, label=told)
     axis.set_yscale("log")
     axis.set_ylim(bottom=floor)
     axis.set_xlabel("eigenvalue")
@@ -27,18 +33,30 @@ def plot_spectrum(result: StudyResult, axis: Any) -> None:
 
 
 def plot_lines(result: StudyResult, axis: Any) -> None:
-    """Training (solid) and test loss (dashed) along one line through each solution."""
+    """Training (solid) and test loss (dashed) along one line through each solution.
+
+    Args:
+        result: the study's result.
+        axis: a matplotlib axis to draw on.
+    """
     for name, found in measured(result).items():
         own = color(list(result.regimes).index(name))
         for split, style in (("train", "-"), ("test", "--")):
-            axis.plot(found.t, found.line[f"{split}/loss"].mean, color=own, ls=style, lw=1.4)
+            told = figure_text(name) if split == "train" else f"_{figure_text(name)}, {split}"
+            values = found.line[f"{split}/loss"].mean
+            axis.plot(found.t, values, color=own, ls=style, lw=1.4, label=told)
     axis.set_yscale("log")
     axis.set_ylabel("mean loss")
     axis.set_xlabel("position on the line, in lengths of the filters")
 
 
 def plot_way(result: StudyResult, axis: Any) -> None:
-    """Loss (left) and headline metric (right) from end to end, training solid, test dashed."""
+    """Loss (left) and headline metric (right) from end to end, training solid, test dashed.
+
+    Args:
+        result: the study's result.
+        axis: a matplotlib axis to draw on.
+    """
     measured(result)
     between = result.landscape.between if result.landscape else None
     if between is None:
@@ -47,11 +65,11 @@ def plot_way(result: StudyResult, axis: Any) -> None:
     other = axis.twinx() if task.headline != "loss" else None
     for split, style in (("train", "-"), ("test", "--")):
         loss = between.curves[f"{split}/loss"].mean
-        axis.plot(between.alpha, loss, color=PALETTE[0], ls=style)
+        axis.plot(between.alpha, loss, color=PALETTE[0], ls=style, label=f"_{split}")
         if other is not None:
             values = np.array(between.curves[f"{split}/{task.headline}"].mean, np.float64)
             scaled = task.scale(task.headline) * values
-            other.plot(between.alpha, scaled, color=PALETTE[1], ls=style, lw=1.2)
+            other.plot(between.alpha, scaled, color=PALETTE[1], ls=style, lw=1.2, label=f"_{split}")
     for place, name in ((0, small), (1, large)):
         axis.axvline(place, color=MUTED, lw=1, ls=":")
         axis.annotate(

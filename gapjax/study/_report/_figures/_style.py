@@ -20,6 +20,7 @@ PALETTE = (
     "#c2508b",
     "#75644f",
 )
+WIDTH = 5.2  # inches
 STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 10,
@@ -47,7 +48,7 @@ def color(index: int) -> str:
     return PALETTE[index % len(PALETTE)]
 
 
-def to_svg(draw: Callable[[Any], None], *, width: float = 5.2, height: float = 3.5) -> str:
+def to_svg(draw: Callable[[Any], None], *, width: float = WIDTH, height: float = 3.5) -> str:
     """What ``draw`` puts on an axis, as SVG that follows the colours of the page it is in."""
     import matplotlib
 

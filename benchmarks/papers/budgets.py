@@ -1,0 +1,26 @@
+"""At which budget is there a gap, and what closes it: `python -m benchmarks.papers.budgets`.
+
+F1 on a part of MNIST, rates tuned with equal trials; the same regimes with the same epochs, the
+same updates, and until the same training loss over the whole training set.
+"""
+
+import argparse
+import pathlib
+
+from benchmarks.papers.kept import keep_study
+from benchmarks.papers.pages import write_pages
+from benchmarks.papers.run import run_study
+
+PRESET = "hoffer-f1-mnist-small"
+BUDGETS = {"epochs": "epochs", "updates": "updates", "loss": "loss=0.01"}
+SETTINGS = ["--regimes", "SB", "LB", "LB+LR+GBN", "--seeds", "3", "--tune", "5"]
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=pathlib.Path, default="runs/papers")
+    asked, options = parser.parse_known_args()
+    for budget, keep in BUDGETS.items():
+        name = f"budgets-{budget}"
+        run_study([PRESET, *SETTINGS, "--keep", keep, *options], asked.runs / name)
+        keep_study(asked.runs / name, name, PRESET, f"Held fixed: {keep}.")
+    print("\n".join(map(str, write_pages())))

@@ -1,0 +1,55 @@
+"""A sweep on the command line: its fields besides those of a study, and their help."""
+
+from typing import Any
+
+# Fields of a study that a sweep has no use for, or has its own word for.
+SWEEP_WITHOUT = (
+    "regimes",
+    "baseline",
+    "large_batch",
+    "epochs",
+    "keep",
+    "controls",
+    "schedule",
+    "decay_at",
+    "decay_factor",
+    "cooldown",
+    "tune",
+    "evaluations",
+    "loss_levels",
+)
+
+# Name: type, default, help.
+SWEEP_OPTIONS: dict[str, tuple[Any, Any, str]] = {
+    "batch_sizes": (tuple[int, ...], (16, 32, 64, 128, 256, 512, 1024), "the batch sizes"),
+    "target": (
+        float,
+        0.1,
+        "to reach: of the error, 1 - the headline metric, where that is a fraction such as an "
+        "accuracy; else of the headline metric itself, such as a loss",
+    ),
+    "remedies": (
+        tuple[str, ...],
+        ("none",),
+        "a curve for each: none, or remedies joined by +, such as LR+GBN",
+    ),
+    "rates": (int, 5, "learning rates tried at each size, around the rule of the square root"),
+    "rate_factor": (float, 3.0, "from one of them to the next"),
+    "epochs": (
+        float | None,
+        None,
+        "passes of the small batch over the data that make the budgets of equal examples and "
+        "equal updates; none: a tenth of the preset's",
+    ),
+    "limit": (float, 2.0, "the most updates at any size, in budgets of equal updates"),
+    "watch": (str, "validation", "what the target is of: validation, or train for its loss"),
+    "stop_at_target": (bool, False, "end a size once it is certain which rate is first there"),
+}
+
+SWEEP_HELP = """How large may the batch be? Train many batch sizes to a target and fit the knee.
+
+At every size, under every remedy, as many learning rates are tried, each with all seeds. The rate
+is constant after any warm-up. What is in the folder already is not trained again: sizes, remedies
+and another target can be added.
+
+PRESET sets the defaults below (see `gapjax presets`)."""

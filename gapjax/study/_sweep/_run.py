@@ -1,0 +1,301 @@
+"""Running a sweep: every size under every remedy, each kept when it is done."""
+
+import contextlib
+import dataclasses
+import functools
+import os
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gapjax import diffusion, training
+from gapjax._paths import local_path
+from gapjax.study._plan import Plan, make_plan
+from gapjax.study._population._cost import flops_by
+from gapjax.study._population._keep import Keeper, config_of, remove
+from gapjax.study._population._member import Member
+from gapjax.study._population._setup import count
+from gapjax.study._population._train import Curves, Watch, train
+from gapjax.study._prepare import Prepared, prepare_study
+from gapjax.study._results._folder import hold
+from gapjax.study._results._names import file_name
+from gapjax.study._results._origin import describe, environment, versions
+from gapjax.study._results._records import Curves as KeptCurves
+from gapjax.study._results._records import hash_of, task_facts
+from gapjax.study._run import OnProgress, reporter
+from gapjax.study._study import Study
+from gapjax.study._sweep import _page
+from gapjax.study._sweep._findings import SweepResult, find_all
+from gapjax.study._sweep._goal import Goal, make_goal, reached
+from gapjax.study._sweep._options import SWEEP_WITHOUT
+from gapjax.study._sweep._records import (
+    SizeRecord,
+    SweepConfig,
+    keep_record,
+    open_folder,
+    read_config,
+    read_record,
+    record_path,
+)
+from gapjax.study._sweep._sweep import Sweep
+
+_PER_DECADE = 30  # evaluations; between two of them the curve is a line
+_TESTS = 8  # to a decade: how often the test set is looked at, for the budgets alone
+
+
+def run_sweep(
+    sweep: Sweep,
+    out_dir: str | os.PathLike[str],
+    *,
+    progress: OnProgress | None = None,
+    command: str | None = None,
+) -> SweepResult:
+    """Train every batch size of a sweep and write its folder.
+
+    Each size is kept when it is done, and every half minute on the way there. Run again with the
+    same folder and other sizes, other remedies or another target, and only what is missing is
+    trained: the result is of all that lies in the folder.
+
+    Args:
+        sweep: what to train.
+        out_dir: the folder: ``sweep.json``, ``sizes/`` (a record each), ``results.json``,
+            ``sweep.csv`` and ``report.html``.
+        progress: called with a ``StudyProgress`` as it goes.
+        command: the command line that reproduces the run, for the report.
+
+    Returns:
+        The ``SweepResult``.
+
+    Raises:
+        ValueError: something does not fit, before anything is trained; a target that is met before
+            the first update, or that no size reached; or a folder that belongs to something else.
+
+    Example:
+        >>> import tempfile
+        >>> small = Sweep(Study(seeds=2), (32, 64, 128), target=0.3, rates=2, epochs=0.2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     result = run_sweep(small, folder)
+        >>> [point.batch_size for point in result.lines["none"].points]
+        [32, 64, 128]
+    """
+    if not isinstance(sweep, Sweep):
+        raise ValueError(f"sweep must be a Sweep, not {sweep!r}.")
+    jobs, prepared = prepare(sweep)
+    config = _config(sweep, prepared, command)
+    goal = make_goal(config.task, sweep.target, sweep.watch)
+    shared = {**versions(), **config.sweep, "folder": pathlib.Path(out_dir).name}
+    training.check_agreement(shared)
+    folder = local_path("out_dir", out_dir)
+    with contextlib.ExitStack() as stack:
+        training.on_first(lambda: stack.enter_context(hold(folder)))
+        training.on_first(lambda: open_folder(folder, config))
+        for job in jobs:
+            path = record_path(folder, job.plan.name)
+            if not _is_done(path, job, sweep, goal):
+                _train(sweep, prepared, job, goal, folder, hash_of(config.sweep), progress)
+            remove(_unfinished(folder, job.plan))
+        result = find_all(read_config(folder), folder, goal)
+        training.on_first(lambda: _page.write_files(result, folder))
+    result.check_reached()
+    return result
+
+
+class Job(NamedTuple):
+    """A size under a remedy.
+
+    Attributes:
+        remedy: the name of the curve.
+        parts: its remedies, as its record names them.
+        plan: of its regime, on what is left to train on.
+        rates: what is tried.
+    """
+
+    remedy: str
+    parts: list[str]
+    plan: Plan
+    rates: list[float]
+
+    def members(self, study: Study) -> list[Member]:
+        """Who is trained: every rate with every seed."""
+        return [Member(seed, rate) for rate in self.rates for seed in study.all_seeds]
+
+
+def prepare(sweep: Sweep) -> tuple[list[Job], Prepared]:
+    """The jobs of a sweep, all of them checked; one update of each is traced.
+
+    Raises:
+        ValueError: something does not fit, such as a size beyond the data.
+    """
+    assert sweep.epochs is not None
+    regimes = [
+        sweep.regime(size, remedy) for remedy in sweep.remedies for size in sweep.batch_sizes
+    ]
+    names = [name for name, _ in sweep.remedies for _ in sweep.batch_sizes]
+    study = dataclasses.replace(
+        sweep.study,
+        regimes=regimes,
+        schedule="constant",
+        keep="updates",
+        tune=1,
+        controls=False,
+        epochs=sweep.epochs * sweep.limit,
+    )
+    prepared = prepare_study(study)
+    training.population_mesh(sweep.rates * study.seeds)
+    assert prepared.splits is not None
+    left = count(prepared.splits.train)
+    most = sweep.most_updates(left)
+    looks = {0, *diffusion.log_spaced(most, per_decade=_PER_DECADE), sweep.updates(left)}
+    equal = {min(most, _same_examples(sweep, left, size)) for size in sweep.batch_sizes}
+    told = describe(study, prepared.dataset, prepared.setup.network)["regimes"]
+    jobs = []
+    for name, regime, described in zip(names, regimes, told, strict=True):
+        plan = make_plan(study, regime, left)
+        plan = dataclasses.replace(plan, looks=tuple(sorted(looks | equal)))
+        jobs.append(Job(name, described["remedies"], plan, _rates(sweep, plan)))
+    return jobs, prepared
+
+
+def _same_examples(sweep: Sweep, num_examples: int, size: int) -> int:
+    """The updates in which a size sees the budget of equal examples."""
+    return max(1, round(sweep.updates(num_examples) * sweep.study.small_batch / size))
+
+
+def _rates(sweep: Sweep, plan: Plan) -> list[float]:
+    """Rates around the rule of the plan, or the square root where it has none."""
+    rule = "sqrt" if plan.rule == "none" else plan.rule
+    middle = diffusion.scale_learning_rate(
+        plan.peak, batch_size=plan.batch_size, base_batch_size=plan.small_batch, rule=rule
+    )
+    below = sweep.rates // 2
+    return [float(middle * sweep.rate_factor**k) for k in range(-below, sweep.rates - below)]
+
+
+def _config(sweep: Sweep, prepared: Prepared, command: str | None) -> SweepConfig:
+    study = prepared.setup.study
+    described = describe(study, prepared.dataset, prepared.setup.network)
+    for name in (*SWEEP_WITHOUT, "regimes"):
+        described.pop(name, None)
+    own = {name: getattr(sweep, name) for name in ("rates", "rate_factor", "epochs", "limit")}
+    assert prepared.splits is not None
+    left = count(prepared.splits.train)
+    updates = sweep.updates(left)
+    return SweepConfig(
+        {**described, **own, "watch": sweep.watch},
+        task_facts(study.task),
+        environment(command),
+        left,
+        updates,
+        updates * study.small_batch,
+        sweep.most_updates(left),
+    )
+
+
+def _is_done(path: pathlib.Path, job: Job, sweep: Sweep, goal: Goal) -> bool:
+    """Whether a record is there that answers what is asked."""
+    if not path.exists():
+        return False
+    record = read_record(path)
+    if record.parts != job.parts:
+        raise ValueError(
+            f"{path} is of another remedy {job.remedy}: {', '.join(record.parts)} there, and "
+            f"{', '.join(job.parts)} here. Give another folder with --out."
+        )
+    if record.target is None:
+        return True
+    return sweep.stop_at_target and goal.value >= record.target
+
+
+def _train(
+    sweep: Sweep,
+    prepared: Prepared,
+    job: Job,
+    goal: Goal,
+    folder: pathlib.Path,
+    of: str,
+    progress: OnProgress | None,
+) -> None:
+    """Train all rates and seeds of a size, and keep what was measured."""
+    assert prepared.splits is not None
+    setup, plan, (train_split, validation) = prepared.setup, job.plan, prepared.splits
+    started, members = time.monotonic(), job.members(setup.study)
+    looks = frozenset(plan.evaluations)
+    rare = frozenset(_rare(sweep, plan, looks))
+    watched = [Watch("validation", validation, looks), Watch("test", setup.test, rare)]
+    if sweep.watch == "train":
+        watched.append(Watch("train", train_split, looks))
+
+    def look(curves: Curves, weights: Any) -> None:
+        del weights
+        cost = goal.cost(curves.values[goal.curve])
+        if len(cost) == 1 and (cost <= goal.value).any():
+            raise ValueError(
+                f"the target, a {goal.text}, is met before the first update: the networks start "
+                f"at {goal.shown(float(cost.min())):.4g}. Give a harder --target."
+            )
+
+    def is_certain(curves: Curves) -> bool:
+        steps = reached(curves.update, goal.cost(curves.values[goal.curve]), goal.value)
+        return _is_certain(steps, int(curves.update[-1]), len(job.rates))
+
+    outcome = train(
+        setup,
+        plan,
+        train_split,
+        validation,
+        members,
+        watched=watched,
+        enough=is_certain if sweep.stop_at_target else lambda _: False,
+        at_evaluation=look,
+        progress=reporter(progress, plan, "train"),
+        keeper=Keeper(_unfinished(folder, plan), config_of(of, plan.name, members)),
+    )
+    curves = outcome.curves
+    record = SizeRecord(
+        remedy=job.remedy,
+        parts=job.parts,
+        batch_size=plan.batch_size,
+        ghost_size=plan.ghost_size,
+        rates=job.rates,
+        seeds=setup.study.all_seeds,
+        flops=flops_by(setup, plan, [1])[0],
+        diverged=outcome.diverged.tolist(),
+        seconds=time.monotonic() - started,
+        target=goal.value if sweep.stop_at_target else None,
+        curves=KeptCurves(
+            update=curves.update.tolist(),
+            examples=(plan.batch_size * curves.update).tolist(),
+            seconds=curves.seconds.tolist(),
+            values={name: column.tolist() for name, column in curves.values.items()},
+        ),
+    )
+    path = record_path(folder, plan.name)
+    training.on_first(functools.partial(keep_record, path, record))
+
+
+def _rare(sweep: Sweep, plan: Plan, looks: frozenset[int]) -> set[int]:
+    """The updates at which the test set is looked at: few, and the ends of the budgets."""
+    few = diffusion.log_spaced(plan.updates, per_decade=_TESTS)
+    ends = {
+        sweep.updates(plan.num_examples),
+        _same_examples(sweep, plan.num_examples, plan.batch_size),
+    }
+    return ({0, *few} | ends) & looks
+
+
+def _is_certain(steps: np.ndarray, now: int, rates: int) -> bool:
+    """Whether the rate that is first at the target is known: no other can still overtake it."""
+    by_rate = steps.reshape(rates, -1)
+    there = np.isfinite(by_rate).all(axis=1)
+    if not there.any():
+        return False
+    # A seed that is not there takes at least until now.
+    least = np.log(np.minimum(by_rate, now)).mean(axis=1)
+    return bool((least[~there] >= least[there].min()).all())
+
+
+def _unfinished(folder: pathlib.Path, plan: Plan) -> pathlib.Path:
+    """Where a size keeps what it needs to go on, until it is done."""
+    return folder / "checkpoints" / f"{file_name(plan.name)}.unfinished"

@@ -1,0 +1,124 @@
+"""Sweeps that are trained: what lies in the folder, going on, adding, and what is refused."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from gapjax import cli, study
+from gapjax.study._sweep import _run
+from gapjax.study._sweep._records import read_records
+from tests.study.sweep.conftest import SIZES, tiny_sweep
+
+
+def test_every_size_is_trained_with_every_rate_and_seed(swept):
+    folder, result, seen = swept
+    line = result.lines["none"]
+    assert [point.batch_size for point in line.points] == list(SIZES)
+    assert {at.regime for at in seen} == {"4", "8", "32"}
+    for made, point in zip(read_records(folder), line.points, strict=True):
+        assert made.curves.update[0] == 0 and made.curves.update[-1] == result.config.most_updates
+        assert made.curves.array("validation_accuracy").shape[1] == 2 * 2
+        assert made.flops > 0 and len(point.trials) == 2
+        # The same seed starts alike at every size and rate.
+        start = made.curves.array("validation_loss")[0].reshape(2, 2)
+        np.testing.assert_array_equal(start[0], start[1])
+        assert set(point.budgets) == {"same examples", "same updates", "unlimited"}
+
+
+def test_the_files_hold_what_was_found(swept):
+    folder, result, _ = swept
+    found = json.loads((folder / "results.json").read_text())
+    assert found["finding"] == study.sweep_finding(result) and found["target"] == 0.4
+    assert [p["batch_size"] for p in found["lines"]["none"]["points"]] == list(SIZES)
+    with open(folder / "sweep.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(SIZES) * 2 * 2
+    point = result.lines["none"].points[0]
+    own = [row for row in rows if row["batch_size"] == "4" and row["is_best"] == "1"]
+    assert [float(row["updates"] or "nan") for row in own] == [
+        pytest.approx(np.nan if x is None else x, nan_ok=True) for x in point.trial.steps
+    ]
+    page = (folder / "report.html").read_text()
+    assert "How large may the batch be" in page and "gapjax sweep x" in page
+    assert page.count("<svg") == 3
+
+
+def test_more_sizes_and_another_target_train_nothing_again(swept, monkeypatch):
+    folder, before, _ = swept
+    trained = []
+    train = _run._train
+    monkeypatch.setattr(_run, "_train", lambda *a: (trained.append(a[2].plan.name), train(*a)))
+    result = study.run_sweep(tiny_sweep((8, 24)), folder)
+    assert trained == ["24"]
+    assert [p.batch_size for p in result.lines["none"].points] == [4, 8, 24, 32]
+    assert result.lines["none"].points[1] == before.lines["none"].points[1]
+    harder = study.run_sweep(tiny_sweep(target=0.3), folder)
+    assert trained == ["24"]
+    for one, other in zip(result.lines["none"].points, harder.lines["none"].points, strict=True):
+        assert other.best is None or other.steps.mean >= one.steps.mean
+    assert study.load_sweep(folder).goal.target == 0.3
+    assert study.load_sweep(folder, target=0.4).lines["none"].points == result.lines["none"].points
+    (folder / "sizes" / "24.json").unlink()
+    assert study.run_sweep(tiny_sweep(), folder).lines["none"].points == before.lines["none"].points
+
+
+def test_the_report_of_a_sweep_is_drawn_again(swept, capsys):
+    folder, _, _ = swept
+    page = (folder / "report.html").read_text()
+    (folder / "report.html").unlink()
+    assert cli.main(["report", str(folder)]) == 0
+    assert (folder / "report.html").read_text() == page
+    assert "The critical batch size" in capsys.readouterr().out
+
+
+def test_a_folder_belongs_to_one_sweep(swept):
+    folder, _, _ = swept
+    with pytest.raises(ValueError, match=r"holds another sweep.*rates is 2 there, and 3 here"):
+        study.run_sweep(tiny_sweep(rates=3), folder)
+
+
+def test_a_folder_of_a_study_is_left_alone(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds a study"):
+        study.run_sweep(tiny_sweep(), tmp_path)
+
+
+def test_a_record_that_was_changed_is_named(swept, tmp_path):
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(swept[0], folder)
+    path = folder / "sizes" / "4.json"
+    path.write_text(path.read_text().replace('"batch_size": 4', '"batch_size": 5'))
+    with pytest.raises(ValueError, match=r"4\.json: checksum differs; delete it"):
+        study.load_sweep(folder)
+
+
+def test_a_target_that_is_met_at_the_start_is_said_before_training(tmp_path):
+    with pytest.raises(ValueError, match=r"is met before the first update.*harder --target"):
+        study.run_sweep(tiny_sweep((8,), target=0.95), tmp_path / "run")
+
+
+def test_stopping_at_the_target_finds_the_same_rate_with_fewer_updates(swept, tmp_path):
+    _, full, _ = swept
+    result = study.run_sweep(tiny_sweep((8,), stop_at_target=True), tmp_path / "run")
+    point = result.lines["none"].points[0]
+    own = next(p for p in full.lines["none"].points if p.batch_size == 8)
+    (made,) = read_records(tmp_path / "run")
+    assert made.curves.update[-1] < full.config.most_updates
+    assert point.best == own.best and point.steps == own.steps
+
+
+@pytest.mark.parametrize(
+    ("steps", "now", "certain"),
+    [
+        ([[3.0, 5.0], [np.inf, np.inf]], 6, True),  # it takes more than 6, and the other 3.9
+        ([[20.0, 20.0], [2.0, np.inf]], 21, False),  # sqrt(2 * 21) may still be less than 20
+        ([[4.0, np.inf], [np.inf, np.inf]], 9, False),
+        ([[4.0, 5.0], [4.5, 4.5]], 9, True),
+    ],
+)
+def test_a_rate_is_certain_once_no_other_can_overtake_it(steps, now, certain):
+    assert _run._is_certain(np.array(steps).ravel(), now, 2) == certain

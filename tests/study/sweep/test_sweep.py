@@ -1,0 +1,65 @@
+"""What a sweep asks: every mistake found at once, in one line."""
+
+import pytest
+
+from gapjax import study
+from gapjax.study._sweep._run import prepare
+from tests.study.conftest import tiny_study
+from tests.study.sweep.conftest import tiny_sweep
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"batch_sizes": (16, 32, 16)}, "each size once; 16 repeats"),
+        ({"batch_sizes": ()}, "at least one size"),
+        ({"batch_sizes": (0, 8)}, "whole number of at least 1, not 0"),
+        ({"batch_sizes": (8.5,)}, "whole number of at least 1, not 8.5"),
+        ({"batch_sizes": "16"}, "batch_sizes must be a list, not '16'"),
+        ({"batch_sizes": 16}, "batch_sizes must be a list, not 16"),
+        ({"target": 0}, "above 0 and below 1, not 0"),
+        ({"target": 1.5}, "0.1 for an accuracy of 90%"),
+        ({"target": "low"}, "target must be a finite number"),
+        ({"remedies": ()}, "at least one"),
+        ({"remedies": "GBN"}, "remedies must be a list, not 'GBN'"),
+        ({"remedies": ("none", "none")}, "each once"),
+        ({"remedies": ("GBM",)}, "Did you mean 'GBN'"),
+        ({"remedies": ("LR+LINEAR",)}, "exclude each other"),
+        ({"remedies": ("LR+RA",)}, "RA .* does not go with a sweep"),
+        ({"remedies": ("LONG",)}, "LONG .* does not go with a sweep"),
+        ({"remedies": ("MATCH",)}, "MATCH follows the small batch"),
+        ({"rates": 0}, "rates must be a whole number of at least 1"),
+        ({"rate_factor": 1}, "rate_factor must be a finite number above 1"),
+        ({"epochs": -1}, "epochs must be a finite number above 0"),
+        ({"limit": 0.5}, "limit must be a finite number at least 1"),
+        ({"watch": "test"}, "watch must be one of 'validation', 'train'"),
+        ({"stop_at_target": 1}, "stop_at_target must be True or False"),
+        ({"study": "digits"}, "study must be a Study"),
+    ],
+)
+def test_mistakes_are_found_at_construction(changes, said):
+    settings = {"study": tiny_study(), "batch_sizes": (8, 16), "target": 0.3, **changes}
+    with pytest.raises(ValueError, match=said) as error:
+        study.Sweep(**settings)
+    assert "\n" not in str(error.value)
+
+
+def test_sizes_beyond_the_data_are_found_before_training():
+    with pytest.raises(ValueError, match=r"a batch of 64 is larger than the 51 training examples"):
+        prepare(tiny_sweep((16, 64)))
+
+
+def test_every_size_has_as_many_rates_around_the_rule_of_the_root():
+    jobs, _ = prepare(tiny_sweep((8, 32), rates=3, remedies=("none", "LINEAR")))
+    rates = {job.plan.name: job.rates for job in jobs}
+    assert rates["8"] == pytest.approx([0.05 / 3, 0.05, 0.15])
+    assert rates["32"] == pytest.approx([0.1 / 3, 0.1, 0.3])
+    assert rates["32+LINEAR"] == pytest.approx([0.2 / 3, 0.2, 0.6])
+    assert {float(job.plan.schedule()(job.plan.updates - 1) / job.plan.rate) for job in jobs} == {1}
+    assert len({job.plan.updates for job in jobs}) == 1
+
+
+def test_a_remedy_of_ones_own_has_its_curve():
+    mine = study.Remedy("MINE", "nothing at all")
+    asked = tiny_sweep((8, 16), remedies=("none", mine, ("LR", mine)))
+    assert [name for name, _ in asked.remedies] == ["none", "MINE", "LR+MINE"]
