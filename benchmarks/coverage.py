@@ -9,12 +9,13 @@ regimes at once at least 93%, and a table without any effect is called one at mo
 """
 
 import argparse
+import concurrent.futures
 import functools
 import json
 import math
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
@@ -209,35 +210,44 @@ def within(name: str, share: float, error: float = 0.0) -> bool:
     return BAR[0] - error <= share <= BAR[1] + error
 
 
-def run(seeds: Any, examples: Any, count: int) -> dict[str, Any]:
+class Task(NamedTuple):
+    """One share of the work: so many seeds, and a world of so many examples, or none."""
+
+    seeds: int
+    examples: int | None
+    world: str
+    count: int
+
+
+def work(task: Task) -> dict[str, float]:
+    """The figures of one share of the work."""
+    seeds, examples, name, count = task
+    rng = np.random.default_rng([seeds, examples or 0, len(name)])
+    if examples is None:
+        found = simulate(rng, functools.partial(over_seeds, seeds=seeds), count)
+        return found | simulate(rng, functools.partial(log_t, seeds=seeds), count // 4)
+    draw = functools.partial(WORLDS[name], seeds=seeds, examples=examples)
+    means = tuple(MEANS.values())
+    Drawn(draw(rng, means=means)).check()
+    found = simulate(rng, lambda rng: crossed(Drawn(draw(rng, means=means))), count)
+    alike = (0.95,) * len(means)
+    return found | simulate(rng, lambda rng: no_effect(Drawn(draw(rng, means=alike))), count)
+
+
+def run(seeds: Any, examples: Any, count: int, processes: int) -> dict[str, Any]:
     """All figures, by what is estimated, its world, seeds and examples."""
+    worlds = [(n, name) for n in examples for name in WORLDS]
+    tasks = [
+        Task(s, n, name, count) for s in seeds for n, name in ((None, "one per seed"), *worlds)
+    ]
     figures: dict[str, Any] = {}
-
-    def keep(found: Mapping[str, float], *where: str) -> None:
-        for name, share in found.items():
-            at = figures.setdefault(name, {})
-            for step in where[:-1]:
-                at = at.setdefault(step, {})
-            at[where[-1]] = share
-            flag = "" if within(name, share) else "  <- outside"
-            print(f"{name}, {', '.join(where)}: {share:.4f}{flag}", flush=True)
-
-    for s in seeds:
-        rng = np.random.default_rng([s, 0])
-        keep(simulate(rng, functools.partial(over_seeds, seeds=s), count), "normal", f"S={s}")
-        keep(simulate(rng, functools.partial(log_t, seeds=s), count // 4), "normal", f"S={s}")
-        for n in examples:
-            for name, world in WORLDS.items():
-
-                def effects(rng, s=s, n=n, world=world):  # type: ignore[no-untyped-def]
-                    return crossed(Drawn(world(rng, s, n, tuple(MEANS.values()))))
-
-                def none(rng, s=s, n=n, world=world):  # type: ignore[no-untyped-def]
-                    return no_effect(Drawn(world(rng, s, n, (0.95,) * len(MEANS))))
-
-                Drawn(world(rng, s, n, tuple(MEANS.values()))).check()
-                keep(simulate(rng, effects, count), name, f"S={s}", f"n={n}")
-                keep(simulate(rng, none, count), name, f"S={s}", f"n={n}")
+    with concurrent.futures.ProcessPoolExecutor(processes) as pool:
+        for task, found in zip(tasks, pool.map(work, tasks), strict=True):
+            where = f"S={task.seeds}" + (f", n={task.examples}" if task.examples else "")
+            for name, share in found.items():
+                figures.setdefault(name, {}).setdefault(task.world, {})[where] = share
+                flag = "" if within(name, share) else "  <- outside"
+                print(f"{name}, {task.world}, {where}: {share:.4f}{flag}", flush=True)
     return figures
 
 
@@ -256,12 +266,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="500 examples, 300 draws; not kept")
     parser.add_argument("--draws", type=int, default=2000)
+    parser.add_argument("--processes", type=int, default=2)
     given = parser.parse_args()
     if given.quick:
-        figures = run(SEEDS, EXAMPLES[:1], 300)
+        figures = run(SEEDS, EXAMPLES[:1], 300, given.processes)
         failed = outside(figures, 0.03)  # what 300 draws tell
     else:
-        figures = run(SEEDS, EXAMPLES, given.draws)
+        figures = run(SEEDS, EXAMPLES, given.draws, given.processes)
         failed = outside(figures)
         RESULTS.mkdir(exist_ok=True)
         kept = {"machine": machine(), "draws": given.draws, "coverage": figures, "outside": failed}

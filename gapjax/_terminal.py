@@ -25,6 +25,7 @@ def progress(regimes: int) -> Iterator[Callable[[Any], None]]:
         disable=not console.is_terminal,
     )
     tasks: dict[tuple[str, str], Any] = {}
+    told: set[tuple[str, str]] = set()  # whose end was told: it may be reported more than once
 
     def show(at: Any) -> None:
         key = at.regime, at.phase
@@ -41,7 +42,8 @@ def progress(regimes: int) -> Iterator[Callable[[Any], None]]:
                 f"{label} {at.regime}", total=at.updates, unit=unit, speed=speed, left=left
             )
         bar.update(tasks[key], completed=at.update, speed=speed, left=left)
-        if at.update == at.updates and not console.is_terminal:
+        if at.update == at.updates and not console.is_terminal and key not in told:
+            told.add(key)
             done = f"{at.updates} {unit}, {speed}" if speed else "measured"
             print(f"{at.phase} {at.regime}: {done}", file=sys.stderr)
 

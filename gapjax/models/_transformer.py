@@ -100,7 +100,8 @@ class Transformer(nnx.Module):
     ``scan``, ``"layers"``: see ``partition_specs`` of :class:`gapjax.models.Network`.
 
     Args:
-        num_outputs: the size of the vocabulary.
+        num_outputs: the size of the vocabulary; a token outside it makes the logits of its sequence
+            NaN.
         width: of the activations between layers.
         layers: how many.
         heads: of the attention; ``width / heads`` must be even.
@@ -273,7 +274,7 @@ def transformer(
 
     Example:
         >>> transformer(layers=6, width=384, heads=6, dropout=0.2, scan=True)
-        Transformer(width=384, layers=6, heads=6, dropout=0.2, scan=True)
+        Transformer(layers=6, width=384, heads=6, dropout=0.2, scan=True)
     """
     return recipe(Transformer, num_outputs=num_outputs, norm=norm, dtype=dtype, **settings)
 

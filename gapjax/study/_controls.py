@@ -20,7 +20,8 @@ def with_controls(study: Study, num_examples: int) -> Study:
         return study
     plans = make_plans(study, study.all_regimes, num_examples)
     base = plans.get(study.baseline[0])
-    if base is None or all(plan.examples <= MORE * base.examples for plan in plans.values()):
+    fixed = [plan for plan in plans.values() if not plan.budget.stops]
+    if base not in fixed or all(plan.examples <= MORE * base.examples for plan in fixed):
         return study
     control = longer(base.regime)
     same = {(regime.batch, _names(regime)) for regime in study.all_regimes}

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from gapjax import _checks
+from gapjax import _checks, diffusion
 
 # Fields of a study that an optimizer may take, and what optax's functions may call them.
 HYPERPARAMETERS: dict[str, tuple[str, ...]] = {
@@ -26,11 +26,14 @@ class Optimizer(NamedTuple):
         about: what it is, in a line.
         defaults: the hyperparameters that it takes, and what they are where a study names none.
         make: ``(schedule, **hyperparameters) -> optax chain``.
+        rule: how noise ties its rate to the batch: ``"linear"`` for plain SGD, whose noise is set
+            by rate / batch; ``"sqrt"`` where an update has a length of its own.
     """
 
     about: str
     defaults: Mapping[str, float]
     make: Callable[..., optax.GradientTransformation]
+    rule: str = "sqrt"
 
 
 def not_norms_or_biases(params: Any) -> Any:
@@ -86,9 +89,13 @@ OPTIMIZERS: dict[str, Optimizer] = {
         "SGD with momentum; decay added to the gradient",
         {"momentum": 0.9, "weight_decay": 1e-4},
         _sgd,
+        "linear",
     ),
     "nesterov": Optimizer(
-        "the same with Nesterov's momentum", {"momentum": 0.9, "weight_decay": 1e-4}, _nesterov
+        "the same with Nesterov's momentum",
+        {"momentum": 0.9, "weight_decay": 1e-4},
+        _nesterov,
+        "linear",
     ),
     "adam": Optimizer("Adam, without decay", _ADAM, optax.adam),
     "adam-l2": Optimizer(
@@ -142,6 +149,44 @@ def taken_by(optimizer: Any) -> tuple[str, ...]:
         return tuple(OPTIMIZERS[optimizer].defaults)
     own = _parameters(optimizer)
     return tuple(n for n, names in HYPERPARAMETERS.items() if any(name in own for name in names))
+
+
+def rule_of(optimizer: Any) -> str:
+    """How noise ties the rate of an optimizer to the batch; of a function of the user's, as Adam's.
+
+    Example:
+        >>> rule_of("sgd"), rule_of("adamw")
+        ('linear', 'sqrt')
+    """
+    return OPTIMIZERS[optimizer].rule if isinstance(optimizer, str) else "sqrt"
+
+
+def is_adam(optimizer: Any) -> bool:
+    """Whether an optimizer is Adam, or Adam with weight decay."""
+    return isinstance(optimizer, str) and optimizer in ("adam", "adam-l2", "adamw")
+
+
+def carry_over(
+    optimizer: Any, hyper: Mapping[str, float], *, batch_size: int, base_batch_size: int
+) -> dict[str, float]:
+    """The hyperparameters of Adam and its kin at another batch size; of others, as they are.
+
+    Half-lives stay in examples, and so does the timescale of decoupled weight decay, see
+    ``diffusion.scale_adamw``. The rate is not among them.
+
+    Example:
+        >>> carry_over("adam", {"b2": 0.99}, batch_size=64, base_batch_size=16)["b2"]
+        0.96059601
+    """
+    if not is_adam(optimizer) or batch_size == base_batch_size:
+        return dict(hyper)
+    own: dict[str, Any] = {**OPTIMIZERS[optimizer].defaults, **hyper}
+    scaled = diffusion.scale_adamw(
+        1.0, **own, batch_size=batch_size, base_batch_size=base_batch_size
+    )
+    if optimizer == "adam-l2":  # decay that is a part of the gradient is normalized with it
+        scaled["weight_decay"] = own["weight_decay"]
+    return {name: scaled[name] for name in own}
 
 
 def make_optimizer(

@@ -4,18 +4,20 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from gapjax import diffusion, growth
-from gapjax.study._optimizers import taken_by
+from gapjax.study._budget import Budget, parse_keep, stopping
+from gapjax.study._optimizers import is_adam, rule_of, taken_by
 from gapjax.study._schedules import at_fractions, course, piecewise, warmed_up
 from gapjax.study._task import Task
-
-KEEP = ("epochs", "updates", "longest")
 
 
 class _Run(NamedTuple):
@@ -41,14 +43,16 @@ class Plan:
         peak: the rate of the small batch before any decay.
         rule: how the rate follows the batch size: ``"none"``, ``"sqrt"`` or ``"linear"``.
         keep: what is held fixed against the small batch: ``"epochs"`` (as many examples, so fewer
-            updates), ``"updates"`` (as many updates, so more examples) or ``"longest"`` (as many
-            examples as the regime that sees most).
+            updates), ``"updates"`` (as many updates, so more examples), ``"longest"`` (as many
+            examples as the regime that sees most), ``"loss=0.01"`` (until the training loss first
+            falls to that) or ``"plateau"`` (until it no longer improves).
         warmup: the share of the updates over which the rate rises in a line.
         ghost_size: examples per ghost of batch norms, or None.
         follows: the regime whose distance from the start this one follows, or None.
         reference: how far that regime travelled; before it is trained, a curve of the same size.
         longest: the examples that the regime sees which sees most, for ``keep="longest"``.
         looks: the updates after which metrics are measured, where they are not the study's.
+        grows_from: the share of the examples before which the batch of ``SEESAW`` does not grow.
     """
 
     study: Any
@@ -66,6 +70,7 @@ class Plan:
     reference: diffusion.DiffusionRecord | None = None
     longest: int | None = None
     looks: tuple[int, ...] | None = None
+    grows_from: float = 0.0
 
     @property
     def name(self) -> str:
@@ -79,7 +84,8 @@ class Plan:
 
     @functools.cached_property
     def _run(self) -> _Run:
-        return _growing(self) if self.regime.grows else _constant(self)
+        make = {"grow": _growing, "hybrid": _growing, "seesaw": _seesaw}
+        return make.get(self.regime.batch, _constant)(self)
 
     @property
     def batch_sizes(self) -> growth.StepwiseBatch:
@@ -124,12 +130,29 @@ class Plan:
     def schedule(self, warmup: Any = None) -> optax.Schedule:
         """Update -> rate, by the rule; with another warm-up than the plan's where one is given."""
         share = self.warmup if warmup is None else warmup
-        return warmed_up(self._run.schedule, share * self.updates)
+        return warmed_up(self._run.schedule, self._updates_of(share))
+
+    def _updates_of(self, share: Any) -> Any:
+        """The updates in which a share of the examples is seen, a number or a traced array."""
+        ends = (0, *self.batch_sizes.boundaries, self.updates)
+        seen = [float(self.batch_sizes.examples_before(end)) for end in ends]
+        interp = jnp.interp if isinstance(share, jax.Array) else np.interp
+        return interp(share * self.examples, np.array(seen), np.array(ends, np.float64))
 
     @property
-    def budget(self) -> str:
+    def budget(self) -> Budget:
         """The budget that is held fixed against the small batch."""
-        return {"longest": "most examples"}.get(self.keep, f"same {self.keep}")
+        return parse_keep(f"keep of regime {self.name}", self.keep)
+
+    @functools.cached_property
+    def stopping(self) -> Callable[..., np.ndarray] | None:
+        """When members stop, where the loss decides; see ``stopping``. None where it does not."""
+        return stopping(self.study, self.budget, self.num_examples)
+
+    @property
+    def _times(self) -> float:
+        """How many times its epochs a regime may go on for, where the loss decides."""
+        return self.study.maximum if self.budget.stops else 1.0
 
     @property
     def pace(self) -> float:
@@ -141,7 +164,8 @@ class Plan:
         """The updates after which metrics are measured: evenly spaced, and early ones."""
         if self.looks is not None:
             return frozenset(self.looks)
-        evenly = {round(u) for u in np.linspace(0, self.updates, self.study.evaluations + 1)} - {0}
+        points = math.ceil(self.study.evaluations * self._times)
+        evenly = {round(u) for u in np.linspace(0, self.updates, points + 1)} - {0}
         return frozenset(evenly | set(diffusion.log_spaced(self.updates, per_decade=4)))
 
     @functools.cached_property
@@ -208,7 +232,9 @@ def make_plans(study: Any, regimes: Sequence[Any], num_examples: int) -> dict[st
     is planned with the others known.
     """
     plans = {regime.name: make_plan(study, regime, num_examples) for regime in regimes}
-    others = [plan.examples for plan in plans.values() if plan.keep != "longest"]
+    # Where the loss decides, nobody knows yet.
+    fixed = [plan for plan in plans.values() if not plan.budget.stops]
+    others = [plan.examples for plan in fixed if plan.keep != "longest"]
     for name, plan in plans.items():
         if plan.keep == "longest":
             longest = max(others, default=plan.examples)
@@ -247,7 +273,7 @@ def _constant(plan: Plan) -> _Run:
     return _Run(
         growth.constant_batch(batch),
         schedule,
-        max(1, math.ceil(updates * stretch)),
+        max(1, math.ceil(updates * stretch * plan._times)),
         at_fractions(base.boundaries, stretch),
     )
 
@@ -257,8 +283,10 @@ def _growing(plan: Plan) -> _Run:
     study, updates = plan.study, _base_updates(plan)
     drops: Any = course(study, updates, plan.peak).boundaries
     if not drops or None in drops.values():
+        if plan.regime.batch == "grow":  # a rate that falls smoothly drops wherever it has halved
+            return _traded(plan, "linear")
         raise ValueError(
-            f"regime {plan.name}: the batch grows where the rate would drop, and schedule="
+            f"regime {plan.name}: the batch grows at the first drop of the rate, and schedule="
             f"{study.schedule!r} has no drops: use schedule='step' with decay_at."
         )
     count = 1 if plan.regime.batch == "hybrid" else len(drops)
@@ -276,9 +304,38 @@ def _growing(plan: Plan) -> _Run:
     return _Run(
         sizes,
         lambda update: schedule(update) * scale(update),
-        _updates_for(sizes, total),
+        _updates_for(sizes, total * plan._times),
         (*sizes.boundaries, *later),
     )
+
+
+def _seesaw(plan: Plan) -> _Run:
+    return _traded(plan, rule_of(plan.optimizer))
+
+
+def _traded(plan: Plan, rule: str) -> _Run:
+    """The fall of the rate as growth of the batch, by a rule of the noise."""
+    study, updates = plan.study, _base_updates(plan)
+    base, small = course(study, updates, plan.peak).schedule, study.small_batch
+    total = updates * small
+    try:
+        schedule, sizes = growth.seesaw(
+            lambda examples: base(examples / small),
+            total_examples=total,
+            batch_size=small,
+            maximum=study.large_batch,
+            multiple=plan.ghost_size or 1,
+            start=plan.grows_from,
+            rule=rule,
+        )
+    except ValueError as error:
+        raise ValueError(f"regime {plan.name}: {error}") from None
+    if not sizes.boundaries:
+        raise ValueError(
+            f"regime {plan.name}: the batch grows where the rate would halve, and schedule="
+            f"{study.schedule!r} never lets it: use schedule='cosine', say."
+        )
+    return _Run(sizes, schedule, sizes.update_at(total), sizes.boundaries)
 
 
 def _updates_for(sizes: growth.StepwiseBatch, num_examples: float) -> int:
@@ -301,3 +358,18 @@ def _check(plan: Plan) -> None:
                 f"regime {plan.name}: a batch of {size} is not a multiple of ghost_size={ghost}: "
                 f"use {' or '.join(map(str, sorted(nearest)))}."
             )
+
+
+def warn_of_rules(plan: Plan) -> None:
+    """Say where Adam, whose updates have a length of their own, follows the rule of SGD."""
+    if not is_adam(plan.optimizer):
+        return
+    instead = {"grow": "SEESAW", "hybrid": "SEESAW"}.get(plan.regime.batch)
+    if plan.rule == "linear":
+        instead = "LR"
+    if instead is not None:
+        warnings.warn(
+            f"regime {plan.name} ties the rate of {plan.optimizer} to the batch as for SGD, by "
+            f"rate / batch; the noise of {plan.optimizer} goes with rate / sqrt(batch), which is "
+            f"what {instead} keeps."
+        )

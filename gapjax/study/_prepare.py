@@ -10,15 +10,14 @@ import numpy as np
 from gapjax import _checks, data, diffusion, ghost, growth, training
 from gapjax.study._controls import with_controls
 from gapjax.study._errors import first_line, naming
-from gapjax.study._plan import Plan, make_plan, make_plans
+from gapjax.study._plan import Plan, make_plan, make_plans, warn_of_rules
 from gapjax.study._population._member import Member, as_arrays, member_functions
 from gapjax.study._population._noise import noise_function
 from gapjax.study._population._room import check_memory, check_time
 from gapjax.study._population._setup import Setup, count, make_setup, rows_of
 from gapjax.study._population._train import measured_names
 from gapjax.study._study import Study
-
-TUNING_SEEDS = 4
+from gapjax.study._tune import SEEDS
 
 
 class Splits(NamedTuple):
@@ -49,7 +48,7 @@ def populations(study: Study) -> dict[str, int]:
     if not study.tune:
         return {"train": study.seeds}
     # Trained at the rule's rate, and at the tuned one where that is another.
-    return {"tune": study.tune * min(study.seeds, TUNING_SEEDS), "train": 2 * study.seeds}
+    return {"tune": study.tune * min(study.seeds, SEEDS), "train": 2 * study.seeds}
 
 
 def prepare_study(study: Study, batch_devices: int = 1) -> Prepared:
@@ -76,6 +75,7 @@ def prepare_study(study: Study, batch_devices: int = 1) -> Prepared:
     _check_devices(study, batch_devices, plans)
     _check_outputs(setup, dataset)
     for plan in plans.values():
+        warn_of_rules(plan)
         _trace(setup, with_reference(plan, plans))
     return Prepared(dataset, setup, splits, plans)
 

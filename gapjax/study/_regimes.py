@@ -1,11 +1,12 @@
 """Regimes: a batch and remedies, the same words in Python and on the command line."""
 
 import dataclasses
+import itertools
 import re
 from typing import Any
 
 from gapjax import _checks
-from gapjax.study._remedies import Remedy, check_together, find_remedies
+from gapjax.study._remedies import REMEDIES, Remedy, check_together, find_remedies
 
 # What the command line calls them, and what they mean.
 BATCHES: dict[str, tuple[str, str]] = {
@@ -13,6 +14,11 @@ BATCHES: dict[str, tuple[str, str]] = {
     "LB": ("large", "the large batch"),
     "GROW": ("grow", "from small towards large, growing where the rate would drop"),
     "HYBRID": ("hybrid", "likewise at the first drop; the later ones stay drops of the rate"),
+    "SEESAW": (
+        "seesaw",
+        "from small towards large, doubling where any schedule would halve the rate, which falls "
+        "by the root of that (Adam) or stays (SGD)",
+    ),
 }
 _WORDS = {word: name for name, (word, _) in BATCHES.items()}
 STANDARD = ("SB", "LB", "LB+LR", "LB+LR+GBN", "LB+LR+GBN+RA")
@@ -26,7 +32,9 @@ class Regime:
         name: what tables, figures and files call it.
         batch: ``"small"`` or ``"large"`` (the study's sizes), a number of examples, or a batch that
             grows from small to large in place of the drops of the rate (Smith et al. 2018):
-            ``"grow"`` at each of them, ``"hybrid"`` at the first.
+            ``"grow"`` at each of them, or where a smooth rate has halved, ``"hybrid"`` at the
+            first; or ``"seesaw"``, which grows
+            where any schedule would halve the rate (Meterez et al. 2025).
         remedies: names from ``REMEDIES``, or ``Remedy`` objects of your own.
 
     Raises:
@@ -70,7 +78,7 @@ class Regime:
     @property
     def grows(self) -> bool:
         """Whether the batch grows."""
-        return self.batch_name in ("GROW", "HYBRID")
+        return self.batch_name in ("GROW", "HYBRID", "SEESAW")
 
     def has(self, remedy: str) -> bool:
         """Whether a remedy of this name is among its remedies."""
@@ -81,8 +89,8 @@ class Regime:
         """A regime by its words: a batch, then remedies, joined by ``+``.
 
         Args:
-            text: ``"SB"``, ``"LB"``, ``"GROW"``, ``"HYBRID"`` or a number of examples, then any of
-                ``REMEDIES``: ``"LB+LR+GBN"``.
+            text: ``"SB"``, ``"LB"``, ``"GROW"``, ``"HYBRID"``, ``"SEESAW"`` or a number of
+                examples, then any of ``REMEDIES``: ``"LB+LR+GBN"``.
 
         Raises:
             ValueError: a word that is neither, with the nearest.
@@ -108,3 +116,39 @@ class Regime:
 def as_regime(regime: Regime | str) -> Regime:
     """A regime by its words, or as it is."""
     return regime if isinstance(regime, Regime) else Regime.parse(regime)
+
+
+MOST_FACTORS = 5
+
+
+def with_combinations(study: Any, regimes: tuple[Regime, ...]) -> tuple[Regime, ...]:
+    """The regimes of a study with all combinations of its factors on the large batch.
+
+    Of the regimes that stand by default only the two ends are kept.
+
+    Raises:
+        ValueError: factors that are unknown, named twice or too many, or that exclude each other.
+    """
+    factors = study.factorial
+    if not factors:
+        return regimes
+    if len(factors) > MOST_FACTORS or len(set(factors)) < len(factors):
+        raise ValueError(
+            f"factorial must name at most {MOST_FACTORS} remedies, each once, not "
+            f"{' '.join(factors)}: {len(factors)} make {2 ** len(factors)} regimes."
+        )
+    for factor in factors:
+        _checks.one_of("factorial", factor, REMEDIES)
+    if tuple(regime.name for regime in regimes) == STANDARD:
+        regimes = regimes[:1]
+    large = study.baseline[1] if len(study.baseline) == 2 else "LB"
+    known = {regime.name: regime for regime in regimes}
+    base = known.get(large) or Regime.parse(large)
+    for name, own in (
+        ("+".join([large, *some]), some)
+        for size in range(len(factors) + 1)
+        for some in itertools.combinations(factors, size)
+    ):
+        remedies = (*base.remedies, *(REMEDIES[factor] for factor in own))
+        known.setdefault(name, Regime(name, base.batch, remedies))
+    return tuple(known.values())

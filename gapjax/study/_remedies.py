@@ -7,6 +7,7 @@ from typing import Any
 import optax
 
 from gapjax import _checks, diffusion, training
+from gapjax.study._optimizers import carry_over
 from gapjax.study._plan import Plan
 from gapjax.study._task import smooth
 
@@ -94,6 +95,23 @@ def _edit(**changes: Any) -> Callable[[Plan], Plan]:
     return hook
 
 
+def _carried(plan: Plan) -> Plan:
+    plan = dataclasses.replace(plan, rule="sqrt")
+    hyper = carry_over(
+        plan.optimizer, plan.hyper, batch_size=plan.batch_size, base_batch_size=plan.small_batch
+    )
+    return dataclasses.replace(plan, hyper=hyper)
+
+
+def _late(plan: Plan) -> Plan:
+    if plan.regime.batch != "seesaw":
+        raise ValueError(
+            f"regime {plan.name}: LATE says when the batch of SEESAW begins to grow; use it there, "
+            "SEESAW+LATE, or leave it out."
+        )
+    return dataclasses.replace(plan, grows_from=LATE)
+
+
 def _noise(losses: Any, batch: Any, key: Any, plan: Plan) -> Any:
     del batch
     std = diffusion.noise_std(plan.batch_size, min(plan.small_batch, plan.batch_size))
@@ -119,7 +137,8 @@ def _group(plan: Plan) -> int:
     return min(plan.small_batch, plan.batch_size)
 
 
-_GROWS = ("GROW", "HYBRID")
+_GROWS = ("GROW", "HYBRID", "SEESAW")
+LATE = 0.75
 _HOFFER = "Hoffer, Hubara, Soudry 2017, arXiv:1705.08741"
 
 REMEDIES: dict[str, Remedy] = {
@@ -127,9 +146,9 @@ REMEDIES: dict[str, Remedy] = {
     for remedy in (
         Remedy(
             "LR",
-            "the rate grows with the root of the batch",
-            f"{_HOFFER}, section 4",
-            plan=_edit(rule="sqrt"),
+            "the rate grows with the root of the batch; Adam's half-lives stay in examples",
+            f"{_HOFFER}, section 4; Adam: diffusion.scale_adamw",
+            plan=_carried,
             excludes=("LINEAR", *_GROWS),
         ),
         Remedy(
@@ -138,6 +157,14 @@ REMEDIES: dict[str, Remedy] = {
             "Goyal et al. 2017, arXiv:1706.02677",
             plan=_edit(rule="linear"),
             excludes=("LR", *_GROWS),
+        ),
+        Remedy(
+            "LATE",
+            f"the rate of SEESAW falls over the first {100 * LATE:.0f}% of the examples, and the "
+            "batch grows from there",
+            "Wang et al. 2026, arXiv:2602.14208: a late switch beats an early one",
+            plan=_late,
+            excludes=("SB", "LB", "GROW", "HYBRID"),
         ),
         Remedy(
             "GBN",
@@ -217,6 +244,13 @@ REMEDIES: dict[str, Remedy] = {
             f"labels smoothed by {SMOOTHING:g} in the training loss",
             "Szegedy et al. 2016, arXiv:1512.00567",
             plan=_edit(task=lambda plan: smooth(plan.task, SMOOTHING)),
+        ),
+        Remedy(
+            "PLATEAU",
+            "until the training loss no longer improves",
+            "Keskar et al. 2017, arXiv:1609.04836, section 2.2",
+            plan=_edit(keep="plateau"),
+            excludes=("RA", "LONG"),
         ),
         Remedy(
             "LONG",

@@ -17,15 +17,21 @@ from gapjax._lock import FolderLock
 from gapjax._paths import local_path
 from gapjax.study._findings._landscape import SEEDS, measure_landscape
 from gapjax.study._findings._result import StudyResult, load_result, results_json
-from gapjax.study._plan import Plan, make_plan
+from gapjax.study._plan import Plan
 from gapjax.study._population._convex import keep_convex
 from gapjax.study._population._keep import Keeper, config_of, remove
 from gapjax.study._population._levels import keep_levels, kept_weights
 from gapjax.study._population._member import Member
-from gapjax.study._population._records_of import curves_of, examples_of, run_of
+from gapjax.study._population._records_of import (
+    as_one,
+    curves_of,
+    examples_of,
+    run_of,
+    stops_of,
+)
 from gapjax.study._population._setup import Setup
 from gapjax.study._population._train import Advance, train
-from gapjax.study._prepare import TUNING_SEEDS, Prepared, Splits, prepare_study
+from gapjax.study._prepare import Prepared, Splits, prepare_study
 from gapjax.study._report import _page, _words
 from gapjax.study._results import _files, _folder
 from gapjax.study._results._files import repairing
@@ -35,14 +41,11 @@ from gapjax.study._results._origin import describe, environment, versions
 from gapjax.study._results._records import (
     Config,
     RegimeRecord,
-    Trial,
     Tuning,
-    over_seeds,
     task_facts,
 )
 from gapjax.study._study import Study
-
-_TUNING_FACTOR = 2.0
+from gapjax.study._tune import one_algorithm, rule_hyper, tune
 
 
 class StudyProgress(NamedTuple):
@@ -172,7 +175,7 @@ def _run_in(
                 measure_landscape,
                 prepared.setup,
                 folder,
-                result.regimes,
+                {name: r for name, r in result.regimes.items() if r.same_as is None},
                 result.config,
                 progress=_landscape_reporter(progress),
             )
@@ -214,17 +217,22 @@ def _train_regime(
 ) -> None:
     """Tune a regime where the study tunes, train it, and keep what was found."""
     setup, folder = prepared.setup, out.path
-    started = time.monotonic()
+    seeds, started = setup.study.all_seeds, time.monotonic()
     plan = _following(plan, out)
-    tuning = None
+    by_rule = (plan.rate, rule_hyper(plan))
+    settings, tuning, twin = [by_rule], None, None
     if prepared.splits is not None:
-        tuning = _tune(setup, plan, prepared.splits, out, progress)
-    seeds = setup.study.all_seeds
-    # The rate that counts comes first; the rule's is trained beside it, as one population.
-    rates = [tuning.trials[tuning.best].learning_rate if tuning else plan.rate]
-    if rates[0] != plan.rate:
-        rates.append(plan.rate)
-    members = [Member(seed, rate) for rate in rates for seed in seeds]
+        alike = one_algorithm(prepared.plans, plan.name)
+        if alike[0] == plan.name:
+            plans = [plan, *(prepared.plans[name] for name in alike[1:])]
+            tuning = _tuned(setup, plans, prepared.splits, out, progress)
+            best = tuning.trials[tuning.best]
+            # What counts comes first; the rule's is trained beside it, as one population.
+            settings = [(best.learning_rate, best.hyper)]
+            settings += [by_rule] if by_rule != settings[0] else []
+        else:
+            twin = _folder.read_regime(folder, alike[0], out.config)
+    members = [Member(seed, *setting) for setting in settings for seed in seeds]
     outcome = train(
         setup,
         plan,
@@ -239,30 +247,59 @@ def _train_regime(
     own = jax.tree.map(lambda x: x[: len(seeds)], training.to_host(outcome.weights._asdict()))
     path = _folder.network_path(folder, plan.name)
     training.on_first(lambda: training.save_tree(path, own))
-    runs = [run_of(setup, outcome, rate, i) for i, rate in enumerate(rates)]
+    runs = [run_of(setup, outcome, *setting, i) for i, setting in enumerate(settings)]
+    curves = curves_of(setup, plan, outcome)
     record = RegimeRecord(
         name=plan.name,
         remedies=[remedy.name for remedy in plan.regime.remedies],
         batch_size=plan.batch_size,
         batch_sizes=[(u, plan.batch_sizes(u)) for u in (0, *plan.batch_sizes.boundaries)],
         ghost_size=plan.ghost_size,
-        updates=plan.updates,
-        epochs=plan.epochs,
-        examples=plan.examples,
+        updates=curves.update[-1],
+        epochs=curves.examples[-1] / plan.num_examples,
+        examples=curves.examples[-1],
         seconds=time.monotonic() - started,
-        budget=plan.budget,
+        budget=plan.budget.said,
         boundaries=list(plan.boundaries),
         seeds=seeds,
         run=runs[0],
         rule=runs[1] if len(runs) > 1 else None,
         tuning=tuning,
-        curves=curves_of(setup, plan, outcome),
+        curves=curves,
+        stopped=stops_of(setup, outcome),
         study=out.config.fingerprint,
         network=fingerprint(own),
     )
-    examples = examples_of(setup, outcome, len(rates))
+    examples = examples_of(setup, outcome, len(settings))
+    if twin is not None:
+        record, examples = as_one(twin, _folder.read_examples(folder, twin), record, examples)
     trees = [path, *kept_weights(folder, plan.name, setup.study.loss_levels, seeds[:SEEDS])]
     training.on_first(lambda: _folder.keep_regime(folder, record, examples, trees))
+
+
+def _tuned(
+    setup: Setup, plans: list[Plan], splits: Splits, out: _Folder, progress: OnProgress | None
+) -> Tuning:
+    """The tuning of a regime, and of those that are one with it; kept when it is done."""
+    plan = plans[0]
+    kept = _unfinished(out.path, plan) / "tuning.json"
+    of = {"study": out.config.fingerprint, "regime": plan.name}
+    if kept.exists():
+        return _files.read(kept, Tuning, of=of, cost="its rates are tried again")
+    found = tune(
+        setup,
+        plans,
+        *splits,
+        report=reporter(progress, plan, "tune"),
+        keeper=lambda phase, members: _keeper(out, plan, phase, members),
+    )
+
+    def keep() -> None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        _files.keep(kept, found, of=of)
+
+    training.on_first(keep)
+    return found
 
 
 def _keeper(out: _Folder, plan: Plan, phase: str, members: list[Member]) -> Keeper:
@@ -286,58 +323,6 @@ def _following(plan: Plan, out: _Folder) -> Plan:
     blank = np.full(len(steps), np.nan)
     reference = diffusion.DiffusionRecord(steps, distance.mean(axis=1), blank)
     return dataclasses.replace(plan, reference=reference)
-
-
-def _tune(
-    setup: Setup,
-    plan: Plan,
-    splits: Splits,
-    out: _Folder,
-    progress: OnProgress | None,
-) -> Tuning:
-    """Rates around the regime's rule, judged by the headline metric on the validation split."""
-    kept = _unfinished(out.path, plan) / "tuning.json"
-    of = {"study": out.config.fingerprint, "regime": plan.name}
-    if kept.exists():
-        return _files.read(kept, Tuning, of=of, cost="its rates are tried again")
-    study = setup.study
-    left = len(jax.tree.leaves(splits.train)[0])
-    plan = dataclasses.replace(
-        make_plan(study, plan.regime, left, plan.longest), reference=plan.reference
-    )
-    powers = range(-(study.tune // 2), study.tune - study.tune // 2)
-    rates = [plan.rate * _TUNING_FACTOR**power for power in powers]
-    seeds = study.all_seeds[:TUNING_SEEDS]
-    members = [Member(seed, rate) for rate in rates for seed in seeds]
-    outcome = train(
-        setup,
-        plan,
-        *splits,
-        members,
-        progress=reporter(progress, plan, "tune"),
-        keeper=_keeper(out, plan, "tune", members),
-    )
-    values = outcome.final(f"test_{study.task.headline}").reshape(len(rates), len(seeds))
-    tuning = Tuning(
-        [Trial(rate, {}, over_seeds(row)) for rate, row in zip(rates, values, strict=True)],
-        _best(values.mean(axis=1), study.task.maximize),
-        at_edge=False,
-    )
-    at_edge = len(rates) > 1 and tuning.best in (0, len(rates) - 1)
-    tuning = dataclasses.replace(tuning, at_edge=at_edge)
-
-    def keep() -> None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        _files.keep(kept, tuning, of=of)
-
-    training.on_first(keep)
-    return tuning
-
-
-def _best(values: np.ndarray, maximize: bool) -> int:
-    """The best of several values; one that is not finite (a seed diverged) is none to recommend."""
-    signed = np.where(np.isfinite(values), values if maximize else -values, -np.inf)
-    return int(np.argmax(signed))
 
 
 def _unfinished(folder: pathlib.Path, plan: Plan) -> pathlib.Path:

@@ -8,8 +8,10 @@ import jax
 
 from gapjax import _checks, data, models
 from gapjax._paths import local_path
+from gapjax.study._axes import check_axes, parse_axis
+from gapjax.study._budget import check_keep, check_stops
 from gapjax.study._optimizers import HYPERPARAMETERS, OPTIMIZERS, check_optimizer
-from gapjax.study._regimes import STANDARD, Regime, as_regime
+from gapjax.study._regimes import STANDARD, Regime, as_regime, with_combinations
 from gapjax.study._schedules import SCHEDULES, check_schedule
 from gapjax.study._task import TASKS, Task
 
@@ -125,6 +127,11 @@ class Study:
     baseline: tuple[str, str] = _field(
         ("SB", "LB"), "the two regimes between which the gap lies", _several("('SB', 'LB')", _text)
     )
+    factorial: tuple[str, ...] = _field(
+        (),
+        "train all combinations of these remedies on the large batch, and estimate what each does",
+        _several("('LR', 'GBN')", _text),
+    )
     seeds: int = _field(8, "seeds per regime, trained at once", _whole(1, 100_000))
     first_seed: int = _field(0, "the first seed; the others follow it", _whole(0, _MOST_SEEDS))
     epochs: float = _field(
@@ -132,8 +139,22 @@ class Study:
     )
     keep: str = _field(
         "epochs",
-        "what is held fixed against the small batch, where no remedy says: epochs or updates",
-        _one_of("epochs", "updates"),
+        "what is held fixed against the small batch, where no remedy says: epochs, updates, "
+        "loss=0.01 (until the training loss falls to that) or plateau (until it stops improving)",
+        check_keep,
+    )
+    maximum: float = _field(
+        10.0,
+        "loss and plateau: at most so many times the epochs",
+        _number(least=1, most=1e6),
+    )
+    plateau_factor: float = _field(
+        0.99,
+        "plateau: the loss no longer improves where it is not below this times its best",
+        _number(above=0, below=1),
+    )
+    plateau_epochs: float = _field(
+        2.0, "plateau: its best so many passes over the data before", _number(above=0, most=1e9)
     )
     small_batch: int = _field(16, "examples per update in the small-batch regime", _whole(1, 2**31))
     large_batch: int = _field(
@@ -194,6 +215,11 @@ class Study:
     )
     tune: int = _field(
         0, "rates to try around each regime's rule, on a validation split; 0: none", _whole(0, 1000)
+    )
+    tune_also: tuple[str, ...] = _field(
+        (),
+        "tune these too, at random in their ranges: momentum=0.8:0.99, b1, weight_decay, warmup",
+        _several("('momentum=0.8:0.99',)", parse_axis),
     )
     validation: float = _field(
         0.2, "share of the training set that --tune validates on", _number(above=0, below=1)
@@ -256,12 +282,14 @@ class Study:
                 "Dataset(train, test) takes any pytrees of arrays."
             )
         check_schedule(self.schedule)
+        check_stops(self)
+        check_axes(self)
         check_optimizer(self.optimizer, self.hyperparameters)
         data.make_augment(self.augment)
         self._check_regimes()
 
     def _check_regimes(self) -> None:
-        regimes = tuple(map(as_regime, self.regimes))
+        regimes = with_combinations(self, tuple(map(as_regime, self.regimes)))
         names = [regime.name for regime in regimes]
         if not regimes or len(set(names)) < len(names):
             raise ValueError(

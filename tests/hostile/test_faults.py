@@ -186,8 +186,8 @@ def test_a_train_state_of_flax_comes_back(tmp_path):
 def test_a_terminal_that_is_not_unicode_shows_the_table(finished, encoding):
     folder, _, _ = finished
     code = (
-        "import sys\nfrom gapjax import _streams, cli, study\n_streams.prepare()\n"
-        "result = study.load_result(sys.argv[1])\ncli._print_table(result)\n"
+        "import sys\nfrom gapjax import _commands, _streams, study\n_streams.prepare()\n"
+        "result = study.load_result(sys.argv[1])\n_commands._print_table(result)\n"
         "print(study.finding(result))"
     )
     done = subprocess.run(

@@ -133,6 +133,33 @@ def test_everything_else_is_the_same_on_a_mesh(axes):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *found)
 
 
+@pytest.mark.parametrize("axes", [AxisType.Auto, AxisType.Explicit])
+def test_what_an_optimizer_meets_is_the_same_on_a_mesh(axes):
+    params, batch = networks.make(hidden=8, examples=64)
+    alone = params, networks.split(batch, 32)
+    spread = networks.placed(*alone, axes)
+    for product in ("reverse_over_reverse", "finite_difference"):
+        found = [
+            landscape.hessian(networks.loss, *at, product=product, check=False) @ at[0]
+            for at in (alone, spread)
+        ]
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), *found)
+        for vector, leaf in zip(*map(jax.tree.leaves, (found[1], spread[0])), strict=True):
+            assert vector.sharding.is_equivalent_to(leaf.sharding, leaf.ndim)
+
+    def measures(params, batches):
+        gradient = jax.jit(jax.grad(networks.loss))(params, batches[0])
+        scale = jax.tree.map(lambda leaf: 1 + jnp.abs(leaf), params)
+        op = landscape.hessian(networks.loss, params, batches, check=False)
+        return (
+            landscape.critical_sharpness(networks.loss, params, gradient, batches).value,
+            landscape.batch_sharpness(networks.loss, params, batches).mean,
+            landscape.trace(landscape.preconditioned(op, scale), KEY, 4).mean,
+        )
+
+    np.testing.assert_allclose(measures(*alone), measures(*spread), rtol=1e-3)
+
+
 def test_a_saved_state_goes_on_laid_out_like_the_parameters(problem, one_device):
     mesh = transformer.mesh_for("tensor", AxisType.Auto)
     params, batches = transformer.place(mesh, *problem, "tensor")

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gapjax import diffusion
 from gapjax.study import Regime, Study, make_plan
-from gapjax.study._plan import make_plans
+from gapjax.study._plan import make_plans, warn_of_rules
 
 STUDY = Study()
 NAMES = ["SB", "LB", "LB+LR", "LB+LR+GBN", "LB+LR+GBN+RA", "GROW", "HYBRID", "160+LINEAR+WARMUP"]
@@ -72,7 +73,7 @@ def test_what_does_not_fit_the_data():
     with pytest.raises(ValueError, match=r"regime GROW\+GBN: a batch of 16 is not a multiple"):
         _plan("GROW+GBN", Study(ghost_size=32))
     with pytest.raises(ValueError, match="schedule='cosine' has no drops"):
-        _plan("GROW", Study(schedule="cosine"))
+        _plan("HYBRID", Study(schedule="cosine"))
 
 
 @settings(max_examples=25, deadline=None)
@@ -116,3 +117,80 @@ def test_a_regime_that_follows_another_comes_after_it():
     study = Study(regimes=("SB", "LB+MATCH"), baseline=("LB+MATCH", "SB"))
     with pytest.raises(ValueError, match="cannot follow itself"):
         make_plans(study, study.regimes, 1280)
+
+
+SMOOTH = {"schedule": "cosine", "small_batch": 16, "large_batch": 64, "learning_rate": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "power"), [("sgd", 1), ("nesterov", 1), ("adamw", 0.5), ("muon", 0.5)]
+)
+@pytest.mark.parametrize("name", ["SEESAW", "SEESAW+LATE"])
+def test_seesaw_trades_the_fall_of_any_schedule_for_growth(name, optimizer, power):
+    plan = _plan(name, Study(optimizer=optimizer, **SMOOTH))
+    small = _plan("SB", Study(optimizer=optimizer, **SMOOTH))
+    assert plan.examples == small.examples and plan.updates < small.updates
+    sizes, rate, base = plan.batch_sizes, plan.schedule(), small.schedule()
+    assert sizes.sizes() == (16, 32, 64)
+    first = 16 * max(0, 0.75 * small.updates if name == "SEESAW+LATE" else 0)
+    assert sizes.examples_before(sizes.boundaries[0]) >= first
+    top = float(base(round(first / 16)))
+    for update in sizes.boundaries:  # where the schedule has halved, give or take a batch
+        size, there = sizes(update), float(base(sizes.examples_before(update) // 16))
+        assert top / there == pytest.approx(size / 16, rel=0.06)
+        assert float(rate(update)) == pytest.approx(there * (size / 16) ** power, rel=0.06)
+
+
+def test_grow_follows_a_smooth_schedule_by_the_rule_of_sgd():
+    plan = _plan("GROW", Study(**SMOOTH))
+    assert plan.batch_sizes.sizes() == (16, 32, 64)
+    rate = plan.schedule()
+    held = [float(rate(update)) for update in (0, *plan.batch_sizes.boundaries[:1])]
+    np.testing.assert_allclose(held, 0.1, rtol=0.02)
+
+
+def test_seesaw_without_a_fall_or_whole_ghosts_is_refused():
+    with pytest.raises(ValueError, match=r"regime SEESAW: .* never lets it"):
+        _plan("SEESAW", Study(**{**SMOOTH, "schedule": "constant"}))
+    with pytest.raises(ValueError, match=r"regime SEESAW\+GBN: .*multiple"):
+        _plan("SEESAW+GBN", Study(**{**SMOOTH, "ghost_size": 32}))
+
+
+@pytest.mark.parametrize("name", ["LB+LATE", "64+LATE", "GROW+LATE"])
+def test_a_late_start_is_for_seesaw_alone(name):
+    with pytest.raises(ValueError, match="LATE"):
+        _plan(name, Study(**SMOOTH))
+
+
+@pytest.mark.parametrize("name", ["SB", "LB", "GROW", "SEESAW"])
+def test_warm_up_ends_after_its_share_of_the_examples(name):
+    plan = _plan(name, Study(warmup=0.25, **{**SMOOTH, "schedule": "linear"}))
+    with_, without = plan.schedule(), plan.schedule(0.0)
+    ends = next(u for u in range(plan.updates) if with_(u) == without(u)) + 1
+    seen = plan.batch_sizes.examples_before(ends)
+    assert abs(seen - 0.25 * plan.examples) <= 2 * plan.batch_size
+
+
+def test_the_rate_of_adam_takes_its_half_lives_along():
+    study = Study(optimizer="adamw", b2=0.99, weight_decay=0.1, **SMOOTH)
+    assert dict(_plan("LB", study).hyper) == {"b2": 0.99, "weight_decay": 0.1}
+    wanted = diffusion.scale_adamw(
+        1.0, b2=0.99, weight_decay=0.1, batch_size=64, base_batch_size=16
+    )
+    wanted.pop("learning_rate")
+    assert dict(_plan("LB+LR", study).hyper) == pytest.approx(wanted)
+    assert dict(_plan("LB+LR", Study(momentum=0.8, **SMOOTH)).hyper) == {"momentum": 0.8}
+    l2 = _plan("LB+LR", Study(optimizer="adam-l2", weight_decay=0.1, **SMOOTH)).hyper
+    assert l2["weight_decay"] == 0.1 and l2["b2"] < 0.999
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"), [("LB+LINEAR", "LR"), ("GROW", "SEESAW"), ("LB", None), ("SEESAW", None)]
+)
+def test_the_rule_of_sgd_is_not_used_for_adam_in_silence(name, instead):
+    plan = _plan(name, Study(optimizer="adamw", **SMOOTH))
+    if instead is None:
+        warn_of_rules(plan)
+        return
+    with pytest.warns(UserWarning, match=f"which is what {instead} keeps"):
+        warn_of_rules(plan)

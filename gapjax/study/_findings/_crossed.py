@@ -23,7 +23,7 @@ import numpy as np
 # What of the cells is taken off a source before its part is told. Without any, intervals are too
 # wide where seeds do not differ; with all of it too narrow where they do, and do not show it.
 _CELLS = 0.5
-_SMALLEST = 1e-150  # p value: the square of its quantile is still a number with two seeds
+_SMALLEST = 1e-100  # p value: below, squares of quantiles overflow, and nobody minds
 
 
 class Variance(NamedTuple):

@@ -94,10 +94,10 @@ def find_gap(
     tables = {
         name: of_run(examples[name], config.task.headline, which, record)
         for name, record in records.items()
+        # Tuned, two rules of one algorithm are one.
+        if which == "rule" or record.same_as is None or name in (small, large)
     }
-    weight = next((found["weight"] for found in examples.values()), None)
-    if weight is not None and not config.task.weighted:
-        weight = None
+    weight = weight_of(examples, config)
     others = [name for name in tables if name not in (small, large)]
     gap, shares, together = None, {}, {}
     if small in tables and large in tables and tables[small].shape == tables[large].shape:
@@ -131,6 +131,13 @@ def find_gap(
         if tables[name].shape == tables[end].shape
     ]
     return GapFindings(gap, shares, together, _adjusted(comparisons), control)
+
+
+def weight_of(examples: Examples, config: Config) -> np.ndarray | None:
+    """What every test example counts, ``[n]``; None where they count alike."""
+    if not config.task.weighted:
+        return None
+    return next((found["weight"] for found in examples.values()), None)
 
 
 def sees_more(records: Mapping[str, RegimeRecord], small: str) -> list[str]:

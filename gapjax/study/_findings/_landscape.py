@@ -14,6 +14,7 @@ import numpy as np
 from gapjax.study._findings._bench import Bench
 from gapjax.study._findings._intervals import Interval, geometric_ratio, mean_interval
 from gapjax.study._findings._measures import MEASURES, Measure
+from gapjax.study._findings._ranks import find_ranks
 from gapjax.study._findings._surroundings import (
     Between,
     Curve,
@@ -227,8 +228,14 @@ def _summarize(
         ratios = _ratios(pair[1], pair[0], lambda number: number.compared)
         between = _between(list(paths.values())) if paths else None
         observations = _observations(pair, both, records, config)
+    ranks = find_ranks(
+        {name: one.numbers for name, one in regimes.items()},
+        {name: one.seeds for name, one in regimes.items()},
+        records,
+        [n.name for m in MEASURES for n in m.numbers if n.compared and n.name != "train_loss"],
+    )
     return LandscapeFindings(
-        mode, regimes, ratios, _level_findings(levels, config), between, observations
+        mode, regimes, ratios, _level_findings(levels, config), between, observations, ranks
     )
 
 

@@ -169,6 +169,19 @@ def _sam(at: Solution, on_step: OnStep) -> dict[str, Any]:
     return {"value": found.value}
 
 
+def _adaptive(at: Solution, on_step: OnStep) -> dict[str, Any]:
+    found = landscape.adaptive_sharpness(
+        at.loss_fn,
+        at.params,
+        at.batches,
+        rho=RHO,
+        weight_fn=at.weight_fn,
+        check=False,
+        progress=on_step,
+    )
+    return {"value": found.value}
+
+
 def _line(at: Solution, on_step: OnStep) -> dict[str, Any]:
     # The same draw for all; filter by filter it is as long as the weights of each.
     direction = landscape.random_direction(jax.random.key(5), at.params)
@@ -242,6 +255,14 @@ MEASURES: tuple[Measure, ...] = (
         _sam,
         (Number("sam", "SAM sharpness", _value, compared=True),),
         f"SAM sharpness: rise of the loss at distance {RHO:g} along the gradient.",
+    ),
+    Measure(
+        "adaptive",
+        _adaptive,
+        (Number("adaptive", "adaptive sharpness", _value, compared=True, on_the_way=True),),
+        f"adaptive sharpness: the highest rise of the loss where weights move by {RHO:g} in "
+        "proportion to their size; scaling a layer up and the next down, which changes all others, "
+        "leaves it as it is.",
     ),
     Measure(
         "top",

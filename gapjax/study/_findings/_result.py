@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gapjax._paths import local_path
+from gapjax.study._findings._factorial import Effect, find_effects
 from gapjax.study._findings._gap import Examples, GapFindings, find_gap
 from gapjax.study._findings._landscape import LandscapeFindings, read_landscape
 from gapjax.study._findings._targets import Target, find_targets
@@ -24,6 +25,7 @@ class StudyResult:
         regimes: per regime what was measured.
         gap: the gap of the headline metric, and what closes it, at the rates that count.
         rule_gap: the same at the rates of the rules, where others were tuned.
+        effects: of each remedy and of pairs of them, where all combinations were trained.
         targets: what every regime takes to reach the level of either end of the gap.
         travel: per regime how its weights travel.
         convex: how those of a convex network do, beside them; None where none was trained.
@@ -34,6 +36,7 @@ class StudyResult:
     regimes: dict[str, RegimeRecord]
     gap: GapFindings
     rule_gap: GapFindings | None
+    effects: list[Effect]
     targets: list[Target]
     travel: dict[str, Travel | None]
     convex: Travel | None = None
@@ -95,6 +98,7 @@ def find_all(
         dict(records),
         find_gap(records, examples, config),
         find_gap(records, examples, config, "rule") if tuned else None,
+        find_effects(records, examples, config),
         find_targets(records, config.baseline, config.task),
         find_travel(records, config.baseline[0], config.study),
         None if convex is None else convex_travel(convex),
@@ -111,6 +115,7 @@ def results_json(result: StudyResult, finding: str) -> dict[str, Any]:
         "baseline": list(result.config.baseline),
         "gap": to_plain(result.gap.gap),
         "comparisons": to_plain(result.gap.comparisons),
+        "effects": to_plain(result.effects),
         "targets": to_plain(result.targets),
         "convex": to_plain(result.convex),
         "regimes": {name: _regime_json(result, name) for name in result.regimes},
@@ -131,7 +136,7 @@ def _regime_json(result: StudyResult, name: str) -> dict[str, Any]:
         **facts,
         "flops": record.curves.flops[-1] if record.curves.flops else None,
         **_run_json(record.run),
-        **_share_json(result.gap, name),
+        **_share_json(result.gap, name, record.same_as),
         "rule": rule,
         "diffusion": to_plain(result.travel[name]),
     }
@@ -147,7 +152,7 @@ def _run_json(run: Run) -> dict[str, Any]:
     }
 
 
-def _share_json(found: GapFindings, name: str) -> dict[str, Any]:
-    share = found.shares.get(name)
+def _share_json(found: GapFindings, name: str, same_as: str | None = None) -> dict[str, Any]:
+    share = found.shares.get(same_as or name)
     keys = ("mean", "low", "high")
     return {"gap_closed": {key: share and getattr(share, key) for key in keys}}

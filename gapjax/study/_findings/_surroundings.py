@@ -3,6 +3,7 @@
 import dataclasses
 
 from gapjax.study._findings._intervals import Interval
+from gapjax.study._findings._ranks import Rank
 from gapjax.study._results._records import OverSeeds
 
 
@@ -102,6 +103,7 @@ class LandscapeFindings:
         levels: at equal loss.
         between: from the small batch to the large; None where one is missing.
         observations: likewise.
+        ranks: whether sharpness goes with the gap, over all runs.
     """
 
     mode: str
@@ -110,3 +112,4 @@ class LandscapeFindings:
     levels: list[Level]
     between: Between | None
     observations: Observations | None
+    ranks: list[Rank] = dataclasses.field(default_factory=list)

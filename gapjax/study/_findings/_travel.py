@@ -192,7 +192,7 @@ def _curves(record: RegimeRecord) -> _Curves:
         update=update[marks],
         distance=distance[:, kept],
         seeds=tuple(record.seeds[i] for i in kept),
-        last=record.boundaries[0] if record.boundaries else record.updates,
+        last=min([record.updates, *record.boundaries[:1], *filter(None, record.stopped or [])]),
         batch=record.batch_sizes[0][1],
     )
 

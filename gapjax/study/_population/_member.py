@@ -20,6 +20,7 @@ from gapjax.study._population._setup import Setup
 # How the arguments of a population lie on its mesh, by leading axes.
 MEMBERS = ("member",)  # states, hyperparameters
 ROWS = (None, "member", "data")  # the rows of a segment's batches
+_NO_HYPERPARAMETERS = ("seed", "learning_rate", "warmup", "going")
 
 
 class Member(NamedTuple):
@@ -86,7 +87,7 @@ def member_functions(setup: Setup, plan: Plan) -> tuple[Callable[..., Any], Call
 
     def optimizer(member: Mapping[str, Any]) -> optax.GradientTransformation:
         # The regime's schedule, its height and its warm-up traced numbers: both are vmapped axes.
-        traced = {k: v for k, v in member.items() if k not in ("seed", "learning_rate", "warmup")}
+        traced = {k: v for k, v in member.items() if k not in _NO_HYPERPARAMETERS}
         scale = member["learning_rate"] / plan.rate
         schedule = plan.schedule(member.get("warmup"))
         tx = make_optimizer(
@@ -117,7 +118,10 @@ def member_functions(setup: Setup, plan: Plan) -> tuple[Callable[..., Any], Call
             weight_fn=lambda batch: jnp.sum(plan.task.weights(batch)),
             on_fault="stop",
         )
-        return update(state, batch)
+        after, metrics = update(state, batch)
+        if "going" in member:  # one that is done stays as it is
+            after = jax.tree.map(lambda a, b: jnp.where(member["going"], a, b), after, state)
+        return after, metrics
 
     def init(member: Mapping[str, Any], examples: Any) -> training.TrainState:
         start_key, run_key = jax.random.split(jax.random.key(member["seed"]))

@@ -25,8 +25,10 @@ def noise_meter(setup: Setup, plan: Plan) -> Callable[[training.TrainState, Any]
 def noise_function(setup: Setup, plan: Plan) -> Callable[[training.TrainState, Any], Any]:
     """The noise of the gradient (McCandlish et al. 2018), from small batches of training examples.
 
-    The same first examples for every member and mark, so the curve over time is theirs. Both parts
-    are kept apart: means over seeds come before the ratio, whose estimate is biased.
+    The same first examples for every member and mark, so the curve over time is theirs. They are
+    drawn without replacement from a set that the weights are fitted to, which is corrected for:
+    the noise is that of the training set. Both parts are kept apart, with their sign: means over
+    seeds come before the ratio, whose estimate is biased.
 
     Returns:
         ``(state, examples) -> {"gradient_noise", "gradient_norm"}`` of one member.
@@ -58,6 +60,7 @@ def noise_function(setup: Setup, plan: Plan) -> Callable[[training.TrainState, A
             optax.tree.norm(total, squared=True) / parts**2,
             part_size=size,
             batch_size=parts * size,
+            num_examples=plan.num_examples if parts * size <= plan.num_examples else None,
         )
         return {"gradient_noise": found.trace, "gradient_norm": found.squared_norm}
 

@@ -1,5 +1,8 @@
 """What training a population gave, as the records that are kept."""
 
+import dataclasses
+from collections.abc import Mapping
+
 import numpy as np
 
 from gapjax import training
@@ -7,11 +10,17 @@ from gapjax.study._plan import Plan
 from gapjax.study._population._cost import flops_by
 from gapjax.study._population._setup import Setup
 from gapjax.study._population._train import Outcome, measured_names
-from gapjax.study._results._records import Curves, Diverged, Run, over_seeds
+from gapjax.study._results._records import (
+    Curves,
+    Diverged,
+    RegimeRecord,
+    Run,
+    over_seeds,
+)
 
 
-def run_of(setup: Setup, outcome: Outcome, rate: float, which: int) -> Run:
-    """The numbers of one rate's members."""
+def run_of(setup: Setup, outcome: Outcome, rate: float, hyper: dict[str, float], which: int) -> Run:
+    """The numbers of the members of one setting."""
     seeds, task = setup.study.all_seeds, setup.task
     part = slice(which * len(seeds), (which + 1) * len(seeds))
     values = {name: outcome.final(name)[part] for name in measured_names(setup)}
@@ -19,7 +28,7 @@ def run_of(setup: Setup, outcome: Outcome, rate: float, which: int) -> Run:
     sign = 1.0 if task.maximize else -1.0
     return Run(
         learning_rate=rate,
-        hyper={},
+        hyper=hyper,
         values={name: over_seeds(value) for name, value in values.items()},
         gap=over_seeds(sign * (train_value - test_value)),
         diverged=[
@@ -54,3 +63,43 @@ def examples_of(setup: Setup, outcome: Outcome, rates: int) -> dict[str, np.ndar
         if rates > 1:
             found[f"rule/{name}"] = outcome.examples[name][seeds:]
     return found
+
+
+def stops_of(setup: Setup, outcome: Outcome) -> list[int | None] | None:
+    """The updates at which the loss stopped the seeds; None where it was not asked."""
+    if outcome.stopped is None:
+        return None
+    rows = outcome.stopped[: len(setup.study.all_seeds)]
+    return [int(outcome.curves.update[row]) if row >= 0 else None for row in rows]
+
+
+def as_one(
+    twin: RegimeRecord,
+    tuned: Mapping[str, np.ndarray],
+    record: RegimeRecord,
+    by_rule: Mapping[str, np.ndarray],
+) -> tuple[RegimeRecord, dict[str, np.ndarray]]:
+    """A regime whose tuned run is that of its twin; its own is the one by its rule.
+
+    Args:
+        twin: the record of the regime that it is one with.
+        tuned: what every test example gave there.
+        record: of the regime, trained by its rule alone.
+        by_rule: what every test example gave there.
+    """
+    assert twin.tuning is not None
+    best = twin.tuning.trials[twin.tuning.best]
+    differs = (best.learning_rate, best.hyper) != (record.run.learning_rate, record.run.hyper)
+    merged = dataclasses.replace(
+        twin,
+        name=record.name,
+        remedies=record.remedies,
+        seconds=record.seconds,
+        rule=record.run if differs else None,
+        same_as=twin.name,
+        network=record.network,
+    )
+    kept = {name: table for name, table in tuned.items() if not name.startswith("rule/")}
+    if differs:
+        kept |= {f"rule/{name}": x for name, x in by_rule.items() if name != "weight"}
+    return merged, kept

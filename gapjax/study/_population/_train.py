@@ -46,6 +46,8 @@ class Outcome(NamedTuple):
         states: the final ``TrainState`` of every member, leading axis P.
         weights: what of it is evaluated.
         examples: the loss and metrics of every test example, ``[P, n]`` each.
+        stopped: where the loss decides, the row of the curves at which each member stopped, -1 of
+            one that never did, ``[P]``; from there on it stays as it is.
     """
 
     curves: Curves
@@ -54,6 +56,7 @@ class Outcome(NamedTuple):
     states: training.TrainState
     weights: Any
     examples: dict[str, np.ndarray]
+    stopped: np.ndarray | None = None
 
     def final(self, name: str) -> np.ndarray:
         """A value after the last update, NaN for members that diverged, ``[P]``."""
@@ -193,7 +196,7 @@ def train(
         at = keeper.restore(at, curves)
     del states  # they are donated to the first segment
     clock = _Clock(float(curves.seconds[at.marks - 1]) if at.marks else 0.0)
-    compiled, weights = set[int](), None
+    compiled, weights, stopped = set[int](), None, None
 
     def measure(mark: int) -> dict[str, float]:
         """Fill a row of the curves; what was measured, the mean over members."""
@@ -223,6 +226,12 @@ def train(
         keeper or contextlib.nullcontext(),
     ):
         for number in range(at.marks, len(marks)):
+            if plan.stopping is not None:
+                stopped = _stopped(plan, curves, number)
+                done = (stopped >= 0) | (at.diverged > 0)
+                if done.all():
+                    break
+                hyper = {**hyper, "going": training.lay_out(population.mesh, ~done, *MEMBERS)}
             while at.update < marks[number]:
                 size = plan.batch_sizes(at.update)
                 longest = segment_length(plan, total, size)
@@ -251,6 +260,8 @@ def train(
                 at_evaluation(_first(curves, at.marks), lambda: weights)
                 if enough(_first(curves, at.marks)):
                     break
+    if plan.stopping is not None:
+        stopped = _stopped(plan, curves, at.marks)
     # The last update's own damage shows only afterwards.
     curves = _first(curves, at.marks)
     lost = (at.diverged == 0) & ~np.isfinite(curves.values[f"{watched[0].name}_loss"][-1])
@@ -258,7 +269,18 @@ def train(
         weights = population.weights(at.states, train_split)
     examples = setup.evaluator.examples(weights, test_split)
     diverged = np.where(lost, at.update, at.diverged)
-    return Outcome(curves, diverged, at.fault, at.states, weights, examples)
+    return Outcome(curves, diverged, at.fault, at.states, weights, examples, stopped)
+
+
+def _stopped(plan: Plan, curves: Curves, marks: int) -> np.ndarray:
+    """The mark at which each member stopped by its loss, -1 for none among the first marks."""
+    losses = curves.values["train_loss"][:marks]
+    rows = np.flatnonzero(np.isfinite(losses).any(axis=1))
+    if plan.stopping is None or not rows.size:
+        return np.full(losses.shape[1], -1)
+    seen = [plan.batch_sizes.examples_before(int(u)) for u in curves.update[rows]]
+    found = plan.stopping(losses[rows], np.array(seen))
+    return np.where(found < 0, -1, rows[found])
 
 
 def setup_sample(split: Any) -> Any:

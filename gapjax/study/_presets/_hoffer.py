@@ -43,7 +43,9 @@ def _change(study: Study, **changes: object) -> Study:
     return dataclasses.replace(study, **changes)  # type: ignore[arg-type]
 
 
-_F1 = _change(_BASE, dataset="mnist", model="f1", epochs=50.0, decay_at=(0.2, 0.4, 0.6), augment=())
+_F1 = _change(
+    _BASE, dataset="mnist", model="f1-hoffer", epochs=50.0, decay_at=(0.2, 0.4, 0.6), augment=()
+)
 _C1 = _change(
     _BASE,
     model="c1-hoffer",

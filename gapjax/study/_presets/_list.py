@@ -4,10 +4,11 @@ from gapjax import _checks
 from gapjax.study._presets._digits import DIGITS
 from gapjax.study._presets._hoffer import HOFFER
 from gapjax.study._presets._keskar import KESKAR
+from gapjax.study._presets._language import LANGUAGE
 from gapjax.study._presets._preset import Preset
 from gapjax.study._study import Study
 
-PRESETS: dict[str, Preset] = {**DIGITS, **HOFFER, **KESKAR}
+PRESETS: dict[str, Preset] = {**DIGITS, **LANGUAGE, **HOFFER, **KESKAR}
 
 
 def preset(name: str) -> Study:

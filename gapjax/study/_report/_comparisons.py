@@ -31,6 +31,22 @@ def _row(result: StudyResult, one: Comparison) -> dict[str, str]:
     }
 
 
+def effects(result: StudyResult) -> list[dict[str, str]]:
+    """A row of text per main effect and interaction."""
+    task = result.config.task
+    scale, places = task.scale(task.headline), digits(task, task.headline)
+    return [
+        {
+            "name": " with ".join(one.remedies),
+            "estimate": interval(one.estimate, places, scale),
+            "p": _p(one.estimate.p_value),
+            "adjusted": _p(one.p_adjusted),
+            "resolved": "yes" if one.resolved else "no",
+        }
+        for one in result.effects
+    ]
+
+
 def _p(value: float | None) -> str:
     if value is None:
         return NOTHING

@@ -5,8 +5,9 @@ from typing import Any
 from gapjax.study._findings._intervals import Interval
 from gapjax.study._findings._landscape import LandscapeFindings, Observations
 from gapjax.study._findings._measures import EPSILONS, MEASURES, Number
+from gapjax.study._findings._ranks import HYPER
 from gapjax.study._findings._result import StudyResult
-from gapjax.study._report._numbers import bounds, short, spread, times
+from gapjax.study._report._numbers import bounds, interval, short, spread, times
 from gapjax.study._report._table import Column
 from gapjax.study._results._records import TaskFacts
 
@@ -46,6 +47,8 @@ def section(result: StudyResult) -> dict[str, Any] | None:
         "levels": level_rows(found, result.config.baseline[1], on_the_way),
         "observations": observations(result),
         "sharpness": sharpness(result),
+        "ranks": ranks(found),
+        "rank_words": rank_words(result),
         "notes": [found.mode, *(m.note for m in MEASURES if m.note)],
         "seeds": max(len(one.seeds) for one in found.regimes.values()),
     }
@@ -97,6 +100,50 @@ def sharpness(result: StudyResult) -> str | None:
         f"equal loss: the training loss at {large} is {times(ratios['train_loss'])} that at "
         f"{small}."
     )
+
+
+def ranks(found: LandscapeFindings) -> list[dict[str, str]]:
+    """A row of text per measure of sharpness: how it goes with the gap."""
+    titles = {n.name: n.title for measure in MEASURES for n in measure.numbers}
+    return [
+        {
+            "name": titles[one.number],
+            "tau": interval(one.tau, 2),
+            **{axis: interval(one.psi[axis], 2) for axis in HYPER},
+        }
+        for one in found.ranks
+    ]
+
+
+def rank_words(result: StudyResult) -> str | None:
+    """Whether any measure of sharpness goes with the gap, and is told from none."""
+    found = result.landscape
+    if found is None or not found.ranks:
+        return None
+    titles = {n.name: n.title for measure in MEASURES for n in measure.numbers}
+    told = [one for one in found.ranks if _excludes_zero(one.tau)]
+    names = ", ".join(f"{titles[one.number]} ({interval(one.tau, 2)})" for one in told)
+    count = found.ranks[0].runs
+    if not told:
+        return (
+            f"Over the {count} runs that were measured no measure of sharpness is told from going "
+            "with the gap by chance (Kendall's rank correlation, 95% intervals over seeds)."
+        )
+    within = [
+        f"{titles[one.number]} by {axis}"
+        for one in found.ranks
+        for axis in HYPER
+        if _excludes_zero(one.psi[axis])
+    ]
+    rest = f"is left of it for {', '.join(within)}" if within else "none of it is resolved"
+    return (
+        f"Over the {count} runs that were measured these go with the gap: {names}. Among runs that "
+        f"differ in batch or rate alone {rest}."
+    )
+
+
+def _excludes_zero(value: Interval) -> bool:
+    return value.low is not None and value.high is not None and (value.low > 0 or value.high < 0)
 
 
 def observations(result: StudyResult) -> list[tuple[str, str]]:

@@ -45,6 +45,7 @@ def write_report(result: StudyResult, path: str | os.PathLike[str]) -> None:
             axes={axis: _curves.AXES[axis] for axis in _curves.axes_of(result)},
             targets=_targets.section(result),
             comparisons=_comparisons.rows(result),
+            effects=_comparisons.effects(result),
             study_json=json.dumps(config.study, indent=1),
             run={k: v for k, v in config.environment.items() if k != "command" and v},
             command=config.environment.get("command"),
@@ -105,6 +106,12 @@ def scope(svg: str, name: str) -> str:
     return re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
 
 
+def _others(hyper: dict[str, float]) -> str:
+    if not hyper:
+        return ""
+    return f" ({', '.join(f'{name} {value:.3g}' for name, value in hyper.items())})"
+
+
 def _tuning(result: StudyResult) -> list[dict[str, Any]]:
     """Rule and tuned rate of each regime side by side."""
     if not result.is_tuned:
@@ -118,14 +125,14 @@ def _tuning(result: StudyResult) -> list[dict[str, Any]]:
         rows.append(
             {
                 "name": name,
-                "tuned_rate": f"{record.run.learning_rate:.3g}" + ("†" if tuning.at_edge else ""),
+                "tuned_rate": _table.setting(record.run) + "†" * tuning.at_edge,
                 "tuned": _table.measured(task, record.run, "test", task.headline),
                 "closed": closed.get(name, ""),
-                "rule_rate": f"{rule.learning_rate:.3g}",
+                "rule_rate": _table.setting(rule),
                 "rule": _table.measured(task, rule, "test", task.headline),
                 "rule_closed": by_rule.get(name, ""),
                 "tried": ", ".join(
-                    f"{trial.learning_rate:.3g}: "
+                    f"{trial.learning_rate:.3g}{_others(trial.hyper)}: "
                     + plus_minus(trial.validation, max(digits - 1, 1), scale)
                     for trial in tuning.trials
                 ),

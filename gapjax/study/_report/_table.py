@@ -82,13 +82,13 @@ def rows(result: StudyResult, which: str = "run") -> list[list[str]]:
                 name + ("*" if run.diverged else ""),
                 measured(task, run, "test", headline),
                 shares.get(name, ""),
-                record.budget.removeprefix("same "),
+                record.budget.removeprefix("same ") + _unmet(record),
                 "→".join(dict.fromkeys(str(size) for _, size in record.batch_sizes)) + ghost,
                 count_of(record.updates),
                 count_of(record.examples),
                 cost(record.curves.seconds),
                 cost(record.curves.flops),
-                f"{run.learning_rate:.3g}" + _edge(record, which),
+                setting(run) + _edge(record, which),
                 measured(task, run, "train", headline),
                 plus_minus(run.gap, digits(task, headline), task.scale(headline)),
                 *rest,
@@ -96,6 +96,22 @@ def rows(result: StudyResult, which: str = "run") -> list[list[str]]:
             ]
         )
     return table
+
+
+def setting(run: Run) -> str:
+    """The rate of a run, and what else was tuned."""
+    others = [f"{name} {short(value)}" for name, value in run.hyper.items()]
+    return ", ".join([f"{run.learning_rate:.3g}", *others])
+
+
+def unmet(record: RegimeRecord) -> int:
+    """How many seeds never got to where the loss would have stopped them."""
+    return 0 if record.stopped is None else record.stopped.count(None)
+
+
+def _unmet(record: RegimeRecord) -> str:
+    count = unmet(record)
+    return f" (never in {count} of {len(record.seeds)})" if count else ""
 
 
 def cost(spent: Sequence[float | None]) -> str:
@@ -142,9 +158,15 @@ def closed(result: StudyResult, which: str = "run") -> dict[str, str]:
     if not found.is_clear(result.config.task.maximize):
         why = TOO_FEW if found.gap.low is None else NO_GAP
         return dict.fromkeys(found.shares, why)
-    return {
+    told = {
         name: share(value) if value.is_bounded else TOO_FEW for name, value in found.shares.items()
     }
+    twins = {
+        name: f"as {record.same_as}"
+        for name, record in result.regimes.items()
+        if which == "run" and record.same_as is not None and name not in told
+    }
+    return {**told, **{k: v for k, v in twins.items() if k not in result.config.baseline}}
 
 
 def notes(result: StudyResult) -> list[str]:
@@ -191,6 +213,13 @@ def notes(result: StudyResult) -> list[str]:
             TOO_FEW: "an interval takes two seeds that went through in both and in the regime.",
         }
         lines.insert(1, " ".join([told, *(f"{k}: {v}" for k, v in why.items() if k in cells)]))
+    lines += [_stops(record) for record in result.regimes.values() if record.stopped is not None]
+    for name, record in result.regimes.items():
+        if record.same_as is not None:
+            lines.append(
+                f"{name} and {record.same_as} differ only in the rule of their rate: tuned, over "
+                "the union of their grids, they are one."
+            )
     normalize = config.study["dataset"]["normalize"]
     lines.append(
         f"Inputs: normalized per {normalize}, over the whole training split."
@@ -205,8 +234,8 @@ def notes(result: StudyResult) -> list[str]:
         )
     if any("†" in cell for row in rows(result) for cell in row):
         lines.append(
-            "† the best rate lies at the edge of what was tried: a wider search might find a "
-            "better one."
+            "† the best rate lies at the edge of what was tried, also of a grid that was extended "
+            "there: a wider search might find a better one."
         )
     for name, record in result.regimes.items():
         for which in ("run", "rule"):
@@ -219,6 +248,23 @@ def notes(result: StudyResult) -> list[str]:
                     "seeds count in no mean."
                 )
     return lines
+
+
+def _stops(record: RegimeRecord) -> str:
+    """When the loss stopped the seeds of a regime."""
+    there = [update for update in record.stopped or [] if update is not None]
+    text = f"{record.name}, {record.budget}: "
+    if there:
+        few, most = count_of(min(there)), count_of(max(there))
+        when = f"at update {few}" if few == most else f"at updates {few} to {most}"
+        text += f"{len(there)} of {len(record.seeds)} seeds stopped {when}"
+    if unmet(record):
+        text += "; " if there else ""
+        text += (
+            f"{unmet(record)} never got there within the maximum of {count_of(record.updates)} "
+            "updates, and are shown as they were then"
+        )
+    return f"{text}."
 
 
 def _fault(one: Diverged) -> str:

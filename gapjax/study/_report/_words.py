@@ -5,7 +5,7 @@ from gapjax.study._findings._gap import GapFindings
 from gapjax.study._findings._intervals import Interval
 from gapjax.study._findings._result import StudyResult
 from gapjax.study._report._numbers import count_of, interval, share
-from gapjax.study._report._table import gap_of
+from gapjax.study._report._table import gap_of, unmet
 from gapjax.study._results._records import RegimeRecord
 
 
@@ -37,23 +37,34 @@ def finding(result: StudyResult, which: str = "run") -> str:
         f"{task.headline.replace('_', ' ')} {verb if float(amount) else 'changes'} by {amount}"
         f"{' points' if percent else ''} "
     )
+    unmet = _unmet(result)
     if found.gap.low is None or found.gap.high is None:
-        return f"{text}(one seed: nothing tells how much of that is chance)."
+        return " ".join([f"{text}(one seed: nothing tells how much of that is chance).", *unmet])
     scale = task.scale(task.headline)
     low, high = sorted(abs(scale * end) for end in (found.gap.low, found.gap.high))
     digits = 2 if percent else 3
     if not found.is_clear(task.maximize):
         why = "There is no gap to close." if not better else "That is not told from chance."
         ends = sorted((-scale * found.gap.low, -scale * found.gap.high))
-        return (
-            f"{text}(95% interval of the change {ends[0]:+.{digits}f} to {ends[1]:+.{digits}f}, "
-            f"over {_seeds(small)} and the test examples). {why}"
+        text += (
+            f"(95% interval of the change {ends[0]:+.{digits}f} to {ends[1]:+.{digits}f}, over "
+            f"{_seeds(small)} and the test examples). {why}"
         )
+        return " ".join([text, *unmet])
     text += (
         f"(95% interval {low:.{digits}f} to {high:.{digits}f}, over {_seeds(small)} and the test "
         "examples)."
     )
-    return " ".join([text, *_closed(result, found, small), *_controlled(result, found)])
+    closed = _closed(result, found, small)
+    return " ".join([text, *unmet, *closed, *_controlled(result, found)])
+
+
+def _unmet(result: StudyResult) -> list[str]:
+    """Which regimes did not get to where the loss would have stopped them."""
+    never = [name for name, record in result.regimes.items() if unmet(record)]
+    if not never:
+        return []
+    return [f"Some seeds never got there within the stated maximum: {', '.join(never)}."]
 
 
 def _closed(result: StudyResult, found: GapFindings, small: RegimeRecord) -> list[str]:

@@ -113,11 +113,13 @@ class Tuning:
         trials: what was tried, in order of the rate.
         best: which of them was.
         at_edge: whether it lies at the edge of what was tried.
+        extended: how often the grid was extended there.
     """
 
     trials: list[Trial]
     best: int
     at_edge: bool
+    extended: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +188,10 @@ class RegimeRecord:
         rule: at the rate of the rule, where another one was tuned.
         tuning: how it was tuned.
         curves: of ``run``.
+        stopped: where the loss decided, the update at which each seed was done, None of one that
+            never got there.
+        same_as: the regime that it is one with once both are tuned, for they differ only in the
+            rule of their rate; its tuned run is that one's.
         study: the fingerprint of the study that it is a regime of.
         network: a hash of the networks at the end, all seeds.
         files: the checksum of all else that is kept of it, by its place in the study's folder: the
@@ -208,6 +214,8 @@ class RegimeRecord:
     rule: Run | None
     tuning: Tuning | None
     curves: Curves
+    stopped: list[int | None] | None = None
+    same_as: str | None = None
     study: str = ""
     network: str = ""
     files: dict[str, str] = dataclasses.field(default_factory=dict)

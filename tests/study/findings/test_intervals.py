@@ -176,6 +176,14 @@ def test_seeds_that_all_agree_leave_the_examples():
     assert found.stderr_seeds == 0 and found.low < d.mean() < found.high
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_two_seeds_and_any_scale_have_an_interval_and_a_p_value(scale):
+    rng = np.random.default_rng(0)
+    for d in (rng.normal(size=(2, 9)), 1 + 1e-9 * rng.normal(size=(2, 9)), np.eye(2, 9)):
+        found = paired_difference(scale * d, np.zeros_like(d))
+        assert found.low <= scale * d.mean() <= found.high and 0 <= found.p_value <= 1
+
+
 @pytest.mark.montecarlo
 @pytest.mark.parametrize("world", coverage.WORLDS.values(), ids=coverage.WORLDS.keys())
 @pytest.mark.parametrize("seeds", [3, 8])

@@ -70,6 +70,18 @@ def plot_growth(result: StudyResult, axis: Any) -> None:
         norm = record.curves.array("gradient_norm")[rows].mean(axis=1)
         at = np.array(record.curves.examples)[rows] / record.examples * record.epochs
         clear = norm > 0  # an unbiased estimate of a square may be negative near the end
+        # What has no place on a log axis is marked at its top, not dropped.
+        top = axis.get_xaxis_transform()
+        axis.plot(
+            at[~clear],
+            np.ones(np.count_nonzero(~clear)),
+            "^",
+            ms=4,
+            mfc="none",
+            color=color(i),
+            transform=top,
+            clip_on=False,
+        )
         ratio = (noise.mean(axis=1) / norm)[clear]
         told = f"_{own}, noise scale"
         axis.plot(at[clear], ratio, ".", ms=3, color=color(i), alpha=0.8, label=told)

@@ -1,0 +1,137 @@
+"""Budgets: what is held fixed against the small batch, and training until the loss says stop."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gapjax import _checks
+
+FIXED = ("epochs", "updates", "longest")
+# Rates that end at 0 leave a loss where it is: a budget of the loss would never end.
+_END_AT_ZERO = ("cosine", "linear", "wsd")
+
+
+class Budget(NamedTuple):
+    """What is held fixed, and how it is said.
+
+    Attributes:
+        kind: ``"epochs"``, ``"updates"``, ``"longest"``, ``"loss"`` or ``"plateau"``.
+        level: the training loss at which training stops, of ``"loss"``.
+    """
+
+    kind: str
+    level: float | None = None
+
+    @property
+    def said(self) -> str:
+        """In words, behind a comma."""
+        return {
+            "longest": "most examples",
+            "loss": f"same training loss ({self.level:g})" if self.level else "",
+            "plateau": "until the training loss stops improving",
+        }.get(self.kind, f"same {self.kind}")
+
+    @property
+    def stops(self) -> bool:
+        """Whether the loss decides when training ends."""
+        return self.kind in ("loss", "plateau")
+
+
+def parse_keep(name: str, text: Any) -> Budget:
+    """A budget by its text: ``"epochs"``, ``"updates"``, ``"plateau"``, or ``"loss=0.01"``.
+
+    Raises:
+        ValueError: anything else, by name.
+
+    Example:
+        >>> parse_keep("keep", "loss=0.01")
+        Budget(kind='loss', level=0.01)
+    """
+    if isinstance(text, str) and text.startswith("loss="):
+        try:
+            level = float(text.removeprefix("loss="))
+        except ValueError:
+            raise ValueError(
+                f"{name} must be loss=NUMBER, such as loss=0.01, not {text!r}."
+            ) from None
+        return Budget("loss", _checks.number(f"{name}=loss", level, above=0))
+    kinds = (*FIXED, "plateau")
+    if not isinstance(text, str) or text not in kinds:
+        raise ValueError(
+            f"{name} must be one of epochs, updates, plateau or loss=NUMBER (the training loss at "
+            f"which to stop), not {text!r}.{_checks.near_matches(text, kinds)}"
+        )
+    return Budget(text)
+
+
+def check_keep(name: str, text: Any) -> str:
+    """Refuse what is no budget of a study."""
+    found = parse_keep(name, text)
+    if found.kind == "longest":
+        raise ValueError(
+            f"{name} cannot be 'longest' for all regimes: name LONG in those that are to see as "
+            "many examples as the one that sees most."
+        )
+    return text
+
+
+def check_stops(study: Any) -> None:
+    """Refuse a schedule that ends at 0 where the loss decides when training ends."""
+    if parse_keep("keep", study.keep).stops and study.schedule in _END_AT_ZERO:
+        raise ValueError(
+            f"keep={study.keep!r} trains until the loss says stop, and schedule="
+            f"{study.schedule!r} ends at a rate of 0 after {study.epochs:g} epochs: use constant "
+            "or step."
+        )
+
+
+def stopping(study: Any, budget: Budget, num_examples: int) -> Callable[..., np.ndarray] | None:
+    """When members stop: ``(losses [T, P], examples [T]) -> [P]``, the evaluation, -1 for none yet.
+
+    Args:
+        study: the study, for what counts as no more improvement.
+        budget: of the regime.
+        num_examples: of the training set.
+    """
+    if budget.kind == "loss":
+        return lambda losses, examples: first(losses <= budget.level)
+    if budget.kind == "plateau":
+        window = study.plateau_epochs * num_examples
+        return lambda losses, examples: first(
+            is_flat(losses, examples, study.plateau_factor, window)
+        )
+    return None
+
+
+def is_flat(losses: np.ndarray, examples: np.ndarray, factor: float, window: float) -> np.ndarray:
+    """Whether the best loss so far is no better than ``factor`` times the best of a while ago.
+
+    Args:
+        losses: one row per evaluation, ``[T, P]``.
+        examples: how many had been seen by then, ``[T]``.
+        factor: of which the loss has to fall below its earlier best.
+        window: over how many examples.
+
+    Returns:
+        ``[T, P]``.
+
+    Example:
+        >>> losses = np.array([[1.0], [0.5], [0.499], [0.498]])
+        >>> is_flat(losses, np.array([10, 20, 30, 40]), 0.99, 20)[:, 0].tolist()
+        [False, False, False, True]
+    """
+    best = np.fmin.accumulate(losses, axis=0)
+    before = np.searchsorted(examples, examples - window, side="right") - 1
+    known = before >= 0
+    return known[:, None] & (best > factor * best[np.maximum(before, 0)])
+
+
+def first(reached: np.ndarray) -> np.ndarray:
+    """The first row in which each column is true, -1 for none.
+
+    Example:
+        >>> first(np.array([[False, False], [True, False]])).tolist()
+        [1, -1]
+    """
+    return np.where(reached.any(axis=0), reached.argmax(axis=0), -1)

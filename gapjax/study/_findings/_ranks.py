@@ -1,0 +1,128 @@
+r"""Does sharpness go with the gap? Kendall's rank correlations over the runs of a study.
+
+:math:`\tau` is taken over all runs, every regime and seed. What varies between regimes may make
+both sharpness and gap, so beside it stands the granulated :math:`\psi` of Jiang et al.: the mean
+:math:`\tau` within groups of runs, of one seed, that differ in a single hyperparameter.
+"""
+
+import dataclasses
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from gapjax.study._findings._intervals import Interval, jackknife, mean_interval
+from gapjax.study._results._records import OverSeeds, RegimeRecord
+
+HYPER = ("batch", "rate")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rank:
+    """How a measure of sharpness and the gap between training and test rank the runs.
+
+    Attributes:
+        number: the measure.
+        tau: Kendall's rank correlation over all runs, -1 to 1; its interval is the jackknife's
+            over seeds.
+        psi: by ``"batch"`` and ``"rate"`` the mean tau within groups of runs that differ in it
+            alone; its interval is over seeds. None where no two runs do.
+        runs: how many there are.
+
+    References:
+        Jiang, Neyshabur, Mobahi, Krishnan, Bengio, `Fantastic generalization measures and where to
+        find them <https://arxiv.org/abs/1912.02178>`_, 2020, equations 2 and 7.
+    """
+
+    number: str
+    tau: Interval
+    psi: dict[str, Interval]
+    runs: int
+
+
+def find_ranks(
+    numbers: Mapping[str, Mapping[str, OverSeeds]],
+    seeds: Mapping[str, Sequence[int]],
+    records: Mapping[str, RegimeRecord],
+    names: Iterable[str],
+) -> list[Rank]:
+    """The rank correlations of measures of sharpness with the gap of the headline metric.
+
+    Args:
+        numbers: regime -> measure -> of every seed.
+        seeds: regime -> which seeds these are.
+        records: the regimes.
+        names: of the measures.
+    """
+    regimes = list(numbers)
+    common = [s for s in next(iter(seeds.values()), ()) if all(s in own for own in seeds.values())]
+    if len(regimes) < 2 or not common:
+        return []
+    gap = np.array([_of(records[name].run.gap, records[name].seeds, common) for name in regimes])
+    found = []
+    for name in names:
+        values = np.array([_of(numbers[r][name], seeds[r], common) for r in regimes])
+        fine = np.isfinite(values).all(axis=0) & np.isfinite(gap).all(axis=0)
+        if not fine.any():
+            continue
+        sharp, apart = values[:, fine], gap[:, fine]
+        psi = {
+            axis: mean_interval(_granulated(sharp, apart, _groups(records, regimes, axis)))
+            for axis in HYPER
+        }
+        found.append(Rank(name, _bounded(jackknife(_pooled, sharp, apart)), psi, sharp.size))
+    return found
+
+
+def _of(values: OverSeeds, have: Sequence[int], want: Sequence[int]) -> np.ndarray:
+    return values.array[[list(have).index(seed) for seed in want]]
+
+
+def tau(x: np.ndarray, y: np.ndarray) -> float:
+    """Kendall's tau-a: the share of pairs ranked alike less that of pairs ranked the other way.
+
+    Example:
+        >>> tau(np.array([1, 2, 3]), np.array([10, 30, 20]))
+        0.3333333333333333
+    """
+    i, j = np.triu_indices(len(x), 1)
+    return float(np.mean(np.sign(x[i] - x[j]) * np.sign(y[i] - y[j])))
+
+
+def _pooled(x: np.ndarray, y: np.ndarray) -> float:
+    return tau(x.ravel(), y.ravel())
+
+
+def _granulated(x: np.ndarray, y: np.ndarray, groups: Sequence[Sequence[int]]) -> np.ndarray:
+    """The mean tau within groups of regimes, of each seed; empty without groups."""
+    if not groups:
+        return np.zeros(0)
+    return np.array(
+        [
+            np.mean([tau(a[list(group)], b[list(group)]) for group in groups])
+            for a, b in zip(x.T, y.T, strict=True)
+        ]
+    )
+
+
+def _groups(
+    records: Mapping[str, RegimeRecord], names: Sequence[str], axis: str
+) -> list[list[int]]:
+    """Regimes that differ in one hyperparameter alone, at least two to a group."""
+
+    def others(name: str) -> Hashable:
+        record = records[name]
+        kept = frozenset(record.remedies) - {"LR", "LINEAR"}  # these are the rate
+        hyper = {"batch": record.batch_size, "rate": record.run.learning_rate}
+        return kept, hyper["rate" if axis == "batch" else "batch"], record.budget
+
+    groups: dict[Hashable, list[int]] = {}
+    for place, name in enumerate(names):
+        groups.setdefault(others(name), []).append(place)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _bounded(found: Interval) -> Interval:
+    """No rank correlation lies outside of -1 to 1."""
+    if found.low is None or found.high is None:
+        return found
+    return dataclasses.replace(found, low=max(found.low, -1.0), high=min(found.high, 1.0))

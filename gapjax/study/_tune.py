@@ -1,0 +1,149 @@
+"""Tuning: hyperparameters tried on a validation split; the test set chooses nothing.
+
+The rate alone is a grid around the regime's rule, which grows by itself where the best lies at its
+edge. With other axes (momentum, weight decay, warm-up) all are drawn at random, the same draws for
+every regime, about the same rule. Regimes that differ only in their rule are one algorithm: they
+are tuned over the union of their grids, once.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from gapjax.study._axes import as_axis
+from gapjax.study._optimizers import OPTIMIZERS
+from gapjax.study._plan import Plan, make_plan
+from gapjax.study._population._keep import Keeper
+from gapjax.study._population._member import Member
+from gapjax.study._population._setup import Setup
+from gapjax.study._population._train import Advance, train
+from gapjax.study._results._records import Trial, Tuning, over_seeds
+
+FACTOR = 2.0  # between the rates of a grid
+MOST_EXTENSIONS = 2
+SEEDS = 4  # that a trial is judged by, at most
+_RULES = ("LR", "LINEAR")  # remedies that only say where the grid lies
+
+
+def one_algorithm(plans: Mapping[str, Plan], name: str) -> list[str]:
+    """The regimes that differ from one only in the rule of the rate, itself among them."""
+    own = _algorithm(plans[name])
+    return [other for other, plan in plans.items() if _algorithm(plan) == own]
+
+
+def _algorithm(plan: Plan) -> Any:
+    kept = [remedy for remedy in plan.regime.remedies if remedy.name not in _RULES]
+    return plan.regime.batch, tuple(map(id, kept))
+
+
+def rule_hyper(plan: Plan) -> dict[str, float]:
+    """The tuned axes of a regime as they are without tuning."""
+    study = plan.study
+    own = OPTIMIZERS[plan.optimizer].defaults if isinstance(plan.optimizer, str) else {}
+    given = {**own, **plan.hyper, "warmup": plan.warmup}
+    names = [as_axis("tune_also", text).name for text in study.tune_also]
+    return {name: float(given[name]) for name in names if name in given}
+
+
+def first_trials(plans: Sequence[Plan]) -> list[tuple[float, dict[str, float]]]:
+    """What is tried at first, over the grids of all plans: rates, and other hyperparameters."""
+    study = plans[0].study
+    low = -(study.tune // 2)
+    powers = range(low, low + study.tune)
+    if not study.tune_also:
+        rates = [plan.rate * FACTOR**power for plan in plans for power in powers]
+        return [(rate, {}) for rate in _distinct(rates)]
+    axes = [as_axis("tune_also", text) for text in study.tune_also]
+    rng = np.random.default_rng([study.first_seed, study.tune])
+    shares = rng.uniform(size=(study.tune, 1 + len(axes)))
+    trials = []
+    for plan in plans:
+        names = rule_hyper(plan)
+        trials.append((plan.rate, dict(names)))
+        drawn = {axis.name: axis.draw(shares[1:, 1 + i]) for i, axis in enumerate(axes)}
+        width = max(study.tune // 2, 1)
+        for i, share in enumerate(shares[1:, 0]):
+            rate = plan.rate * FACTOR ** (width * (2 * share - 1))
+            trials.append((float(rate), {name: float(drawn[name][i]) for name in names}))
+    return trials
+
+
+def _distinct(rates: Iterable[float]) -> list[float]:
+    """Rates in order, each once; grids of several centres meet up to rounding."""
+    found: list[float] = []
+    for rate in sorted(rates):
+        if not found or rate > found[-1] * (1 + 1e-6):
+            found.append(rate)
+    return found
+
+
+def tune(
+    setup: Setup,
+    plans: Sequence[Plan],
+    train_split: Any,
+    validation: Any,
+    *,
+    report: Callable[[Advance], None],
+    keeper: Callable[[str, list[Member]], Keeper | None],
+) -> Tuning:
+    """The best of what was tried, judged by the headline metric on the validation split.
+
+    Args:
+        setup: of the study.
+        plans: of the regimes that are one algorithm; the first is trained.
+        train_split: what to train on.
+        validation: what judges.
+        report: of the progress.
+        keeper: what keeps the members of a stage, by its name.
+    """
+    study = setup.study
+    left = len(jax.tree.leaves(train_split)[0])
+    own = plans[0]
+    plan = dataclasses.replace(
+        make_plan(study, own.regime, left, own.longest), reference=own.reference
+    )
+
+    def judge(trials: Sequence[tuple[float, dict[str, float]]], stage: int) -> list[Trial]:
+        members = [
+            Member(seed, rate, hyper) for rate, hyper in trials for seed in study.all_seeds[:SEEDS]
+        ]
+        outcome = train(
+            setup,
+            plan,
+            train_split,
+            validation,
+            members,
+            progress=report,
+            keeper=keeper(f"tune{stage}", members),
+        )
+        values = outcome.final(f"test_{study.task.headline}").reshape(len(trials), -1)
+        return [
+            Trial(rate, hyper, over_seeds(row))
+            for (rate, hyper), row in zip(trials, values, strict=True)
+        ]
+
+    tuning = _choose(judge(first_trials(plans), 0), study.task.maximize, 0)
+    while tuning.at_edge and tuning.extended < MOST_EXTENSIONS and not study.tune_also:
+        more = judge([(rate, {}) for rate in _beyond(tuning, study.tune)], tuning.extended + 1)
+        tuning = _choose([*tuning.trials, *more], study.task.maximize, tuning.extended + 1)
+    return tuning
+
+
+def _beyond(tuning: Tuning, count: int) -> list[float]:
+    """Rates past the edge at which the best lies."""
+    rate = tuning.trials[tuning.best].learning_rate
+    step = FACTOR if tuning.best > 0 else 1 / FACTOR
+    return [rate * step**power for power in range(1, max(count // 2, 1) + 1)]
+
+
+def _choose(trials: list[Trial], maximize: bool, extended: int) -> Tuning:
+    trials = sorted(trials, key=lambda trial: trial.learning_rate)
+    # One of whose seeds one diverged is none to recommend.
+    values = np.array([trial.validation.array.mean() for trial in trials])
+    signed = np.where(np.isfinite(values), values if maximize else -values, -np.inf)
+    best = int(np.argmax(signed))
+    at_edge = len(trials) > 1 and best in (0, len(trials) - 1)
+    return Tuning(trials, best, at_edge, extended)
