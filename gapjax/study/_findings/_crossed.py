@@ -23,7 +23,7 @@ import numpy as np
 # What of the cells is taken off a source before its part is told, at the level of 95%, and less
 # in proportion further out. Without any, intervals are too wide where seeds do not differ; with all
 # of it too narrow where they do, and do not show it, which counts most in the tails.
-_CELLS, _TAIL = 0.75, 0.025
+_CELLS, _TAIL = 0.6, 0.025
 _SMALLEST = 1e-100  # p value: below, squares of quantiles overflow, and nobody minds
 
 
