@@ -145,6 +145,7 @@ def draw(runs: list[dict[str, Any]], path: Any) -> None:
         ax.set_title(f"batch {batch_size}", fontsize="medium")
         ax.set_xlabel("update")
     first = np.atleast_1d(axes)[0]
+    first.set_ylim(0, 2)  # the start, and what diverged, lie above
     first.set_ylabel("sharpness × rate / 2")
     first.legend(fontsize="small")
     figure.savefig(path, dpi=110)

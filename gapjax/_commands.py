@@ -177,6 +177,11 @@ def _result_of(name: str, arguments: list[str]) -> Any:
         raise ValueError(f"gapjax {name} takes the folder of a study: gapjax {name} runs/digits")
     from gapjax import study
 
+    if study.is_sweep(arguments[0]):
+        raise ValueError(
+            f"{arguments[0]} holds a sweep, and gapjax {name} takes a study; gapjax report draws "
+            "the report of either."
+        )
     return study.load_result(arguments[0])
 
 
@@ -192,19 +197,19 @@ def figures_command(arguments: list[str]) -> None:
 
 def table_command(arguments: list[str]) -> None:
     """Print a study's table."""
-    folder = arguments[:1]
-    if arguments[1:2] == ["--format"] and len(arguments) == 3:
-        format = arguments[2]
-    elif arguments[1:]:
-        raise ValueError(
-            "gapjax table takes the folder of a study, and --format latex, markdown or csv: gapjax "
-            "table runs/digits --format latex"
-        )
-    else:
-        format = "markdown"
+    import tyro
+
+    @dataclasses.dataclass(frozen=True)
+    class Table:
+        """Print a study's table."""
+
+        format: Annotated[str, tyro.conf.arg(help="latex, markdown or csv")] = "markdown"
+
+    result = _result_of("table", arguments[:1])
+    options = _options.parse(Table, arguments[1:], prog="gapjax table DIR")
     from gapjax import study
 
-    print(study.format_table(_result_of("table", folder), format), end="")
+    print(study.format_table(result, options.format), end="")
 
 
 def cite_command(arguments: list[str]) -> None:

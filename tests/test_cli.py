@@ -134,7 +134,6 @@ def test_text_is_imported_and_what_is_left_out_is_said(capsys, tmp_path):
         ("figures /nowhere", "is /nowhere the folder of a study?"),
         ("table --format latex", "gapjax table takes the folder of a study"),
         ("table /nowhere --format latex", "is /nowhere the folder of a study?"),
-        ("table runs --form latex", "and --format latex, markdown or csv"),
         ("cite", "gapjax cite takes the folder of a study"),
         ("cite /dev/null", "is /dev/null the folder of a study?"),
         ("presets now", "takes no arguments"),

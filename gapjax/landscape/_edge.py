@@ -94,7 +94,7 @@ def critical_sharpness(
       In a training loop, a row every so many updates:
 
       >>> import optax
-      >>> tx, rate = optax.adam(1.0), 1e-2
+      >>> tx, rate = optax.sgd(1.0, momentum=0.9), 1e-2
       >>> opt_state, found = tx.init(w), []
       >>> for step in range(5):
       ...     updates, opt_state = tx.update(jax.grad(loss)(w, data[0]), opt_state)
@@ -317,7 +317,7 @@ def preconditioned(op: Operator, preconditioner: Any) -> Operator:
       >>> def loss(w, batch):
       ...     return jnp.mean((batch @ w) ** 2) / 2
       >>> w, data = jnp.array([2.0, 1.0]), [jnp.diag(jnp.array([3.0, 1.0]))]
-      >>> tx = optax.adam(1e-2)
+      >>> tx = optax.scale_by_rms(0.999)  # of optax.adam the state is read alike
       >>> opt_state = tx.init(w)
       >>> updates, opt_state = tx.update(jax.grad(loss)(w, data[0]), opt_state)
       >>> nu = optax.tree.get(opt_state, "nu")

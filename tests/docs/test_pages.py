@@ -10,6 +10,7 @@ import re
 import shlex
 import sys
 
+import jax
 import pytest
 
 import gapjax
@@ -40,8 +41,9 @@ def test_blocks_run(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
     names = {}
+    as_usual = jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow")
     for kind, text in _blocks(path):
-        with contextlib.redirect_stdout(io.StringIO()):
+        with as_usual[0], as_usual[1], contextlib.redirect_stdout(io.StringIO()):
             if kind == "python":
                 exec(compile(text, _name(path), "exec"), names)
                 continue

@@ -143,6 +143,15 @@ def test_commands(finished, tmp_path, capsys):
         assert capsys.readouterr().out.startswith(start)
     assert cli.main(["table", str(folder), "--format", "csv"]) == 0
     assert capsys.readouterr().out == study.format_table(result, "csv")
+    assert cli.main(["table", str(folder), "--frm", "latex"]) == 2
+    assert "Unrecognized options" in capsys.readouterr().err
+    assert cli.main(["table", str(folder), "--format=latex"]) == 0
+    assert capsys.readouterr().out == study.format_table(result, "latex")
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "sweep.json").write_text("{}")
+    for line in ("figures", "table", "cite"):
+        assert cli.main([line, str(tmp_path / "sweep")]) == 2
+        assert f"holds a sweep, and gapjax {line} takes a study" in capsys.readouterr().err
     (tmp_path / "config.json").write_text('{"study": {}}')  # 0.1 sealed nothing
     for line in ("figures", "table", "cite"):
         assert cli.main([line, str(tmp_path)]) == 2

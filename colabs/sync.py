@@ -1,0 +1,80 @@
+"""Notebooks from their texts: `python colabs/sync.py [NAME ...]` runs them, outputs included.
+
+A notebook is written as text, `NAME.py`, in cells that start with `# %%` (the percent format that
+editors and jupytext know). This adds the first two cells, runs the rest from a clean kernel and
+writes `NAME.ipynb`. A test checks that text and notebook agree.
+"""
+
+import pathlib
+import re
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).parent
+REPOSITORY = "gapjax/gapjax"  # owner and name on the code host
+INSTALL = "gapjax"  # what pip installs in Colab: a name, or the address of an archive
+
+_BADGE = (
+    "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+    "(https://colab.research.google.com/github/{repository}/blob/main/colabs/{name}.ipynb)"
+)
+_INSTALL = """\
+try:
+    import gapjax
+except ImportError:  # Colab: nothing has to be changed elsewhere
+    %pip install -q {install}
+    import gapjax"""
+
+
+def texts() -> list[pathlib.Path]:
+    """The notebooks as texts, in order."""
+    return sorted(path for path in HERE.glob("*.py") if path.name[0].isdigit())
+
+
+def cells(path: pathlib.Path) -> list[tuple[str, str]]:
+    """Kind and source of every cell of the notebook that a text stands for."""
+    found = [
+        ("markdown", _BADGE.format(repository=REPOSITORY, name=path.stem)),
+        ("code", _INSTALL.format(install=INSTALL)),
+    ]
+    for part in re.split(r"^# %%", path.read_text(), flags=re.M)[1:]:
+        head, _, body = part.partition("\n")
+        if "[markdown]" in head:
+            body = re.sub(r"^# ?", "", body.strip(), flags=re.M)
+        found.append(("markdown" if "[markdown]" in head else "code", body.strip()))
+    return found
+
+
+def run(path: pathlib.Path) -> None:
+    """Run a text from a clean kernel, in a folder of its own, and write its notebook."""
+    import nbclient
+    import nbformat
+
+    made = nbformat.v4.new_notebook(
+        cells=[
+            getattr(nbformat.v4, f"new_{kind}_cell")(source, id=f"cell-{i}")
+            for i, (kind, source) in enumerate(cells(path))
+        ],
+        metadata={
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+        },
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        client = nbclient.NotebookClient(
+            made, timeout=900, resources={"metadata": {"path": folder}}, record_timing=False
+        )
+        client.execute()
+    made.metadata["language_info"] = {"name": "python"}  # not the version that ran it
+    for cell in made.cells:
+        for output in cell.get("outputs", []):
+            if output.get("name") == "stderr":
+                raise RuntimeError(f"{path.name} writes to stderr: {output['text']}")
+    nbformat.write(made, path.with_suffix(".ipynb"))
+    print(path.with_suffix(".ipynb"))
+
+
+if __name__ == "__main__":
+    for text in texts():
+        if not sys.argv[1:] or text.stem in sys.argv[1:]:
+            run(text)
