@@ -191,18 +191,24 @@ def _log(axis: Any, lines: list[SweepLine], y: str, x: str | None = None) -> Non
     axis.set_yscale("log")
     axis.set_ylabel(y)
     axis.set_xlabel(x or "batch size, examples")
-    if x is None:
+    _plain(axis.yaxis)
+    if x is not None:
+        _plain(axis.xaxis)
+    else:
         sizes = sorted({point.batch_size for line in lines for point in line.points})
         axis.set_xticks(sizes, [f"{size}" for size in sizes])
-        axis.xaxis.set_minor_locator(_nothing())
+        axis.minorticks_off()
     if axis.get_legend_handles_labels()[1]:
         axis.legend(frameon=False, labelcolor=INK)
 
 
-def _nothing() -> Any:
-    from matplotlib.ticker import NullLocator
+def _plain(axis: Any) -> None:
+    """Ticks at 1, 2, 5 of every decade, as plain numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter
 
-    return NullLocator()
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def figures_of(result: SweepResult) -> Iterator[SweepFigure]:
