@@ -194,7 +194,7 @@ def _options(rng: np.random.Generator, place: pathlib.Path) -> None:
     """Options of a study, with values that are odd, up to the study itself."""
     import dataclasses
 
-    from gapjax import _options, cli, study
+    from gapjax import _commands, _options, study
 
     odd = [
         "",
@@ -220,9 +220,9 @@ def _options(rng: np.random.Generator, place: pathlib.Path) -> None:
         arguments += [str(v) for v in rng.choice(odd, int(rng.integers(0, 3)))]
     if {"--help", "-h"} & {*arguments}:
         return
-    fields = cli._fields_of(study.preset("digits"), out="runs/x")
+    fields = _options.fields_of(study.preset("digits"), _commands._RUN, about="A study.")
     values = vars(_options.parse(fields, arguments, prog="gapjax study [PRESET]"))
-    study.Study(**{name: values[name] for name in values if name not in cli._RUN})
+    study.Study(**{name: values[name] for name in values if name not in _commands._RUN})
 
 
 def _record(rng: np.random.Generator, place: pathlib.Path) -> None:
