@@ -1,5 +1,7 @@
 """The command as a program: its signals and streams are seen to before anything is imported."""
 
+import contextlib
+import os
 import sys
 
 from gapjax import _signals, _streams
@@ -11,7 +13,18 @@ def main() -> int:
     _streams.prepare()
     from gapjax import cli
 
-    return cli.main()
+    try:
+        code = cli.main()
+    except SystemExit as stop:  # of help, or of SIGTERM
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    if code > 128:
+        # By a signal: all is cleared away, and threads that still compile crash in an exit that
+        # takes the interpreter down around them.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                stream.flush()
+        os._exit(code)
+    return code
 
 
 if __name__ == "__main__":

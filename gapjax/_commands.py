@@ -90,13 +90,14 @@ def sweep_command(arguments: list[str]) -> None:
     from gapjax import study, training
 
     default = study.preset(name)
-    own = {**study.SWEEP_OPTIONS, "out": (str, f"runs/sweep-{name}", _RUN["out"][2])}
+    options = study.sweep_options(name)
+    own = {**options, "out": (str, f"runs/sweep-{name}", _RUN["out"][2])}
     fields = _options.fields_of(default, own, about=study.SWEEP_HELP, without=study.SWEEP_WITHOUT)
     values = vars(_options.parse(fields, arguments, prog="gapjax sweep [PRESET]"))
     out = values.pop("out")
     if not out:
         raise ValueError(f"--out must name a folder, such as runs/sweep-{name}, and is empty.")
-    chosen = {key: values.pop(key) for key in study.SWEEP_OPTIONS}
+    chosen = {key: values.pop(key) for key in options}
     # A sweep has no large batch, which a study would hold its small batch against.
     values["large_batch"] = max(default.large_batch, values["small_batch"] + 1)
     asked = study.Sweep(dataclasses.replace(default, **values), **chosen)

@@ -116,6 +116,8 @@ def _essence(box: str) -> str:
 
 # How Python says that a value has the wrong type, and what is meant.
 _PLAIN = {
+    r"no type matching \{None\}\|\S+ could be instantiated from \[(.*?)\]\..*": r"a number or "
+    r"None, not \2",
     r"invalid literal for int\(\) with base 10: (.*)": r"a whole number, not \2",
     r"could not convert string to float: (.*)": r"a number, not \2",
     r"Could not find valid parse for arguments: \[(.*)\]": r"numbers, not \2",

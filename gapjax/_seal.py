@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 SEAL = "checksums.json"
@@ -27,24 +28,30 @@ def checksum_of(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
 
-def seal_files(folder: str | os.PathLike[str], *, name: str = SEAL) -> None:
+def seal_files(
+    folder: str | os.PathLike[str], *, name: str = SEAL, suffixes: Sequence[str] = ()
+) -> None:
     """Write down the checksums of all files in a folder, in a file of their own.
 
     Args:
         folder: with files at any depth.
         name: of the file.
+        suffixes: of the files that are meant; all by default.
     """
     folder = pathlib.Path(folder)
-    sums = {where: checksum_of(folder / where) for where in _files(folder, name)}
+    sums = {where: checksum_of(folder / where) for where in _files(folder, name, suffixes)}
     (folder / name).write_text(json.dumps(seal({"files": sums})))
 
 
-def check_files(folder: str | os.PathLike[str], *, name: str = SEAL) -> None:
+def check_files(
+    folder: str | os.PathLike[str], *, name: str = SEAL, suffixes: Sequence[str] = ()
+) -> None:
     """Compare the files in a folder with what ``seal_files`` wrote down.
 
     Args:
         folder: what was sealed.
         name: of the file with the checksums.
+        suffixes: as it was sealed.
 
     Raises:
         ValueError: one is damaged, missing or too many; which.
@@ -58,7 +65,7 @@ def check_files(folder: str | os.PathLike[str], *, name: str = SEAL) -> None:
         raise ValueError(
             f"{folder / name}: these are no checksums, so nothing here is known to be whole."
         )
-    here, sums = _files(folder, name), about["files"]
+    here, sums = _files(folder, name, suffixes), about["files"]
     for where in sorted({*here, *sums}):
         wrong = "is missing" if where not in here else "was not there before"
         if where in here and where in sums:
@@ -77,10 +84,11 @@ def seal_of(folder: str | os.PathLike[str], *, name: str = SEAL) -> str | None:
     return about["seal"] if is_sealed(about) else None
 
 
-def _files(folder: pathlib.Path, name: str) -> list[str]:
+def _files(folder: pathlib.Path, name: str, suffixes: Sequence[str]) -> list[str]:
     """The files in a folder, but the one of the checksums, by their place in it."""
     found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return sorted(where for where in found if where != name)
+    meant = tuple(suffixes) or ("",)
+    return sorted(where for where in found if where != name and where.endswith(meant))
 
 
 def _digest(about: dict[str, Any]) -> str:

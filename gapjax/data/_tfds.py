@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from gapjax import _checks, _outside
+from gapjax._seal import check_files
 
+NAMES = (".txt",)  # files with the names of classes
+SEAL = "gapjax.checksums"  # of those
 EMBEDDED = ("digits", "pydoc")
 _NAME = re.compile(r"([a-z][a-z0-9_]*)(?:/([\w.+-]+))?(?::([\w.*]+))?")
 
@@ -102,6 +105,11 @@ def open_prepared(place: pathlib.Path) -> Any:
     for file in sorted(place.glob("*")):
         if file.suffix in (".json", ".txt"):
             _check_description(file)
+    if (place / SEAL).exists():  # by our own import: TFDS itself keeps no checksum of names
+        try:
+            check_files(place, name=SEAL, suffixes=NAMES)
+        except ValueError as error:
+            raise ValueError(f"{error} Remove {place} and import it again.") from None
     with _in_one_line(f"{place} cannot be read"):
         builder = tfds.builder_from_directory(str(place))
         splits = builder.info.splits

@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from gapjax._seal import seal_files
+from gapjax.data._tfds import NAMES, SEAL
 from gapjax.data._workplace import workplace
 
 OWN_VERSION = "1.0.0"  # of a set that TFDS does not know
@@ -101,6 +103,7 @@ def write_prepared(
             builder.download_and_prepare(
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False)
             )
+            seal_files(builder.data_path, name=SEAL, suffixes=NAMES)
             _place(pathlib.Path(builder.data_path), target)
             return target
     except OSError as error:

@@ -38,7 +38,7 @@ from gapjax.study._schedules import SCHEDULES
 from gapjax.study._study import Study
 from gapjax.study._sweep._figures import plot_examples, plot_pareto, plot_steps
 from gapjax.study._sweep._findings import SweepResult, load_sweep
-from gapjax.study._sweep._options import SWEEP_HELP, SWEEP_OPTIONS, SWEEP_WITHOUT
+from gapjax.study._sweep._options import SWEEP_HELP, SWEEP_WITHOUT, sweep_options
 from gapjax.study._sweep._page import write_sweep_report
 from gapjax.study._sweep._records import is_sweep
 from gapjax.study._sweep._run import run_sweep
@@ -70,7 +70,6 @@ __all__ = [
     "REMEDIES",
     "SCHEDULES",
     "SWEEP_HELP",
-    "SWEEP_OPTIONS",
     "SWEEP_WITHOUT",
     "TASKS",
     "Comparison",
@@ -132,6 +131,7 @@ __all__ = [
     "sweep_columns",
     "sweep_finding",
     "sweep_notes",
+    "sweep_options",
     "sweep_rows",
     "write_figures",
     "write_report",

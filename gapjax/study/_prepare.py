@@ -90,13 +90,23 @@ def with_reference(plan: Plan, plans: Mapping[str, Plan]) -> Plan:
     return dataclasses.replace(plan, reference=record)
 
 
-def _split(setup: Setup) -> Splits:
-    study, examples = setup.study, setup.num_examples
+def num_left(study: Study, examples: int) -> int:
+    """How many of so many examples the validation split leaves to train on.
+
+    Raises:
+        ValueError: it leaves none.
+    """
     held = max(1, round(study.validation * examples))
     if held >= examples:
         raise ValueError(
             f"validation={study.validation:g} leaves none of {examples} examples to train on."
         )
+    return examples - held
+
+
+def _split(setup: Setup) -> Splits:
+    study, examples = setup.study, setup.num_examples
+    held = examples - num_left(study, examples)
     order = growth.epoch_order(study.first_seed, 0, examples)
     return Splits(rows_of(setup.train, order[held:]), rows_of(setup.train, order[:held]))
 

@@ -55,12 +55,15 @@ def check_memory(plan: Plan, state: Any, members: int, measures: int) -> None:
 
 
 def _memory() -> int:
-    """Bytes of memory of all devices together; of this machine, where they are its cores."""
-    devices = jax.devices()
-    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
+    """Bytes of memory of all devices together, or of all hosts where devices are their cores.
+
+    Those of other processes are taken to be like those here.
+    """
+    here = jax.local_devices()
+    limits = [(device.memory_stats() or {}).get("bytes_limit") for device in here]
     if all(limits):
-        return sum(limits)  # type: ignore[arg-type]
+        return sum(limits) * jax.device_count() // len(here)  # type: ignore[arg-type]
     have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with contextlib.suppress(OSError, ValueError):  # of a container
         have = min(have, int(pathlib.Path("/sys/fs/cgroup/memory.max").read_text()))
-    return have
+    return have * jax.process_count()

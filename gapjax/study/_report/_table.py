@@ -155,11 +155,11 @@ def closed(result: StudyResult, which: str = "run") -> dict[str, str]:
     found = gap_of(result, which)
     if found.gap is None:
         return {}
-    if not found.is_clear(result.config.task.maximize):
-        why = TOO_FEW if found.gap.low is None else NO_GAP
-        return dict.fromkeys(found.shares, why)
+    clear = found.is_clear(result.config.task.maximize)
+    why = NO_GAP if not clear and found.gap.low is not None else TOO_FEW
     told = {
-        name: share(value) if value.is_bounded else TOO_FEW for name, value in found.shares.items()
+        name: share(value) if clear and value.is_bounded else why
+        for name, value in found.shares.items()
     }
     twins = {
         name: f"as {record.same_as}"
@@ -189,8 +189,8 @@ def notes(result: StudyResult) -> list[str]:
         f"{over} gap: train against test {config.task.headline.replace('_', ' ')}, in {points}. "
         "distance: ‖w − w₀‖ over all parameters. batch: examples per update / ghost size.",
         f"held fixed against {small}: epochs (as many examples seen, so a larger batch makes fewer "
-        "updates), updates (as many updates, so a larger batch sees more examples), or most "
-        "examples (as many as the regime that sees most).",
+        "updates), updates (as many updates, so a larger batch sees more examples), most examples "
+        "(as many as the regime that sees most), or what the training loss says.",
     ]
     lines.append(
         "seconds: of training, all seeds of a regime at once, compiling and measuring left out. "

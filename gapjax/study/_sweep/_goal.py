@@ -46,7 +46,7 @@ class Goal(NamedTuple):
         return f"{self.name} of {self.target:g}"
 
 
-def make_goal(facts: TaskFacts, target: float, watch: str) -> Goal:
+def make_goal(facts: TaskFacts, target: float | None, watch: str) -> Goal:
     """The target of a task.
 
     Of a headline that is a fraction of which more is better (an accuracy) the target is of the
@@ -61,6 +61,11 @@ def make_goal(facts: TaskFacts, target: float, watch: str) -> Goal:
         >>> make_goal(facts, 0.1, "validation").text
         'validation error (1 - accuracy) of 0.1'
     """
+    if target is None:
+        what = "training loss" if watch == "train" else facts.headline.replace("_", " ")
+        raise ValueError(
+            f"a sweep needs a target, which for this task is of the {what}: --target 2.5, say."
+        )
     if watch == "train":
         value = _checks.number("target", target)
         return Goal("training loss", "train_loss", value, 0.0, 1.0)

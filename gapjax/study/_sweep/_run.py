@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gapjax import diffusion, training
+from gapjax import data, diffusion, training
 from gapjax._paths import local_path
 from gapjax.study._plan import Plan, make_plan
 from gapjax.study._population._cost import flops_by
@@ -18,7 +18,7 @@ from gapjax.study._population._keep import Keeper, config_of, remove
 from gapjax.study._population._member import Member
 from gapjax.study._population._setup import count
 from gapjax.study._population._train import Curves, Watch, train
-from gapjax.study._prepare import Prepared, prepare_study
+from gapjax.study._prepare import Prepared, num_left, prepare_study
 from gapjax.study._results._folder import hold
 from gapjax.study._results._names import file_name
 from gapjax.study._results._origin import describe, environment, versions
@@ -133,8 +133,11 @@ def prepare(sweep: Sweep) -> tuple[list[Job], Prepared]:
         sweep.regime(size, remedy) for remedy in sweep.remedies for size in sweep.batch_sizes
     ]
     names = [name for name, _ in sweep.remedies for _ in sweep.batch_sizes]
+    dataset = sweep.study.load_dataset()
+    _check_sizes(sweep, dataset)
     study = dataclasses.replace(
         sweep.study,
+        dataset=dataset,
         regimes=regimes,
         schedule="constant",
         keep="updates",
@@ -156,6 +159,19 @@ def prepare(sweep: Sweep) -> tuple[list[Job], Prepared]:
         plan = dataclasses.replace(plan, looks=tuple(sorted(looks | equal)))
         jobs.append(Job(name, described["remedies"], plan, _rates(sweep, plan)))
     return jobs, prepared
+
+
+def _check_sizes(sweep: Sweep, dataset: data.Dataset) -> None:
+    """Every size must fit what is left to train on."""
+    if isinstance(dataset.train, data.StreamedSplit):
+        return  # which is refused for all studies alike
+    left = num_left(sweep.study, count(dataset.train))
+    for size in sweep.batch_sizes:
+        if size > left:
+            raise ValueError(
+                f"a batch of {size} is larger than the {left} training examples that "
+                f"validation={sweep.study.validation:g} leaves: use at most {left}."
+            )
 
 
 def _same_examples(sweep: Sweep, num_examples: int, size: int) -> int:

@@ -14,6 +14,7 @@ import logging
 import pathlib
 import shutil
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ from gapjax.training._history import History
 from gapjax.training._hosts import is_first, on_first, together
 
 _UNFINISHED, _REMOVED = ".unfinished", ".removed"
+_LATE = 5.0  # seconds
 
 
 class Broken(Exception):
@@ -76,8 +78,13 @@ class _Quiet:
     def __enter__(self) -> None:
         self.start()
 
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.stop()
+            return
+        late = threading.Timer(_LATE, self.stop)  # callbacks of what failed come afterwards
+        late.daemon = True
+        late.start()
 
     def _hook(self, unraisable: Any) -> None:
         if not (self._active and "Event loop is closed" in str(unraisable.exc_value)):

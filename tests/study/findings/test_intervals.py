@@ -35,7 +35,7 @@ def test_the_variance_is_the_sum_over_sources():
     left = d - d.mean(1)[:, None] - d.mean(0)[None] + d.mean()
     rest = (left**2).sum() / (4 * 39) / 200
     total = max(seeds + examples - rest, seeds, examples)
-    parts = [max(v - rest / 2, 0) / total for v in (seeds, examples)]
+    parts = [max(v - 0.75 * rest, 0) / total for v in (seeds, examples)]
     quantiles = stats.t.ppf(0.975, [4, 39, 4 * 39])
     half = (quantiles**2 @ [*parts, 1 - sum(parts)] * total) ** 0.5
     np.testing.assert_allclose([found.low, found.high], [d.mean() - half, d.mean() + half])

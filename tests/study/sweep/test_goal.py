@@ -20,7 +20,7 @@ def test_the_target_of_an_accuracy_is_an_error():
     assert goal.target == 0.1 and goal.text == "validation error (1 - accuracy) of 0.1"
 
 
-@pytest.mark.parametrize("target", [0, 1, -0.1, 90, float("nan"), "0.1", True, None])
+@pytest.mark.parametrize("target", [0, 1, -0.1, 90, float("nan"), "0.1", True])
 def test_an_error_lies_between_0_and_1(target):
     with pytest.raises(ValueError, match=r"0\.1 for an accuracy of 90%"):
         make_goal(facts(), target, "validation")

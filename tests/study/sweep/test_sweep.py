@@ -45,7 +45,9 @@ def test_mistakes_are_found_at_construction(changes, said):
 
 
 def test_sizes_beyond_the_data_are_found_before_training():
-    with pytest.raises(ValueError, match=r"a batch of 64 is larger than the 51 training examples"):
+    with pytest.raises(
+        ValueError, match=r"a batch of 64 is larger than the 51 training examples that"
+    ):
         prepare(tiny_sweep((16, 64)))
 
 
