@@ -44,7 +44,11 @@ _FIELDS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 _GAP = ("keskar2017large", "hoffer2017train")
 _STATISTICS = ("fieller1954some", "holm1979simple")
-_GROWTH = ("smith2018dont",)
+_BATCHES = {
+    "grow": ("smith2018dont",),
+    "hybrid": ("smith2018dont",),
+    "seesaw": ("meterez2025seesaw",),
+}
 _NOISE = ("mccandlish2018empirical",)
 _LANDSCAPE = ("ghorbani2019investigation", "foret2021sharpness", "li2018visualizing")
 _SOFTWARE = ("jax2018github", "flax2020github", "deepmind2020jax", "gapjax")
@@ -112,8 +116,9 @@ def _cited(result: StudyResult) -> Iterator[tuple[str, str]]:
             yield from ((key, f"remedy {remedy}") for key in keys)
             if not keys:
                 yield source or "of this study's own, to be cited by hand", f"remedy {remedy}"
-    if any(len(record.batch_sizes) > 1 for record in result.regimes.values()):
-        yield from ((key, "a batch that grows") for key in _GROWTH)
+    for regime in study["regimes"]:
+        for key in _BATCHES.get(regime["batch"], ()):
+            yield key, "a batch that grows"
     if any(record.ghost_size for record in result.regimes.values()):
         yield "ioffe2015batch", "batch normalization"
     values = {**study, "dataset": study["dataset"]["name"]}

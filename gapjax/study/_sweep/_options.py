@@ -31,6 +31,12 @@ def sweep_options(name: str) -> dict[str, tuple[Any, Any, str]]:
     Sizes double from the small batch on, up to 64 times it, as far as the data go. A target of 0.1
     is that of an error; of any other headline metric none would fit all.
 
+    Args:
+        name: of the preset.
+
+    Returns:
+        By name: type, default, help.
+
     Example:
         >>> sweep_options("digits")["batch_sizes"][1]
         (16, 32, 64, 128, 256, 512, 1024)

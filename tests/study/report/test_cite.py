@@ -33,9 +33,12 @@ def test_entries_are_bibtex_and_all_keys_that_are_named_are_there():
         assert re.search(rf"^@\w+\{{{key},$", text, re.M)
         for field in ("author", "title", "year"):
             assert re.search(rf"^  {field} = \{{.+\}},$", text, re.M), (key, field)
+    assert {name for name, _ in study.BATCHES.values()} == {*_cite._BATCHES, "small", "large"}
     named = {key for known in _cite._FIELDS.values() for keys in known.values() for key in keys}
-    fixed = (_cite._GAP, _cite._STATISTICS, _cite._GROWTH, _cite._NOISE, _cite._LANDSCAPE)
-    assert named | {key for keys in (*fixed, _cite._SOFTWARE) for key in keys} <= set(entries)
+    fixed = (_cite._GAP, _cite._STATISTICS, _cite._NOISE, _cite._LANDSCAPE)
+    assert named | {
+        key for keys in (*fixed, *_cite._BATCHES.values(), _cite._SOFTWARE) for key in keys
+    } <= set(entries)
 
 
 def test_what_a_study_used_is_cited_and_nothing_else(finished):
@@ -53,12 +56,20 @@ def test_other_studies_are_cited_otherwise(finished):
     values = {"optimizer": "adamw", "schedule": "wsd", "model": "wrn16-4", "noise_scale": True}
     config = dataclasses.replace(
         result.config,
-        study={**result.config.study, **values, "dataset": {"name": "cifar100"}},
+        study={
+            **result.config.study,
+            **values,
+            "dataset": {"name": "cifar100"},
+            "regimes": [
+                *result.config.study["regimes"],
+                {"name": "SEESAW", "batch": "seesaw", "remedies": []},
+            ],
+        },
     )
-    record = dataclasses.replace(
-        result.regimes["LB"], remedies=["SAM", "MINE"], batch_sizes=[(0, 8), (4, 32)]
+    record = dataclasses.replace(result.regimes["LB"], remedies=["SAM", "MINE"])
+    changed = dataclasses.replace(
+        result, config=config, regimes={**result.regimes, "LB": record, "SEESAW": record}
     )
-    changed = dataclasses.replace(result, config=config, regimes={**result.regimes, "LB": record})
     keys = re.findall(r"^@\w+\{(.+),$", study.bibliography(changed), re.M)
     assert {
         "loshchilov2019decoupled",
@@ -66,7 +77,7 @@ def test_other_studies_are_cited_otherwise(finished):
         "zagoruyko2016wide",
         "krizhevsky2009learning",
         "foret2021sharpness",
-        "smith2018dont",
+        "meterez2025seesaw",
         "mccandlish2018empirical",
     } <= set(keys)
     assert "kingma2015adam" not in keys
