@@ -112,7 +112,7 @@ def test_other_study_in_the_same_folder_is_refused(finished, small):
 
 
 def test_tuning_looks_at_the_validation_split_alone(tmp_path, monkeypatch):
-    from gapjax.study import _run
+    from gapjax.study import _run, _tune
 
     sizes, real = [], _run.train
 
@@ -120,16 +120,17 @@ def test_tuning_looks_at_the_validation_split_alone(tmp_path, monkeypatch):
         sizes.append((len(train_split), len(test_split), len(members)))
         return real(setup, plan, train_split, test_split, members, **options)
 
-    monkeypatch.setattr(_run, "train", spy)
+    for module in (_run, _tune):
+        monkeypatch.setattr(module, "train", spy)
     tuned = tiny_study(tune=3, regimes=("SB", "LB"), seeds=2)
     result = study.run_study(tuned, tmp_path / "a")
-    assert sizes[0] == (51, 13, 6) and sizes[1][:2] == (64, 32)
+    assert sizes[0] == (51, 13, 6) and {size[:2] for size in sizes} == {(51, 13), (64, 32)}
     for record in result.regimes.values():
         tuning = record.tuning
         tried = [trial.validation.mean for trial in tuning.trials]
-        assert len(tried) == 3 and tried[tuning.best] == max(tried)
+        assert len(tried) == 3 + tuning.extended and tried[tuning.best] == max(tried)
         assert record.run.learning_rate == tuning.trials[tuning.best].learning_rate
-        assert tuning.at_edge == (tuning.best != 1)
+        assert tuning.at_edge == (tuning.best in (0, len(tried) - 1))
         # The rule's rate stands beside the tuned one, from the same population.
         assert (record.rule is None) == (record.run.learning_rate == 0.05)
     kept = json.loads((tmp_path / "a" / "results.json").read_text())["regimes"]
