@@ -16,6 +16,7 @@ NOTEBOOKS = sorted(COLABS.glob("*.ipynb"))
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:(zmq|tornado|jupyter_client).*")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.slow
 def test_notebook_runs(path, tmp_path, monkeypatch):
     # The notebook's own process finds the package of this checkout, whether or not it is installed.
     monkeypatch.setenv("PYTHONPATH", str(COLABS.parent))

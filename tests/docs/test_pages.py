@@ -36,6 +36,7 @@ def _blocks(path):
     return [(kind, text) for reason, kind, text in found if not reason]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [p for p in PAGES if _blocks(p)], ids=_name)
 def test_blocks_run(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -8,6 +8,7 @@ from gapjax import data, study
 from gapjax.diffusion import log_spaced
 from gapjax.study._population._convex import keep_convex, read_convex
 from gapjax.study._population._setup import make_setup
+from gapjax.study._results._records import Config, task_facts
 from tests.study.conftest import tiny_study
 
 
@@ -15,8 +16,9 @@ def _kept(folder, updates=30, **changes):
     own = tiny_study(**changes)
     dataset = own.load_dataset()
     setup = make_setup(own, dataset)
-    keep_convex(setup, own.task.width and own.task.width(dataset), updates, folder)
-    return setup, read_convex(folder)
+    config = Config({}, task_facts(own.task), {})
+    keep_convex(setup, own.task.width and own.task.width(dataset), updates, folder, config)
+    return setup, read_convex(folder, config)
 
 
 def test_the_curve_is_that_of_gradient_descent(tmp_path):
