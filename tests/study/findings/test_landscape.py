@@ -65,7 +65,8 @@ def test_curvature_is_that_of_the_dense_hessian(measured, tiny):
         np.testing.assert_allclose(number("train_loss"), loss(flat), rtol=1e-5)
         np.testing.assert_allclose(number("top"), values[0], rtol=1e-3)
         np.testing.assert_allclose(number("top_5"), values[4], rtol=1e-3)
-        np.testing.assert_allclose(number("smallest"), values[-1], atol=1e-4)
+        slack = found.errors["smallest"] + 1e-5  # an eigenvalue is within its residual
+        np.testing.assert_allclose(number("smallest"), values[-1], rtol=0, atol=slack)
         assert abs(number("trace") - values.sum()) <= 5 * found.errors["trace"] + 1e-4
         # From 4 probes an error bar is itself uncertain: 99.9% of Student's t lie within 12.9.
         share = -values[values < 0].sum() / np.abs(values).sum()
