@@ -115,6 +115,8 @@ study.run_study(
 )
 """
 
+pytestmark = pytest.mark.slow
+
 
 def _lines(text):
     return len(text.strip().splitlines())

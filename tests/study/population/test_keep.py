@@ -42,6 +42,7 @@ class _Power:
             raise _Cut
 
 
+@pytest.mark.slow
 def test_a_study_that_is_cut_ends_with_the_same_numbers(often, tmp_path):
     own = tiny_study(seeds=2, epochs=2, regimes=("SB",), tune=1)
     whole = study.run_study(own, tmp_path / "whole")
