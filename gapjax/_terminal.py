@@ -58,10 +58,11 @@ def show(title: str, columns: Iterable[Any], rows: Iterable[list[str]]) -> None:
     import rich.table
 
     console = rich.console.Console()
-    console.width = max(console.width, 190)
     table = rich.table.Table(title=title, box=rich.box.SIMPLE_HEAD, title_justify="left")
     for column in columns:
         table.add_column(column.title, justify="right" if column.numeric else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
+    wide = console.options.update(width=10_000)
+    console.width = max(console.width, console.measure(table, options=wide).maximum)
     console.print(table)
