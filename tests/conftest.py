@@ -22,6 +22,18 @@ if os.environ.get("CI"):
     hypothesis.settings.load_profile("ci")
 
 
+# What compiles very many programs: these folders and files; single tests carry the mark themselves.
+SLOW = ("landscape", "models", "test_fuzz.py", "test_layer_noise.py", "test_noise_scale.py")
+SLOW += ("test_sums.py", "test_run.py", "population", "sweep", "test_remedies.py", "test_tune.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Mark them, so that the tests of a newcomer take minutes."""
+    for item in items:
+        if {*item.path.parts} & {*SLOW}:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def getkey():
     """A fresh key at each call, the same sequence in every run."""
