@@ -74,6 +74,7 @@ def number(
         return found
     pairs = (("above", above), ("at least", least), ("below", below), ("at most", most))
     said = " and ".join(f"{word} {bound:g}" for word, bound in pairs if bound is not None)
+    said = f"of {said}" if said.startswith("at") else said
     raise ValueError(f"{name} must be a finite number{said and ' ' + said}, not {value!r}.")
 
 

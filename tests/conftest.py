@@ -23,14 +23,31 @@ if os.environ.get("CI"):
 
 
 # What compiles very many programs: these folders and files; single tests carry the mark themselves.
-SLOW = ("landscape", "models", "test_fuzz.py", "test_layer_noise.py", "test_noise_scale.py")
-SLOW += ("test_sums.py", "test_run.py", "population", "sweep", "test_remedies.py", "test_tune.py")
+SLOW = {
+    *("landscape", "models", "population", "sweep"),
+    *(
+        f"test_{name}.py"
+        for name in (
+            *(
+                "add_a_thing",
+                "communication",
+                "compile",
+                "docs",
+                "fuzz",
+                "gradients",
+                "layer_noise",
+            ),
+            *("meshes", "noise_scale", "population", "properties", "remedies", "reports", "run"),
+            *("scopes", "sharding", "sums", "tune"),
+        )
+    ),
+}
 
 
 def pytest_collection_modifyitems(items):
     """Mark them, so that the tests of a newcomer take minutes."""
     for item in items:
-        if {*item.path.parts} & {*SLOW}:
+        if {*item.path.parts} & SLOW:
             item.add_marker(pytest.mark.slow)
 
 

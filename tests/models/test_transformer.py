@@ -295,7 +295,7 @@ def test_networks_of_the_same_settings_are_the_same_to_a_study():
         ({"heads": 0}, "heads must be a whole number of at least 1"),
         ({"layers": "4"}, "layers must be a whole number"),
         ({"activation": "glu"}, "must be one of 'gelu', 'swiglu', not 'glu'"),
-        ({"dropout": 1.0}, "dropout must be a finite number at least 0 and below 1"),
+        ({"dropout": 1.0}, "dropout must be a finite number of at least 0 and below 1"),
         ({"mlp_factor": -1}, "mlp_factor must be a finite number above 0"),
         ({"mlp_factor": 0.001}, "mlp_factor . width must be"),
         ({"scan": "yes"}, "scan must be True or False"),

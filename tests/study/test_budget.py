@@ -25,7 +25,7 @@ def test_budgets_by_their_text():
         ({"keep": 3}, "not 3"),
         ({"keep": "longest"}, "keep cannot be 'longest' for all regimes"),
         ({"keep": "loss=0.1", "schedule": "cosine"}, "ends at a rate of 0 after 4 epochs"),
-        ({"maximum": 0.5}, "maximum must be a finite number at least 1"),
+        ({"maximum": 0.5}, "maximum must be a finite number of at least 1"),
         ({"plateau_factor": 1.0}, "plateau_factor must be a finite number above 0 and below 1"),
     ],
 )

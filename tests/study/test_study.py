@@ -48,7 +48,7 @@ def test_numbers_that_cannot_be_are_refused_by_name(field, value):
         ("decay_at", (0.5, 1.5), r"decay_at\[1\] must be a finite number above 0 and below 1"),
         ("decay_at", 0.5, "decay_at must be several"),
         ("decay_at", "0.5", "decay_at must be several"),
-        ("loss_levels", (0.0,), r"loss_levels\[0\] must be a finite number at least 1e-30"),
+        ("loss_levels", (0.0,), r"loss_levels\[0\] must be a finite number of at least 1e-30"),
         ("small_batch", 640, "must be smaller than large_batch"),
         ("model", "digits_mlp", "Did you mean 'digits-mlp'"),
         ("task", "classify", "task must be one of"),

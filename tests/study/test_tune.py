@@ -108,8 +108,8 @@ def test_other_axes_are_drawn_alike_for_every_regime():
     ("changes", "said"),
     [
         ({"tune_also": ("momentum=0.9:0.8",)}, r"tune_also\[0\]=momentum=0.9:0.8 is empty"),
-        ({"tune_also": ("momentum=-1:0.8",)}, "must be a finite number at least 0 and below 1"),
-        ({"tune_also": ("weight_decay=nan:1",)}, "must be a finite number at least 0"),
+        ({"tune_also": ("momentum=-1:0.8",)}, "must be a finite number of at least 0 and below 1"),
+        ({"tune_also": ("weight_decay=nan:1",)}, "must be a finite number of at least 0"),
         ({"tune_also": ("momentun=0:0.8",)}, "Did you mean .momentum"),
         ({"tune_also": ("momentum",)}, "must be AXIS=LOW:HIGH"),
         ({"tune_also": ("momentum=a:b",)}, "must have numbers as its ends"),

@@ -28,7 +28,7 @@ from gapjax import cli, study
         ("--remedies GBN --ghost-size 24", "is not a multiple of ghost_size=24"),
         ("--rates 0", "rates must be a whole number of at least 1"),
         ("--rate-factor 0.5", "rate_factor must be a finite number above 1"),
-        ("--limit 0", "limit must be a finite number at least 1"),
+        ("--limit 0", "limit must be a finite number of at least 1"),
         ("--watch test", "watch must be one of"),
         ("--regimes SB", "--regimes"),
         ("--schedule cosine", "--schedule"),

@@ -31,7 +31,7 @@ from tests.study.sweep.conftest import tiny_sweep
         ({"rates": 0}, "rates must be a whole number of at least 1"),
         ({"rate_factor": 1}, "rate_factor must be a finite number above 1"),
         ({"epochs": -1}, "epochs must be a finite number above 0"),
-        ({"limit": 0.5}, "limit must be a finite number at least 1"),
+        ({"limit": 0.5}, "limit must be a finite number of at least 1"),
         ({"watch": "test"}, "watch must be one of 'validation', 'train'"),
         ({"stop_at_target": 1}, "stop_at_target must be True or False"),
         ({"study": "digits"}, "study must be a Study"),
