@@ -25,22 +25,11 @@ if os.environ.get("CI"):
 # What compiles very many programs: these folders and files; single tests carry the mark themselves.
 SLOW = {
     *("landscape", "models", "population", "sweep"),
-    *(
-        f"test_{name}.py"
-        for name in (
-            *(
-                "add_a_thing",
-                "communication",
-                "compile",
-                "docs",
-                "fuzz",
-                "gradients",
-                "layer_noise",
-            ),
-            *("meshes", "noise_scale", "population", "properties", "remedies", "reports", "run"),
-            *("scopes", "sharding", "sums", "tune"),
-        )
-    ),
+    *("test_add_a_thing.py", "test_communication.py", "test_compile.py", "test_docs.py"),
+    *("test_fuzz.py", "test_gradients.py", "test_layer_noise.py", "test_meshes.py"),
+    *("test_noise_scale.py", "test_population.py", "test_properties.py", "test_remedies.py"),
+    *("test_reports.py", "test_run.py", "test_scopes.py", "test_sharding.py", "test_sums.py"),
+    "test_tune.py",
 }
 
 
