@@ -111,6 +111,8 @@ def open_folder(folder: pathlib.Path, config: Config) -> None:
         Damaged: something in it is not as it was written.
     """
     path = folder / "config.json"
+    if (folder / "sweep.json").exists():
+        raise ValueError(f"{folder} holds a sweep; give another folder with --out.")
     study = json.loads(dumps(config.study))
     begun = path.exists() and not _is_blank(folder)
     if begun:
