@@ -37,7 +37,7 @@ def test_study_prints_the_table_and_writes_the_report(capsys, tmp_path):
     assert code == 2 and errors == f"gapjax: {out}/report.html: Is a directory.\n"
     (out / "regimes" / "LB.json").write_text("{}")
     code, _, errors = run(capsys, "report", str(out))
-    assert code == 2 and "LB.json is not as it was written" in errors
+    assert code == 2 and "LB.json: it is not what a study writes" in errors
 
 
 def test_help_shows_every_field_with_its_default(capsys):

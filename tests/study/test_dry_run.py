@@ -18,7 +18,7 @@ PARAMETERS = sum(a * b + b for a, b in itertools.pairwise(DENSE)) + 2 * sum(DENS
 
 def test_needs_are_those_of_the_program():
     needs = {n.plan.name: n for n in study.dry_run(SMALL)}
-    assert list(needs) == ["SB", "LB+LR+GBN", "GROW"]
+    assert list(needs) == ["SB", "LB+LR+GBN", "GROW", "SB+LONG"]
     for need in needs.values():
         assert (need.members, need.members_per_device, need.devices) == (2, 1, 2)
         assert need.parameters == PARAMETERS and need.parameter_bytes == 4 * PARAMETERS

@@ -51,7 +51,7 @@ def test_schedules_are_adapted_by_epochs_or_by_updates(schedule):
 def test_the_budget_may_be_updates_for_all():
     study = Study(keep="updates")
     assert _plan("LB", study).updates == _plan("SB", study).updates == 1600
-    assert _plan("LB", study).budget == "same updates"
+    assert _plan("LB", study).budget.said == "same updates"
 
 
 def test_warm_up_counts_the_updates_of_the_regime():

@@ -165,8 +165,8 @@ def test_bfloat16_computes_and_float32_stays():
         for batch in batches:
             after, metrics = step(after, batch)
         found[dtype] = after, metrics
-    # Inside: bfloat16, labels as they were, and the network followed.
-    assert seen["given"] == {seen["loss"]} == {jnp.dtype(jnp.bfloat16)}
+    # Inside: bfloat16, labels as they were; what a network puts out, and so the loss, is float32.
+    assert seen["given"] == {jnp.dtype(jnp.bfloat16)} and seen["loss"] == jnp.float32
     assert seen["batch"] == (jnp.bfloat16, jnp.int32)
     # Outside: the types of float32 training, and its numbers up to rounding.
     assert set(seen["gradients"]) == {jnp.dtype(jnp.float32)}
