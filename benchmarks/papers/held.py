@@ -242,7 +242,7 @@ def page(kept: Mapping[str, Kept]) -> str:
             if not found or found.get("mean") is None:
                 continue
             tuned = ", tuned" if kept[run]["settings"].get("tune") else ""
-            number = claim.shown.format(_told(found, claim.scale))
+            number = claim.shown.format(told(found, claim.scale))
             rows.append(
                 [claim.text, claim.source, run, claim.budget + tuned, number, verdict(claim, found)]
             )
@@ -261,7 +261,8 @@ def page(kept: Mapping[str, Kept]) -> str:
     )
 
 
-def _told(found: Interval, scale: float) -> str:
+def told(found: Interval, scale: float = 1.0) -> str:
+    """A number with its 95% interval; an end that has no bound is a dash."""
     low, high = (
         "–" if found[end] is None else f"{scale * found[end]:.3g}" for end in ("low", "high")
     )

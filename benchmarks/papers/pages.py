@@ -93,13 +93,8 @@ def mean_and_deviation(over: Mapping[str, Any], scale: float, digits: int) -> st
 
 
 def interval(found: Mapping[str, Any] | None, scale: float = 1.0) -> str:
-    """A number with its 95% interval."""
-    if not found or found.get("mean") is None:
-        return ""
-    low, high = (
-        "–" if found[end] is None else f"{scale * found[end]:.3g}" for end in ("low", "high")
-    )
-    return f"{scale * found['mean']:.3g} [{low}, {high}]"
+    """A number with its 95% interval, or nothing where there is none."""
+    return held.told(found, scale) if found and found.get("mean") is not None else ""
 
 
 def closed(share: Mapping[str, Any] | None) -> str:

@@ -140,46 +140,24 @@ def _density(at: Solution, on_step: OnStep) -> dict[str, Any]:
     }
 
 
-def _keskar(epsilon: float) -> Callable[[Solution, OnStep], dict[str, Any]]:
+def _sharpness(
+    measure: Callable[..., landscape.Sharpness], *kept: str, **settings: Any
+) -> Callable[[Solution, OnStep], dict[str, Any]]:
+    """A measure of sharpness with its settings, and what of its result is kept."""
+
     def compute(at: Solution, on_step: OnStep) -> dict[str, Any]:
-        found = landscape.keskar_sharpness(
+        found = measure(
             at.loss_fn,
             at.params,
             at.batches,
-            epsilon=epsilon,
             weight_fn=at.weight_fn,
             check=False,
             progress=on_step,
+            **settings,
         )
-        return {"value": found.value, "loss_max": found.loss_max}
+        return {name: getattr(found, name) for name in kept}
 
     return compute
-
-
-def _sam(at: Solution, on_step: OnStep) -> dict[str, Any]:
-    found = landscape.sam_sharpness(
-        at.loss_fn,
-        at.params,
-        at.batches,
-        rho=RHO,
-        weight_fn=at.weight_fn,
-        check=False,
-        progress=on_step,
-    )
-    return {"value": found.value}
-
-
-def _adaptive(at: Solution, on_step: OnStep) -> dict[str, Any]:
-    found = landscape.adaptive_sharpness(
-        at.loss_fn,
-        at.params,
-        at.batches,
-        rho=RHO,
-        weight_fn=at.weight_fn,
-        check=False,
-        progress=on_step,
-    )
-    return {"value": found.value}
 
 
 def _line(at: Solution, on_step: OnStep) -> dict[str, Any]:
@@ -235,7 +213,7 @@ MEASURES: tuple[Measure, ...] = (
     *(
         Measure(
             f"keskar_{epsilon:g}",
-            _keskar(epsilon),
+            _sharpness(landscape.keskar_sharpness, "value", "loss_max", epsilon=epsilon),
             (
                 Number(
                     f"keskar_{epsilon:g}",
@@ -252,13 +230,13 @@ MEASURES: tuple[Measure, ...] = (
     ),
     Measure(
         "sam",
-        _sam,
+        _sharpness(landscape.sam_sharpness, "value", rho=RHO),
         (Number("sam", "SAM sharpness", _value, compared=True),),
         f"SAM sharpness: rise of the loss at distance {RHO:g} along the gradient.",
     ),
     Measure(
         "adaptive",
-        _adaptive,
+        _sharpness(landscape.adaptive_sharpness, "value", rho=RHO),
         (Number("adaptive", "adaptive sharpness", _value, compared=True, on_the_way=True),),
         f"adaptive sharpness: the highest rise of the loss where weights move by {RHO:g} in "
         "proportion to their size; scaling a layer up and the next down, which changes all others, "

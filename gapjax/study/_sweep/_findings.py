@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gapjax import growth
+from gapjax._paths import local_path
 from gapjax.study._findings._intervals import Interval, geometric_ratio, jackknife
 from gapjax.study._results._records import OverSeeds, over_seeds
 from gapjax.study._sweep._goal import Goal, make_goal, reached
@@ -182,7 +183,7 @@ def load_sweep(folder: str | os.PathLike[str], *, target: float | None = None) -
     Raises:
         ValueError: no sweep is there, or a file is not as it was written.
     """
-    folder = pathlib.Path(folder).expanduser()
+    folder = local_path("folder", folder)
     config = read_config(folder)
     if target is None:
         target = read_target(folder)
