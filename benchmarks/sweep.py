@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--out", default="runs/sweep-benchmark")
     parser.add_argument("--picture", default="docs/sweep.png")
     given = parser.parse_args()
+    training.use_cores()
     training.enable_compile_cache()
     asked = study.Sweep(study.Study(), SIZES, TARGET, REMEDIES[given.what])
 

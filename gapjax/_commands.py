@@ -49,6 +49,8 @@ def study_command(arguments: list[str]) -> None:
     chosen = study.Study(**values)
     if distributed:
         training.connect()
+    else:
+        training.use_cores(chosen.seeds * run["batch_devices"])
     command = shlex.join(["gapjax", "study", name, *arguments])
     training.enable_compile_cache()
     if dry:
@@ -101,6 +103,7 @@ def sweep_command(arguments: list[str]) -> None:
     # A sweep has no large batch, which a study would hold its small batch against.
     values["large_batch"] = max(default.large_batch, values["small_batch"] + 1)
     asked = study.Sweep(dataclasses.replace(default, **values), **chosen)
+    training.use_cores(asked.study.seeds * asked.rates)
     training.enable_compile_cache()
     sizes = len(asked.batch_sizes) * len(asked.remedies)
     with _working(), _terminal.progress(sizes) as progress:

@@ -20,6 +20,7 @@ from gapjax.training._checkpoints import (
 )
 from gapjax.training._compile import CompiledStep, compile_step
 from gapjax.training._compile_cache import enable_compile_cache
+from gapjax.training._cores import use_cores
 from gapjax.training._evaluation import make_eval_step
 from gapjax.training._faults import NumericalFault, fault_path
 from gapjax.training._gradients import GradientStrategy, ValueAndGrad, penalize_gradient, sam
@@ -37,6 +38,7 @@ from gapjax.training._population import (
 )
 from gapjax.training._preemption import Preempted, leave_on_sigterm, on_sigterm, resending_signals
 from gapjax.training._program import Collective, Memory, Program, inspect_program
+from gapjax.training._quick import jit_once
 from gapjax.training._sharding import state_shardings
 from gapjax.training._state import TrainState, init_state
 from gapjax.training._steps import TrainStep, make_train_step
@@ -71,6 +73,7 @@ __all__ = [
     "init_state",
     "inspect_program",
     "is_first",
+    "jit_once",
     "largest_microbatch",
     "lay_out",
     "leave",
@@ -90,4 +93,5 @@ __all__ = [
     "save_tree",
     "state_shardings",
     "to_host",
+    "use_cores",
 ]

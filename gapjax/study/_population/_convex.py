@@ -88,4 +88,4 @@ def _distances(
 
         return jax.lax.scan(update, (start, tx.init(start)), length=updates)[1]
 
-    return jax.jit(jax.vmap(member))(jnp.array(setup.study.all_seeds, jnp.uint32))
+    return training.jit_once(jax.vmap(member))(jnp.array(setup.study.all_seeds, jnp.uint32))

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from gapjax import training
 from gapjax.study._plan import Plan
 from gapjax.study._population._member import Member, as_arrays, member_functions
 from gapjax.study._population._setup import Setup
@@ -42,7 +43,7 @@ def _of_update(setup: Setup, plan: Plan, size: int) -> float | None:
     batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), examples)
     names = ("example",) if setup.augment is None else ("example", "epoch")
     rows = dict.fromkeys(names, jax.ShapeDtypeStruct((size,), np.int32))
-    compiled = jax.jit(step).lower(state, member, (batch, rows)).compile()
-    found: Any = compiled.cost_analysis()
+    lowered = training.jit_once(step, run=False).lower(state, member, (batch, rows))
+    found: Any = lowered.compile().cost_analysis()
     flops = found.get("flops") if found else None
     return float(flops) if flops is not None and flops > 0 else None

@@ -78,7 +78,7 @@ def make_population(setup: Setup, plan: Plan, members: int) -> Population:
     loop = training.loop_for(state.params, jax.default_backend())
     at = NamedSharding(mesh, PartitionSpec(*MEMBERS))
     advance = training.make_advance(step, loop=loop, mesh=mesh, take=_take)
-    starts = jax.jit(jax.vmap(init, (0, None)), out_shardings=at)
+    starts = training.jit_once(jax.vmap(init, (0, None)), out_shardings=at)
     return Population(mesh, starts, advance, _evaluated(setup, plan), loop)
 
 

@@ -60,6 +60,7 @@ def to_svg(draw: Callable[[Any], None], *, width: float = WIDTH, height: float =
         axis = canvas.add_subplot()
         axis.patch.set_alpha(0)
         draw(axis)
+        _plain_powers(axis)
         text = io.StringIO()
         canvas.savefig(text, format="svg", metadata={"Date": None})
     svg = text.getvalue()
@@ -69,6 +70,34 @@ def to_svg(draw: Callable[[Any], None], *, width: float = WIDTH, height: float =
     svg = re.sub("|".join(names), lambda found: f"var(--{names[found[0]]})", svg)
     # Text without a colour of its own would be black, also on a dark page.
     return re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 fill="var(--ink)"', svg, count=1)
+
+
+def _plain_powers(axis: Any) -> None:
+    """Label logarithmic axes by letters: formulas at their ticks took a third of the time."""
+    from matplotlib.ticker import LogFormatterSciNotation
+
+    class Plain(LogFormatterSciNotation):
+        def __call__(self, x: float, pos: Any = None) -> str:
+            return _without_formula(super().__call__(x, pos))
+
+    for one in (axis.xaxis, axis.yaxis):
+        if one.get_scale() != "log":
+            continue
+        for which in ("major", "minor"):
+            if type(getattr(one, f"get_{which}_formatter")()) is LogFormatterSciNotation:
+                getattr(one, f"set_{which}_formatter")(Plain(labelOnlyBase=which == "major"))
+
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def _without_formula(text: str) -> str:
+    """``2×10⁻³`` of matplotlib's formula for it."""
+    power = re.fullmatch(r"\$\\mathdefault\{(?:(.+)\\times)?10\^\{(-?\d+)\}\}\$", text)
+    if power is None:
+        return text
+    times = f"{power[1]}×" if power[1] else ""
+    return f"{times}10{power[2].translate(_RAISED)}"
 
 
 def label(result: StudyResult, measure: str) -> str:

@@ -1,0 +1,29 @@
+"""Programs that run once: compiled with little effort, and right."""
+
+import jax
+import numpy as np
+
+from gapjax import training
+
+
+def test_the_bits_are_those_of_jit() -> None:
+    def start(seed: jax.Array) -> jax.Array:
+        return jax.random.truncated_normal(jax.random.key(seed), -2, 2, (64, 32))
+
+    once, often = training.jit_once(jax.vmap(start)), jax.jit(jax.vmap(start))
+    seeds = np.arange(3, dtype=np.uint32)
+    np.testing.assert_array_equal(once(seeds), often(seeds))
+
+
+def test_options_of_jit_are_handed_on() -> None:
+    assert training.jit_once(lambda x, n: x * n, static_argnums=1)(2, 3) == 6
+
+
+def test_what_never_runs_is_counted_all_the_same() -> None:
+    def product(a: jax.Array) -> jax.Array:
+        return a @ a
+
+    a = np.ones((64, 64), np.float32)
+    both = [f.lower(a).compile() for f in (training.jit_once(product, run=False), jax.jit(product))]
+    flops = [program.cost_analysis()["flops"] for program in both]
+    assert flops[0] == flops[1] >= 2 * 64**3
