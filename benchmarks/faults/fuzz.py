@@ -136,7 +136,8 @@ def _packed(files: dict[str, bytes], how: str) -> bytes:
     if how == "zip":
         with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, content in files.items():
-                archive.writestr(name, content)
+                if name:  # a zip file has no place for nothing
+                    archive.writestr(name, content)
     else:
         with tarfile.open(fileobj=out, mode=f"w:{how}") as tar:
             for name, content in files.items():

@@ -151,9 +151,8 @@ class Curves:
         for name, column in columns.items():
             if len(column) != len(self.update):
                 raise ValueError(f"{name} has {len(column)} points, update {len(self.update)}")
-        for name, rows in self.values.items():
-            if len({*map(len, rows)}) > 1:
-                raise ValueError(f"{name} has rows of several lengths")
+        if not self.update:
+            raise ValueError("update has no points")
 
     def array(self, name: str) -> np.ndarray:
         """A curve as float64, ``[T, S]``, NaN where not measured."""
@@ -221,12 +220,21 @@ class RegimeRecord:
     files: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not self.seeds or not self.batch_sizes:
+            raise ValueError("seeds and batch_sizes must not be empty")
+        if "distance" not in self.curves.values:
+            raise ValueError("curves: there is no distance")
+        if self.stopped is not None and len(self.stopped) != len(self.seeds):
+            raise ValueError(f"stopped has {len(self.stopped)} values for {len(self.seeds)} seeds")
         runs = [run for run in (self.run, self.rule) if run is not None]
         for name, found in [pair for run in runs for pair in run.values.items()]:
             if len(found.values) != len(self.seeds):
                 raise ValueError(
                     f"{name} has {len(found.values)} values for {len(self.seeds)} seeds"
                 )
+        for name, rows in self.curves.values.items():
+            if {*map(len, rows)} != {len(self.seeds)}:
+                raise ValueError(f"{name} has rows of other lengths than {len(self.seeds)} seeds")
         if self.tuning is not None and not 0 <= self.tuning.best < len(self.tuning.trials):
             raise ValueError(f"tuning.best is {self.tuning.best}, which is none of its trials")
 
@@ -253,6 +261,10 @@ class Convex:
     momentum: float
     update: list[int]
     distance: list[list[float | None]]
+
+    def __post_init__(self) -> None:
+        if len(self.distance) != len(self.update) or len({*map(len, self.distance)}) > 1:
+            raise ValueError(f"distance has other points than the {len(self.update)} of update")
 
 
 @dataclasses.dataclass(frozen=True)

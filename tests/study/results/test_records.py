@@ -77,7 +77,11 @@ def test_numbers_that_do_not_belong_together_are_no_record(finished):
     for change, said in (
         (lambda r: r["run"]["values"]["test_loss"]["values"].pop(), "test_loss has 2 values for 3"),
         (lambda r: r["curves"]["seconds"].pop(), "curves: seconds has"),
-        (lambda r: r["curves"]["values"]["distance"][0].pop(), "distance has rows of several"),
+        (lambda r: r["curves"]["values"]["distance"][0].pop(), "distance has rows of other"),
+        (lambda r: [row.clear() for row in r["curves"]["values"]["distance"]], "rows of other"),
+        (lambda r: r["curves"]["values"].pop("distance"), "there is no distance"),
+        (lambda r: r["batch_sizes"].clear(), "must not be empty"),
+        (lambda r: r.update(stopped=[1]), "stopped has 1 values for 3"),
     ):
         plain = to_plain(result.regimes["LB"])
         change(plain)
