@@ -20,6 +20,7 @@ SWEEP_WITHOUT = (
     "tune",
     "evaluations",
     "loss_levels",
+    "landscape_examples",
 )
 
 _DOUBLINGS = 7
