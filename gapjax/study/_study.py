@@ -288,7 +288,7 @@ class Study:
                 "Dataset(train, test) takes any pytrees of arrays."
             )
         check_schedule(self.schedule)
-        check_stops(self)
+        check_stops(self, "keep", self.keep)
         check_axes(self)
         check_optimizer(self.optimizer, self.hyperparameters)
         data.make_augment(self.augment)
