@@ -101,19 +101,19 @@ class Bench:
         loss_fn = jax.tree_util.Partial(self.loss, model_state)
         metric_fn = jax.tree_util.Partial(self.metrics, model_state)
 
-        def on(parts: tuple[Solution, ...], **splits: list[Any]) -> Solution:
+        def on(train: list[Any], check: bool, parts: tuple[Solution, ...] = ()) -> Solution:
             evaluate = {
                 name: landscape.evaluator(metric_fn, batches, weight_fn=self.weight_fn)
-                for name, batches in splits.items()
+                for name, batches in {**self.batches, "train": train}.items()
             }
-            train, weight_fn = splits["train"], self.weight_fn
-            # What is the same loss on fewer examples needs no second look.
             hessian = landscape.hessian(
-                loss_fn, params, train, weight_fn=weight_fn, check="test" in splits
+                loss_fn, params, train, weight_fn=self.weight_fn, check=check
             )
-            return Solution(params, loss_fn, evaluate, train, weight_fn, hessian, parts)
+            return Solution(params, loss_fn, evaluate, train, self.weight_fn, hessian, parts)
 
-        return on(tuple(on((), train=part) for part in self.parts), **self.batches)
+        # The same loss on fewer examples needs no second look.
+        parts = tuple(on(part, check=False) for part in self.parts)
+        return on(self.batches["train"], check=True, parts=parts)
 
     def ends(
         self, folder: pathlib.Path, records: Sequence[RegimeRecord], member: int
