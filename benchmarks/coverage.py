@@ -5,7 +5,8 @@ example, crossed with seeds, normal or right-or-wrong (logit-normal seeds and ex
 takes the intervals that a study takes, and counts those that hold the truth; and, where no regime
 differs from another, how often any comparison of the table is called resolved. Kept in
 `benchmarks/results/coverage.json`. Bars: intervals of 95% cover 93 to 97%, shares of several
-regimes at once at least 93%, and a table without any effect is called one at most 5.5% of the time.
+regimes at once and rank correlations within groups at least 93%, and a table without any effect is
+called one at most 5.5% of the time.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import expit, logit
+from scipy.special import expit, logit, ndtr
 
 from benchmarks.speed.timing import RESULTS, machine
 from gapjax import diffusion
@@ -35,7 +36,9 @@ from gapjax.study._findings._intervals import (
     ratio_of_means,
     student,
 )
+from gapjax.study._findings._ranks import _granulated, _tau, rank_interval
 
+_LEAST = ("at once", "psi")  # these may cover more than they say
 SEEDS, EXAMPLES = (3, 5, 8, 16), (500, 10_000)
 BAR, AT_ONCE, FAMILY = (0.93, 0.97), 0.93, 0.055
 # The headline metric of the two ends of the gap and of three more regimes.
@@ -110,10 +113,14 @@ class Drawn:
         parts = [factors @ part @ factors.T for part in self.all[:3]]
         return Covariance(*parts, *self.all[3:])
 
+    def contrast(self, *factors: float) -> Interval:
+        of = np.array([factors])
+        return student(float((of @ self.means).item()), self._of(of).of(1.0))
+
     def difference(self, a: int, b: int) -> Interval:
-        of = np.zeros((1, len(self.tables)))
-        of[0, [a, b]] = 1, -1
-        return student(self.means[a] - self.means[b], self._of(of).of(1.0))
+        factors = np.zeros(len(self.tables))
+        factors[[a, b]] = 1, -1
+        return self.contrast(*factors)
 
     def share(self, a: int, level: float) -> Interval:
         of = np.zeros((2, len(self.tables)))
@@ -149,6 +156,19 @@ def crossed(drawn: Drawn) -> Hits:
     }
 
 
+# All combinations of two remedies: neither, one, the other, both.
+COMBINED = (0.90, 0.93, 0.92, 0.97)
+
+
+def factorial(drawn: Drawn) -> Hits:
+    """A main effect and an interaction, as of ``find_effects``."""
+    signs = {"main effect": (-0.5, 0.5, -0.5, 0.5), "interaction": (1.0, -1.0, -1.0, 1.0)}
+    return {
+        name: _holds(drawn.contrast(*factors), float(np.dot(factors, COMBINED)))
+        for name, factors in signs.items()
+    }
+
+
 def no_effect(drawn: Drawn) -> Hits:
     """Whether any comparison of a table without effects is called resolved."""
     count = len(drawn.tables)
@@ -179,6 +199,36 @@ def over_seeds(rng: np.random.Generator, seeds: int) -> Hits:
     }
 
 
+_APART = 2.0  # regimes, in deviations of a run, in sharpness and gap alike
+_REGIMES = 4
+
+
+def _ranked(rng: np.random.Generator, seeds: int) -> tuple[Table, Table]:
+    middle = _APART * np.linspace(0, 1, _REGIMES)[:, None]
+    x, y = (middle + rng.standard_normal((_REGIMES, seeds)) for _ in range(2))
+    return x, y
+
+
+@functools.cache
+def _true_ranks() -> tuple[float, float]:
+    """Kendall's tau of runs of any seeds, and within the runs of one: the chance of each pair."""
+    middle = _APART * np.linspace(0, 1, _REGIMES)
+    agree = (2 * ndtr((middle[:, None] - middle) / math.sqrt(2)) - 1) ** 2
+    pairs = np.triu_indices(_REGIMES, 1)
+    # Of two independent runs: of the same regime, the same chance either way.
+    return float(agree.mean()), float(agree[pairs].mean())
+
+
+def ranks(rng: np.random.Generator, seeds: int) -> Hits:
+    """Rank correlations of sharpness with the gap over all runs, and within groups of a seed."""
+    x, y = _ranked(rng, seeds)
+    tau, psi = _true_ranks()
+    return {
+        "Kendall's tau": _holds(_tau(x, y), tau),
+        "psi": _holds(rank_interval(_granulated(x, y, [range(_REGIMES)])), psi),
+    }
+
+
 def log_t(rng: np.random.Generator, seeds: int) -> Hits:
     """The slope of the log-t law, where what a curve is off by is white, OU or a random walk."""
     step = np.unique(np.geomspace(50, 5000, 24).round())
@@ -205,7 +255,7 @@ def within(name: str, share: float, error: float = 0.0) -> bool:
     """Whether a figure is inside its bar, give or take an error."""
     if name.startswith("any difference"):
         return share <= FAMILY + error
-    if "at once" in name:
+    if any(kind in name for kind in _LEAST):
         return share >= AT_ONCE - error
     return BAR[0] - error <= share <= BAR[1] + error
 
@@ -225,11 +275,13 @@ def work(task: Task) -> dict[str, float]:
     rng = np.random.default_rng([seeds, examples or 0, len(name)])
     if examples is None:
         found = simulate(rng, functools.partial(over_seeds, seeds=seeds), count)
+        found |= simulate(rng, functools.partial(ranks, seeds=seeds), count)
         return found | simulate(rng, functools.partial(log_t, seeds=seeds), count // 4)
     draw = functools.partial(WORLDS[name], seeds=seeds, examples=examples)
     means = tuple(MEANS.values())
     Drawn(draw(rng, means=means)).check()
     found = simulate(rng, lambda rng: crossed(Drawn(draw(rng, means=means))), count)
+    found |= simulate(rng, lambda rng: factorial(Drawn(draw(rng, means=COMBINED))), count)
     alike = (0.95,) * len(means)
     return found | simulate(rng, lambda rng: no_effect(Drawn(draw(rng, means=alike))), count)
 

@@ -96,23 +96,32 @@ def _wide_enough() -> Iterator[None]:
 
 def _essence(box: str) -> str:
     """What a boxed error says, without its frame and its repetition of the help."""
-    lines = [line.strip(" │|") for line in box.splitlines()]
-    text, meant = [], []
-    for i, line in enumerate(lines):
-        if not line or re.search("─{3}|-{3}", line):  # the frame: Unicode, or ASCII where it must
-            continue
-        if line.startswith("Perhaps you meant"):
-            meant = [lines[i + 1].split()[0]]
+    blocks: list[list[str]] = [[]]
+    for line in (line.strip(" │|") for line in box.splitlines()):
+        if _is_rule(line):
+            blocks.append([])
+        elif line:
+            blocks[-1].append(line)
+    meant, text = "", []
+    for block in blocks[1:]:  # before the first rule is the title, where the frame has none
+        if block and block[0].startswith("Perhaps you meant"):
+            meant = f" Did you mean {block[1].split()[0]}?"
+        if not block or block[0].startswith(_REPETITIONS):
             break
-        if line.startswith(("Argument helptext", "For full helptext")):
-            break
-        text.append(line)
-    hint = f" Did you mean {meant[0]}?" if meant else ""
+        text += block
     said = " ".join(text).rstrip(".")
     for python, plain in _PLAIN.items():
         said = re.sub(f"Error parsing (\\S+): {python}", f"\\1 takes {plain}", said)
-    return f"{said}.{hint}"
+    return f"{said}.{meant}"
 
+
+def _is_rule(line: str) -> bool:
+    """Whether a line is of the frame: Unicode, or ASCII where it must be."""
+    return line.startswith(("╭", "╰")) or re.fullmatch("─+|-{10,}", line) is not None
+
+
+# Where what a boxed error says ends.
+_REPETITIONS = ("Perhaps you meant", "Argument helptext", "For full helptext")
 
 # How Python says that a value has the wrong type, and what is meant.
 _PLAIN = {

@@ -34,8 +34,8 @@ def count_above(
     2010, section 6). More steps shrink `bias`, more probes `stderr`.
 
     Eigenvalues within rounding of a threshold (thirty times the dtype's eps, of the operator's
-    norm) cannot be told from it. They count as not above, and their number is part of `bias`: a
-    count at 0 of a network whose Hessian is mostly flat says so in this way.
+    norm) cannot be told from it. They count as not above; their number is `unresolved`, and part of
+    `bias`: a count at 0 of a network whose Hessian is mostly flat says so in this way.
 
     Args:
         op: the operator.
@@ -97,14 +97,15 @@ def count_above(
                 at[probe, index] = seen.share_above(limit - rounding)[0] - above
     beyond = found[:, None] > thresholds + rounding
     reached = found[:, None] > thresholds - rounding
-    figures = np.zeros((3, len(thresholds)))
+    figures = np.zeros((4, len(thresholds)))
     if rest:
-        bias = slack.mean(0) + np.maximum(at.mean(0), 0)
-        figures[:] = rest * np.array([samples.mean(0), stderr_of_mean(samples), bias])
+        near = np.maximum(at.mean(0), 0)
+        means = samples.mean(0), stderr_of_mean(samples), slack.mean(0) + near, near
+        figures[:] = rest * np.array(means)
     figures[0] += beyond.sum(0)
-    figures[2] += (reached & ~beyond).sum(0)
+    figures[2:] += (reached & ~beyond).sum(0)
     if np.ndim(threshold):
-        mean, stderr, bias = figures.reshape(3, *np.shape(threshold))
+        mean, stderr, bias, unresolved = figures.reshape(4, *np.shape(threshold))
     else:
-        mean, stderr, bias = figures[:, 0].tolist()
-    return Estimate(mean, stderr, spent, bias, len(samples))
+        mean, stderr, bias, unresolved = figures[:, 0].tolist()
+    return Estimate(mean, stderr, spent, bias, len(samples), unresolved)

@@ -16,6 +16,7 @@ class Estimate(NamedTuple):
             estimator is unbiased.
         num_samples: independent samples that the standard error comes from; 0 where there is no
             chance in the mean.
+        unresolved: of a count, how many lie within rounding of the threshold; part of `bias`.
     """
 
     mean: Any
@@ -23,6 +24,7 @@ class Estimate(NamedTuple):
     num_matvecs: int
     bias: Any = 0.0
     num_samples: int = 0
+    unresolved: Any = 0.0
 
     @property
     def interval(self) -> tuple[Any, Any]:

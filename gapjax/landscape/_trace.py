@@ -55,7 +55,7 @@ def trace(
         >>> from gapjax import landscape
         >>> op = landscape.from_matvec(lambda v: jnp.arange(4.0) * v, jnp.zeros(4))
         >>> landscape.trace(op, jax.random.key(0), 8)
-        Estimate(mean=6.0, stderr=0.0, num_matvecs=8, bias=0.0, num_samples=8)
+        Estimate(mean=6.0, stderr=0.0, num_matvecs=8, bias=0.0, num_samples=8, unresolved=0.0)
     """
     one_of("method", method, ["hutchinson", "krylov"])
     positive_int("num_matvecs", num_matvecs)

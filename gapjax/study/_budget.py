@@ -76,13 +76,30 @@ def check_keep(name: str, text: Any) -> str:
     return text
 
 
-def check_stops(study: Any) -> None:
-    """Refuse a schedule that ends at 0 where the loss decides when training ends."""
-    if parse_keep("keep", study.keep).stops and study.schedule in _END_AT_ZERO:
+def check_stops(study: Any, name: str, text: str) -> None:
+    """Refuse what leaves the loss nothing to decide where it says when training ends.
+
+    Args:
+        study: the study.
+        name: of the budget, for the error.
+        text: the budget.
+
+    Raises:
+        ValueError: a schedule that ends at a rate of 0, or a plateau longer than the longest
+            training.
+    """
+    budget = parse_keep(name, text)
+    if budget.stops and study.schedule in _END_AT_ZERO:
         raise ValueError(
-            f"keep={study.keep!r} trains until the loss says stop, and schedule="
+            f"{name}={text!r} trains until the loss says stop, and schedule="
             f"{study.schedule!r} ends at a rate of 0 after {study.epochs:g} epochs: use constant "
             "or step."
+        )
+    if budget.kind == "plateau" and study.plateau_epochs >= study.maximum * study.epochs:
+        raise ValueError(
+            f"{name}={text!r} stops after plateau_epochs={study.plateau_epochs:g} without "
+            f"improvement, and training ends after {study.maximum * study.epochs:g} epochs "
+            "(maximum times epochs) in any case: use fewer plateau_epochs, or a larger maximum."
         )
 
 

@@ -17,6 +17,7 @@ from gapjax.study._population._train import segment_length
 from gapjax.study._prepare import Prepared, populations, prepare_study, with_reference
 from gapjax.study._report._table import Column
 from gapjax.study._study import Study
+from gapjax.study._tune import MOST_EXTENSIONS
 
 
 class Needs(NamedTuple):
@@ -26,6 +27,8 @@ class Needs(NamedTuple):
         plan: the plan of the regime.
         phase: ``"train"``, or ``"tune"`` for the search for a learning rate before it.
         members: seeds times learning rates trained at once.
+        more: of tuning, the members by which a grid may grow, at most twice; each time these are
+            trained as one more program of this kind.
         mesh: the axes of devices that it runs on, by name.
         devices: how many devices that is.
         members_per_device: members of which a device holds at least a part.
@@ -41,6 +44,7 @@ class Needs(NamedTuple):
     plan: Plan
     phase: str
     members: int
+    more: int
     mesh: dict[str, int]
     devices: int
     members_per_device: int
@@ -77,13 +81,14 @@ def dry_run(study: Study, *, batch_devices: int = 1) -> Iterator[Needs]:
     """
     prepared = prepare_study(study, batch_devices)
     for plan in prepared.plans.values():
-        for phase, members in populations(study).items():
-            split = prepared.setup.train
-            if phase == "tune":
-                assert prepared.splits is not None
-                split = prepared.splits.train
-                plan = make_plan(study, plan.regime, count(split), plan.longest)
-            yield _needs(prepared, plan, phase, members, split)
+        members = populations(prepared.plans, plan.name)
+        if "tune" in members:
+            assert prepared.splits is not None
+            split = prepared.splits.train
+            tuned = make_plan(plan.study, plan.regime, count(split), plan.longest)
+            needs = _needs(prepared, tuned, "tune", members["tune"], split)
+            yield needs._replace(more=members.get("extend", 0))
+        yield _needs(prepared, plan, "train", members["train"], prepared.setup.train)
 
 
 def _needs(prepared: Prepared, plan: Plan, phase: str, members: int, split: Any) -> Needs:
@@ -115,6 +120,7 @@ def _needs(prepared: Prepared, plan: Plan, phase: str, members: int, split: Any)
         plan=plan,
         phase=phase,
         members=members,
+        more=0,
         mesh=dict(first.mesh.shape) if isinstance(first, NamedSharding) else {},
         devices=len(first.device_set),
         members_per_device=members_here,
@@ -173,7 +179,7 @@ def needs_row(needs: Needs) -> list[str]:
         plan.name + (" (tune)" if needs.phase == "tune" else ""),
         f"{plan.updates}",
         "→".join(dict.fromkeys(map(str, sizes))),
-        f"{needs.members}",
+        f"{needs.members}" + (f" (+ {needs.more}, {MOST_EXTENSIONS}×)" if needs.more else ""),
         f"{needs.devices}" + (f": {mesh}" if mesh else ""),
         f"{needs.members_per_device} × {needs.examples_per_device}",
         _ghosts(plan, needs.examples_per_device),
@@ -207,7 +213,12 @@ def needs_notes(needs: Needs) -> list[str]:
     Returns:
         A sentence each.
     """
-    kind = jax.devices()[0].device_kind
+    kind, study = jax.devices()[0].device_kind, needs.plan.study
+    grows = [
+        "(tune): a grid at whose edge the best rate lies grows, at most "
+        f"{MOST_EXTENSIONS} times, by the members behind the +: as many updates of these again. "
+        "Regimes that differ only in the rule of the rate are tuned once, with the first of them."
+    ]
     return [
         f"{needs.parameters:,} parameters, {readable_bytes(needs.parameter_bytes)} a member. "
         f"{jax.device_count()} × {kind}. Nothing was trained.",
@@ -216,4 +227,5 @@ def needs_notes(needs: Needs) -> list[str]:
         "device, at the largest batch. peak memory: what the compiled update takes with arguments "
         "and temporaries; measuring between updates takes its own. sent: collectives of an update "
         "and the bytes they leave on a device.",
+        *(grows if study.tune and not study.tune_also else []),
     ]

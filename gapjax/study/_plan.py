@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from gapjax import diffusion, growth
-from gapjax.study._budget import Budget, parse_keep, stopping
+from gapjax.study._budget import Budget, check_stops, parse_keep, stopping
 from gapjax.study._optimizers import is_adam, rule_of, taken_by
 from gapjax.study._schedules import at_fractions, course, piecewise, warmed_up
 from gapjax.study._task import Task
@@ -344,6 +344,7 @@ def _updates_for(sizes: growth.StepwiseBatch, num_examples: float) -> int:
 
 
 def _check(plan: Plan) -> None:
+    check_stops(plan.study, f"keep of regime {plan.name}", plan.keep)
     for size in plan.batch_sizes.sizes():
         if size > plan.num_examples:
             raise ValueError(

@@ -17,7 +17,7 @@ from gapjax.study._population._room import check_memory, check_time
 from gapjax.study._population._setup import Setup, count, make_setup, rows_of
 from gapjax.study._population._train import measured_names
 from gapjax.study._study import Study
-from gapjax.study._tune import SEEDS
+from gapjax.study._tune import SEEDS, extension, first_trials, one_algorithm
 
 
 class Splits(NamedTuple):
@@ -43,12 +43,20 @@ class Prepared(NamedTuple):
     plans: dict[str, Plan]
 
 
-def populations(study: Study) -> dict[str, int]:
-    """Phase -> how many members it trains at once: seeds times rates, in the order of phases."""
-    if not study.tune:
+def populations(plans: Mapping[str, Plan], name: str) -> dict[str, int]:
+    """Phase -> how many members a regime trains at once: seeds times rates, in order.
+
+    ``"extend"`` is a grid that grows, where the best rate lies at its edge. Regimes that are one
+    algorithm are tuned once, over the union of their grids, with the first of them.
+    """
+    study, alike = plans[name].study, one_algorithm(plans, name)
+    if not study.tune or alike[0] != name:
         return {"train": study.seeds}
+    seeds = min(study.seeds, SEEDS)
+    tried = first_trials([plans[other] for other in alike])
+    more = {} if study.tune_also else {"extend": extension(study.tune) * seeds}
     # Trained at the rule's rate, and at the tuned one where that is another.
-    return {"tune": study.tune * min(study.seeds, SEEDS), "train": 2 * study.seeds}
+    return {"tune": len(tried) * seeds, **more, "train": 2 * study.seeds}
 
 
 def prepare_study(study: Study, batch_devices: int = 1) -> Prepared:
@@ -72,11 +80,12 @@ def prepare_study(study: Study, batch_devices: int = 1) -> Prepared:
     if splits is not None:
         for plan in plans.values():
             _check_tuning(study, plan, count(splits.train))
-    _check_devices(study, batch_devices, plans)
+    _check_devices(batch_devices, plans)
     _check_outputs(setup, dataset)
     for plan in plans.values():
         warn_of_rules(plan)
-        _trace(setup, with_reference(plan, plans))
+        members = max(populations(plans, plan.name).values())
+        _trace(setup, with_reference(plan, plans), members)
     return Prepared(dataset, setup, splits, plans)
 
 
@@ -119,12 +128,12 @@ def _check_tuning(study: Study, plan: Plan, left: int) -> None:
         raise ValueError(f"with {held}, {error}") from None
 
 
-def _check_devices(study: Study, batch_devices: int, plans: Mapping[str, Plan]) -> None:
+def _check_devices(batch_devices: int, plans: Mapping[str, Plan]) -> None:
     """Seeds, rates and batches must lie evenly on the devices there are."""
     _checks.positive_int("batch_devices", batch_devices)
-    for members in populations(study).values():
-        training.population_mesh(members, devices_per_member=batch_devices)
     for name, plan in plans.items():
+        for members in populations(plans, name).values():
+            training.population_mesh(members, devices_per_member=batch_devices)
         for size in plan.batch_sizes.sizes():
             if size % batch_devices:
                 raise ValueError(
@@ -174,8 +183,8 @@ def _check_outputs(setup: Setup, dataset: data.Dataset) -> None:
                 )
 
 
-def _trace(setup: Setup, plan: Plan) -> None:
-    """Trace the start of a regime, and an update at each of its batch sizes."""
+def _trace(setup: Setup, plan: Plan, members: int) -> None:
+    """Trace the start of a regime of so many members, and an update at each of its batch sizes."""
     rates = [float(plan.schedule()(u)) for u in (0, plan.updates - 1)]
     if not all(np.isfinite(rates)):
         raise ValueError(f"regime {plan.name}: its learning rate is {rates}, and must be finite.")
@@ -184,8 +193,7 @@ def _trace(setup: Setup, plan: Plan) -> None:
         member = jax.tree.map(lambda x: x[0], as_arrays([Member(0, plan.rate)]))
         examples = setup.sample()
         state = jax.eval_shape(init, member, examples)
-        most = max(populations(setup.study).values())
-        check_memory(plan, state, most, len(measured_names(setup)))
+        check_memory(plan, state, members, len(measured_names(setup)))
         for size in plan.batch_sizes.sizes():
             batch = jax.tree.map(
                 lambda x, n=size: jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype), examples

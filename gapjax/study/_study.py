@@ -233,6 +233,12 @@ class Study:
         "training losses at which --landscape compares the regimes on their way down, too",
         _several("(0.1, 0.01)", _number(least=_SMALLEST, most=_LARGEST)),
     )
+    landscape_examples: int = _field(
+        4096,
+        "training examples that --landscape measures on, at most: a part drawn once at random, "
+        "with its sampling error",
+        _whole(50, 2**31),
+    )
     train_examples: int | None = _field(
         None, "train on the first so many training examples; none: all", _optional(_whole(1, 2**31))
     )
@@ -282,7 +288,7 @@ class Study:
                 "Dataset(train, test) takes any pytrees of arrays."
             )
         check_schedule(self.schedule)
-        check_stops(self)
+        check_stops(self, "keep", self.keep)
         check_axes(self)
         check_optimizer(self.optimizer, self.hyperparameters)
         data.make_augment(self.augment)

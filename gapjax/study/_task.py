@@ -148,8 +148,11 @@ class Task:
             remedy = "take the mean over all but the first axis"
             if shape is not None and len(shape) == 2 and shape[-1] == 1:
                 remedy = "squeeze its last axis: [..., 0]"
-            elif shape == ():
-                remedy = "leave the mean over examples out"
+            elif not shape:
+                remedy = (
+                    "leave the mean over examples out; what no example has alone (an F1, an AUC) "
+                    "has no interval over test examples and cannot be in a study"
+                )
             raise ValueError(
                 f"{what} of task {self.name!r} gives {said} for a batch of {size} examples, and "
                 f"must give one number for each, shape [{size}]: {remedy}."

@@ -136,7 +136,12 @@ def _beyond(tuning: Tuning, count: int) -> list[float]:
     """Rates past the edge at which the best lies."""
     rate = tuning.trials[tuning.best].learning_rate
     step = FACTOR if tuning.best > 0 else 1 / FACTOR
-    return [rate * step**power for power in range(1, max(count // 2, 1) + 1)]
+    return [rate * step**power for power in range(1, extension(count) + 1)]
+
+
+def extension(count: int) -> int:
+    """By how many rates a grid of so many grows where the best lies at its edge."""
+    return max(count // 2, 1)
 
 
 def _choose(trials: list[Trial], maximize: bool, extended: int) -> Tuning:

@@ -91,13 +91,14 @@ def test_a_threshold_within_a_cluster_says_so(cluster):
     at = np.float32(cluster)
     found = landscape.count_above(op, at, key=jax.random.key(0))
     assert abs(found.mean - 3) <= 3 * found.stderr + 1e-4
-    assert found.bias >= 96
+    assert found.bias >= found.unresolved >= 96
     assert found.interval[0] <= 3 and found.interval[1] >= 100
     # Away from it by what float32 can resolve, there is no doubt.
     beside = np.array([at + 1e-3, at - 1e-3, 4.0, 3.999, 4.001])
     found = landscape.count_above(op, beside, key=jax.random.key(0))
     np.testing.assert_allclose(found.mean, [3, 100, 1, 2, 1], atol=1e-3)
     np.testing.assert_allclose(found.bias, [0, 0, 1, 0, 0], atol=1e-3)
+    np.testing.assert_allclose(found.unresolved, [0, 0, 1, 0, 0], atol=1e-3)
 
 
 def test_all_or_none_above():

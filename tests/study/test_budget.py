@@ -25,6 +25,11 @@ def test_budgets_by_their_text():
         ({"keep": 3}, "not 3"),
         ({"keep": "longest"}, "keep cannot be 'longest' for all regimes"),
         ({"keep": "loss=0.1", "schedule": "cosine"}, "ends at a rate of 0 after 4 epochs"),
+        (
+            {"keep": "plateau", "maximum": 2.0, "plateau_epochs": 8.0},
+            "keep='plateau' stops after plateau_epochs=8 without improvement, and training ends "
+            r"after 8 epochs \(maximum times epochs\) in any case: use fewer plateau_epochs",
+        ),
         ({"maximum": 0.5}, "maximum must be a finite number of at least 1"),
         ({"plateau_factor": 1.0}, "plateau_factor must be a finite number above 0 and below 1"),
     ],

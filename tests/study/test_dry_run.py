@@ -76,6 +76,30 @@ def test_tuning_is_told_before_training():
     assert (tune.phase, tune.members, trained.phase, trained.members) == ("tune", 6, "train", 6)
     assert tune.data_bytes < trained.data_bytes  # without the validation examples
     assert study.needs_row(tune)[0] == "SB (tune)"
+    # One rate more where the better of the two is at the edge, which it is.
+    assert tune.more == 3 and study.needs_row(tune)[3] == "6 (+ 3, 2×)"
+    assert trained.more == 0 and study.needs_row(trained)[3] == "6"
+    assert tune.plan.updates < trained.plan.updates
+    assert "at most 2 times" in study.needs_notes(trained)[-1]
+
+
+def test_one_algorithm_is_tuned_once_over_the_union():
+    tuned = study.Study(
+        seeds=2, epochs=1, regimes=("LB", "LB+LINEAR"), baseline=("LB", "LB+LINEAR"), tune=3
+    )
+    tune, *trained = study.dry_run(tuned)
+    # Rates of 0.05 and of 2 by factors of 2: no two of them meet.
+    assert (tune.plan.name, tune.members, tune.more) == ("LB", 2 * 6, 2)
+    assert [(one.plan.name, one.phase, one.members) for one in trained] == [
+        ("LB", "train", 4),
+        ("LB+LINEAR", "train", 2),
+    ]
+
+
+def test_random_search_has_no_edge():
+    drawn = study.Study(seeds=1, epochs=1, regimes=("SB",), tune=2, tune_also=("momentum=0.5:0.9",))
+    tune, _ = study.dry_run(drawn)
+    assert tune.more == 0 and len(study.needs_notes(tune)) == 2
 
 
 def test_regimes_that_follow_a_curve_are_compiled_too():

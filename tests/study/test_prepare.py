@@ -94,6 +94,30 @@ CASES = {
         {"task": dataclasses.replace(PLAIN, metrics={"accuracy": _raising_task})},
         "does not fit outputs of shape .*no attribute 'nothing'",
     ),
+    "headline of all examples at once": (
+        {
+            "task": study.Task(
+                PLAIN.loss, {"f1": lambda o, b: (o.argmax(-1) == b.labels).mean()}, "f1"
+            )
+        },
+        r"metric 'f1' of task 'custom' gives shape \[\] .*no example has alone \(an F1, an AUC\)",
+    ),
+    "headline of Python's own": (
+        {"task": study.Task(PLAIN.loss, {"f1": lambda o, b: 0.5}, "f1")},
+        "metric 'f1' of task 'custom' gives float .*leave the mean over examples out",
+    ),
+    "headline of NumPy": (
+        {"task": study.Task(PLAIN.loss, {"f1": lambda o, b: np.asarray(o).mean()}, "f1")},
+        "task 'custom' does not fit outputs",
+    ),
+    "a plateau of a remedy": (
+        {"regimes": ("SB", "LB+PLATEAU"), "maximum": 1.0, "plateau_epochs": 4.0},
+        r"keep of regime LB\+PLATEAU='plateau' stops after plateau_epochs=4",
+    ),
+    "a schedule of a remedy": (
+        {"regimes": ("SB", "LB+PLATEAU"), "schedule": "cosine"},
+        r"keep of regime LB\+PLATEAU='plateau' trains until the loss says stop",
+    ),
     "inputs of a task": (
         {"task": dataclasses.replace(PLAIN, inputs=lambda batch: batch.pixels)},
         "no attribute 'pixels'",

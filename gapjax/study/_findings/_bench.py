@@ -1,4 +1,8 @@
-"""The losses around the solutions that a study kept, as the landscape instruments take them."""
+"""The losses around the solutions that a study kept, as the landscape instruments take them.
+
+Of a large training set a part is measured on, the same for every solution: the first examples of a
+fixed shuffle. Disjoint parts of that tell how far other examples would have moved the numbers.
+"""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -6,14 +10,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from gapjax import ghost, landscape
+from gapjax import ghost, growth, landscape
 from gapjax.study._findings._measures import OnStep, Solution
-from gapjax.study._population._setup import Setup
+from gapjax.study._findings._surroundings import Part
+from gapjax.study._population._setup import Setup, rows_of
 from gapjax.study._results import _folder
 from gapjax.study._results._records import RegimeRecord
 
 _ROWS = 4096  # examples of one batch
+_PARTS = 5
 
 
 class Bench:
@@ -21,7 +28,10 @@ class Bench:
 
     def __init__(self, setup: Setup):
         self.setup = setup
-        self.batches = {name: _batches(getattr(setup, name)) for name in ("train", "test")}
+        self.part = part_of(setup)
+        self.parts = [] if self.part is None else _parts(setup.train, self.part)
+        train = [batch for part in self.parts for batch in part] or _batches(setup.train)
+        self.batches = {"train": train, "test": _batches(setup.test)}
         network, task = setup.network, setup.task
         # Taken beforehand: a loss is asked for very often.
         weigh = jax.jit(lambda batch: jnp.sum(task.weights(batch)))
@@ -90,13 +100,20 @@ class Bench:
         # The statistics are arguments of what is compiled, not constants in it.
         loss_fn = jax.tree_util.Partial(self.loss, model_state)
         metric_fn = jax.tree_util.Partial(self.metrics, model_state)
-        evaluate = {
-            name: landscape.evaluator(metric_fn, batches, weight_fn=self.weight_fn)
-            for name, batches in self.batches.items()
-        }
-        batches = self.batches["train"]
-        hessian = landscape.hessian(loss_fn, params, batches, weight_fn=self.weight_fn)
-        return Solution(params, loss_fn, evaluate, batches, self.weight_fn, hessian)
+
+        def on(train: list[Any], check: bool, parts: tuple[Solution, ...] = ()) -> Solution:
+            evaluate = {
+                name: landscape.evaluator(metric_fn, batches, weight_fn=self.weight_fn)
+                for name, batches in {**self.batches, "train": train}.items()
+            }
+            hessian = landscape.hessian(
+                loss_fn, params, train, weight_fn=self.weight_fn, check=check
+            )
+            return Solution(params, loss_fn, evaluate, train, self.weight_fn, hessian, parts)
+
+        # The same loss on fewer examples needs no second look.
+        parts = tuple(on(part, check=False) for part in self.parts)
+        return on(self.batches["train"], check=True, parts=parts)
 
     def ends(
         self, folder: pathlib.Path, records: Sequence[RegimeRecord], member: int
@@ -125,6 +142,20 @@ class Bench:
         }
         path = landscape.interpolate(evaluate, small, large, rebuild=rebuild, progress=on_step)
         return {"alpha": path.coords, **path.values, "barrier": path.barrier}
+
+
+def part_of(setup: Setup) -> Part | None:
+    """Which part of the training set is measured on; None for all of it."""
+    asked = setup.study.landscape_examples
+    if asked >= setup.num_examples:
+        return None
+    return Part(asked - asked % _PARTS, setup.num_examples, _PARTS)
+
+
+def _parts(split: Any, part: Part) -> list[list[Any]]:
+    """The batches of each disjoint part, all of one size."""
+    drawn = growth.epoch_order(0, 0, part.of)[: part.examples]
+    return [_batches(rows_of(split, rows)) for rows in np.split(drawn, part.parts)]
 
 
 def _batches(split: Any) -> list[Any]:

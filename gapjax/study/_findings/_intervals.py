@@ -188,6 +188,20 @@ def geometric_ratio(over: np.ndarray, under: np.ndarray) -> Interval:
     return Interval(mean, low, high, found.p_value)
 
 
+def widened(ratio: Interval, half: float) -> Interval:
+    """A ratio whose logarithm leaves so much more open, by an error of its own.
+
+    Example:
+        >>> found = widened(Interval(1.0, math.exp(-3), math.exp(3)), 4.0)
+        >>> round(math.log(found.low), 3), round(math.log(found.high), 3)
+        (-5.0, 5.0)
+    """
+    if ratio.mean is None or ratio.low is None or ratio.high is None:
+        return ratio
+    below, above = (math.hypot(math.log(end / ratio.mean), half) for end in (ratio.low, ratio.high))
+    return Interval(ratio.mean, ratio.mean * math.exp(-below), ratio.mean * math.exp(above))
+
+
 def jackknife(
     statistic: Callable[..., float], *columns: np.ndarray, least: float = -math.inf
 ) -> Interval:

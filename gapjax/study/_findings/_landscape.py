@@ -1,37 +1,29 @@
 """What the solutions of a study look like: curvature, sharpness, and what lies between them.
 
-The loss is the same function for every regime: the mean over the training set, in evaluation mode.
+The loss is the same function for every regime: the mean over the training set, or over a part of it
+that is the same for all, in evaluation mode.
 """
 
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gapjax.study._findings._bench import Bench
-from gapjax.study._findings._intervals import Interval, geometric_ratio, mean_interval
 from gapjax.study._findings._measures import MEASURES, Measure
-from gapjax.study._findings._ranks import find_ranks
-from gapjax.study._findings._surroundings import (
-    Between,
-    Curve,
-    LandscapeFindings,
-    Level,
-    Observations,
-    Surroundings,
-)
+from gapjax.study._findings._summary import Measured, summarize
+from gapjax.study._findings._surroundings import LandscapeFindings
 from gapjax.study._population._levels import crossed, weights_path
 from gapjax.study._population._setup import Setup
 from gapjax.study._results import _folder
 from gapjax.study._results._files import keep, read
 from gapjax.study._results._names import file_name
-from gapjax.study._results._records import Config, OverSeeds, RegimeRecord, over_seeds
+from gapjax.study._results._records import Config, RegimeRecord
 
 SEEDS = 3
-Measured = Mapping[str, Mapping[str, Any]]  # by measurement
 
 
 def measure_landscape(
@@ -60,6 +52,8 @@ def measure_landscape(
     bench = Bench(setup)
 
     def place(stem: str, *of: RegimeRecord) -> _Place:
+        if bench.part is not None:  # on other examples it is another measurement
+            stem = f"{stem} on {bench.part.examples} of {bench.part.of}"
         return _Place(folder / "landscape" / f"{stem}.json", _folder.origin(config, of, stem))
 
     kept: dict[str, dict[int, Measured]] = {}
@@ -83,7 +77,7 @@ def measure_landscape(
             pair = records[small], records[large]
             both = functools.partial(bench.ends, folder, pair, member)
             paths[member] = _measured(place(stem, *pair), (way,), both, report)["path"]
-    found = _summarize(kept, paths, levels, records, config)
+    found = summarize(kept, paths, levels, records, config, bench.part)
     keep(folder / "landscape.json", found, of=_folder.origin(config, records.values(), "all"))
     # As every later reader has it.
     return read_landscape(folder, config, records)  # type: ignore[return-value]
@@ -157,6 +151,10 @@ def _measured(
         if measure.name not in found:
             subject = make() if subject is None else subject
             found[measure.name] = measure.compute(subject, report.inside)
+            if measure.over_parts and subject.parts:
+                found[measure.name]["parts"] = [
+                    measure.compute(part, report.inside) for part in subject.parts
+                ]
             keep(place.path, found, of=place.of)
             found = _read(place)  # as a run that was interrupted here would have it
         report.done()
@@ -192,182 +190,3 @@ class _Reporter:
         elapsed = time.monotonic() - self.started
         left = elapsed / share * (1 - share) if self.working and share > 0 else None
         self.progress(self.what, int(100 * here / self.total), left)
-
-
-def _each(found: Iterable[Any], get: Callable[[Any], Any]) -> np.ndarray:
-    """One number per seed; None, which JSON has for what is not finite, as NaN."""
-    return np.array([get(one) for one in found], np.float64)
-
-
-def _summarize(
-    kept: Mapping[str, Mapping[int, Measured]],
-    paths: Mapping[int, Mapping[str, Any]],
-    levels: Mapping[float, Mapping[str, Mapping[int, tuple[int, Measured]]]],
-    records: Mapping[str, RegimeRecord],
-    config: Config,
-) -> LandscapeFindings:
-    mode = (
-        "Batch norm in evaluation mode at and around each solution: its own statistics, held fixed."
-    )
-    if paths:
-        mode += (
-            " On the way between the two ends, where neither's statistics fit, they are recomputed "
-            "over the training set at every point."
-        )
-    regimes = {
-        name: _surroundings(list(found.values()), records[name], list(found))
-        for name, found in kept.items()
-        if found
-    }
-    small, large = config.baseline
-    ratios: dict[str, Interval] = {}
-    between = observations = None
-    if {small, large} <= set(regimes):
-        both = [m for m in kept[small] if m in kept[large]]
-        pair = [[kept[name][m] for m in both] for name in (small, large)]
-        ratios = _ratios(pair[1], pair[0], lambda number: number.compared)
-        between = _between(list(paths.values())) if paths else None
-        observations = _observations(pair, both, records, config)
-    ranks = find_ranks(
-        {name: one.numbers for name, one in regimes.items()},
-        {name: one.seeds for name, one in regimes.items()},
-        records,
-        [n.name for m in MEASURES for n in m.numbers if n.compared and n.name != "train_loss"],
-    )
-    return LandscapeFindings(
-        mode, regimes, ratios, _level_findings(levels, config), between, observations, ranks
-    )
-
-
-def _ratios(
-    over: Sequence[Measured], under: Sequence[Measured], wanted: Callable[[Any], bool]
-) -> dict[str, Interval]:
-    """Ratios of numbers over paired seeds."""
-    return {
-        number.name: geometric_ratio(
-            *(
-                _each(side, lambda m, n=number, k=measure: n.get(m[k.name]))  # type: ignore[misc]
-                for side in (over, under)
-            )
-        )
-        for measure in MEASURES
-        for number in measure.numbers
-        if wanted(number)
-    }
-
-
-def _surroundings(
-    found: Sequence[Measured], record: RegimeRecord, members: Sequence[int]
-) -> Surroundings:
-    numbers, errors = {}, {}
-    for measure in MEASURES:
-        each = [one[measure.name] for one in found]
-        for number in measure.numbers:
-            numbers[number.name] = over_seeds(_each(each, number.get))
-            if number.error is not None:
-                errors[number.name] = float(np.max(_each(each, number.error)))
-    lines = [one["line"] for one in found if "line" in one]
-    names = [name for name in (lines[0] if lines else ()) if name != "t"]
-    density = found[0].get("density", {})
-    return Surroundings(
-        seeds=[record.seeds[member] for member in members],
-        numbers=numbers,
-        errors=errors,
-        still_falling=over_seeds(_last_quarter(record)[list(members)]),
-        density={k: density[k] for k in ("grid", "density", "stderr") if k in density},
-        line={name: _curve(lines, name) for name in names},
-        t=lines[0]["t"] if lines else [],
-    )
-
-
-def _curve(found: Sequence[Mapping[str, Any]], name: str) -> Curve:
-    values = _each(found, lambda one: one[name])
-    std = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1])
-    return Curve(list(values.mean(axis=0)), list(std))
-
-
-def _last_quarter(record: RegimeRecord) -> np.ndarray:
-    """By how much the training loss of each seed fell over the last quarter of its updates."""
-    rows, loss = record.curves.measured("train_loss")
-    update = np.array(record.curves.update)[rows]
-    before = loss[int(np.searchsorted(update, 0.75 * update[-1], side="right")) - 1]
-    return before - loss[-1]
-
-
-def _between(found: Sequence[Mapping[str, Any]]) -> Between:
-    names = [name for name in found[0] if name not in ("alpha", "barrier")]
-    alpha = np.array(found[0]["alpha"], np.float64)
-    at = [int(np.argmin(np.abs(alpha - end))) for end in (0.0, 1.0)]
-    return Between(
-        alpha=alpha.tolist(),
-        curves={name: _curve(found, name) for name in names},
-        barrier=mean_interval(_each(found, lambda p: p["barrier"]["train/loss"])),
-        test_barrier=mean_interval(_each(found, lambda p: p["barrier"]["test/loss"])),
-        higher_end=mean_interval(_each(found, lambda p: max(p["train/loss"][i] for i in at))),
-    )
-
-
-def _level_findings(
-    levels: Mapping[float, Mapping[str, Mapping[int, tuple[int, Measured]]]], config: Config
-) -> list[Level]:
-    small, large = config.baseline
-    found = []
-    for loss, regimes in levels.items():
-        numbers: dict[str, dict[str, OverSeeds]] = {}
-        for name, members in regimes.items():
-            if not members:
-                continue
-            each = [measured for _, measured in members.values()]
-            numbers[name] = {
-                "update": over_seeds(np.array([update for update, _ in members.values()], float))
-            } | {
-                number.name: over_seeds(
-                    _each(each, lambda m, n=number, k=measure: n.get(m[k.name]))  # type: ignore[misc]
-                )
-                for measure in MEASURES
-                for number in measure.numbers
-                if number.on_the_way
-            }
-        both = [m for m in regimes.get(small, {}) if m in regimes.get(large, {})]
-        over, under = ([regimes[name][m][1] for m in both] for name in (large, small))
-        ratios = _ratios(over, under, lambda n: n.on_the_way and n.compared) if both else {}
-        found.append(Level(loss, numbers, ratios))
-    return found
-
-
-def _observations(
-    pair: Sequence[Sequence[Measured]],
-    members: Sequence[int],
-    records: Mapping[str, RegimeRecord],
-    config: Config,
-) -> Observations:
-    small, large = (records[name] for name in config.baseline)
-    headline = config.task.headline
-    sign = 1.0 if config.task.maximize else -1.0
-
-    def difference(split: str) -> Interval:
-        name = f"{split}_{headline}"
-        return mean_interval(large.run.values[name].array - small.run.values[name].array)
-
-    _, curve = large.curves.measured(f"test_{headline}")
-    with np.errstate(invalid="ignore"):
-        peak = np.nanmax(sign * curve, axis=0) - sign * curve[-1]
-
-    def over_both(get: Callable[[Measured], float], *needed: str) -> dict[str, Interval]:
-        return {
-            name: mean_interval(_each(found, get) if {*needed} <= {*found[0]} else [])
-            for name, found in zip(config.baseline, pair, strict=True)
-        }
-
-    return Observations(
-        train_difference=difference("train"),
-        test_difference=difference("test"),
-        below_own_peak=mean_interval(peak),
-        smallest_to_largest=over_both(
-            lambda m: m["bottom"]["value"] / m["top"]["values"][0], "bottom", "top"
-        ),
-        negative_mass=over_both(lambda m: m["density"]["negative_mass"], "density"),
-        distance_ratio=geometric_ratio(
-            small.run.values["distance"].array, large.run.values["distance"].array
-        ),
-    )

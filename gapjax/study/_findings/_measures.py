@@ -17,6 +17,8 @@ TOP = 5
 THRESHOLDS = (0.01, 0.1, 1.0, 10.0)
 EPSILONS = (1e-3, 5e-4)
 RHO = 0.05
+PROBES = 4
+STEPS = (40, 80)  # of Lanczos: more where the first leave more open than the probes
 OnStep = Callable[[Any], None]
 
 
@@ -30,6 +32,8 @@ class Solution(NamedTuple):
         batches: the training examples that are measured on.
         weight_fn: what a batch counts.
         hessian: of the training loss.
+        parts: the same weights on disjoint parts of these examples, where they are themselves a
+            part of the training set; none where they are all of it.
     """
 
     params: Any
@@ -38,6 +42,7 @@ class Solution(NamedTuple):
     batches: list[Any]
     weight_fn: Callable[[Any], float]
     hessian: landscape.Operator
+    parts: tuple[Any, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +54,11 @@ class Number:
         title: its column.
         get: from what was measured to the number.
         scale: what it is multiplied by where it is shown.
-        error: from what was measured to what it leaves open by itself (a residual, a standard
-            error), shown as the largest over seeds; None where it is exact.
+        error: from what was measured to what it leaves open by itself (a residual, or half of a
+            95% interval over probes and steps), shown as the largest over seeds; None where it is
+            exact.
+        unresolved: from what was measured to how many eigenvalues a count cannot tell from its
+            threshold; None where it is no count.
         compared: whether the two ends of the gap are compared by it.
         on_the_way: whether it is measured at equal loss, too.
     """
@@ -60,6 +68,7 @@ class Number:
     get: Callable[[Mapping[str, Any]], float]
     scale: float = 1.0
     error: Callable[[Mapping[str, Any]], float] | None = None
+    unresolved: Callable[[Mapping[str, Any]], float] | None = None
     compared: bool = False
     on_the_way: bool = False
 
@@ -84,6 +93,11 @@ class Measure:
     def on_the_way(self) -> bool:
         """Whether any of its numbers is measured at equal loss, too."""
         return any(number.on_the_way for number in self.numbers)
+
+    @property
+    def over_parts(self) -> bool:
+        """Whether it is measured on parts of the examples, too, for its sampling error."""
+        return any(number.compared for number in self.numbers)
 
 
 def _top(at: Solution, on_step: OnStep) -> dict[str, Any]:
@@ -110,34 +124,76 @@ def _bottom(at: Solution, on_step: OnStep) -> dict[str, Any]:
 
 def _trace(at: Solution, on_step: OnStep) -> dict[str, Any]:
     found = landscape.trace(at.hessian, jax.random.key(2), 32, method="krylov", progress=on_step)
-    return {"mean": found.mean, "stderr": found.stderr}
+    return {"mean": found.mean, "stderr": found.stderr, "margin": _margin(found)}
 
 
 def _counts(at: Solution, on_step: OnStep) -> dict[str, Any]:
-    found = landscape.count_above(
-        at.hessian,
-        np.array(THRESHOLDS),
-        key=jax.random.key(3),
-        num_probes=4,
-        num_steps=40,
-        progress=on_step,
-    )
-    return {"mean": found.mean, "stderr": found.stderr, "bias": found.bias}
+    def count(steps: int) -> landscape.Estimate:
+        return landscape.count_above(
+            at.hessian,
+            np.array(THRESHOLDS),
+            key=jax.random.key(3),
+            num_probes=PROBES,
+            num_steps=steps,
+            progress=on_step,
+        )
+
+    def is_enough(found: landscape.Estimate) -> bool:
+        # No number of steps tells what lies within rounding of a threshold.
+        moved = np.asarray(found.bias) - found.unresolved
+        return bool((moved <= np.maximum(found.stderr, 0.5)).all())
+
+    found, steps = _grown(count, is_enough)
+    return {**found._asdict(), "margin": _margin(found), "num_steps": steps}
 
 
 def _density(at: Solution, on_step: OnStep) -> dict[str, Any]:
-    found = landscape.spectral_density(
-        at.hessian, jax.random.key(4), num_probes=4, num_steps=40, progress=on_step
-    )
+    def density(steps: int) -> landscape.Density:
+        return landscape.spectral_density(
+            at.hessian,
+            jax.random.key(4),
+            num_probes=PROBES,
+            num_steps=steps,
+            progress=on_step,
+        )
+
+    def is_enough(found: landscape.Density) -> bool:
+        negative = found.negative_mass()
+        return negative.bias <= negative.stderr
+
+    found, steps = _grown(density, is_enough)
     negative = found.negative_mass()
     thin = slice(None, None, 4)  # still two points per width of the smoothing
+    low, high = found.interval
     return {
         "grid": found.grid[thin],
         "density": found.density[thin],
-        "stderr": found.stderr[thin],
+        "low": low[thin],
+        "high": high[thin],
         "negative_mass": negative.mean,
         "negative_mass_stderr": negative.stderr,
+        "negative_mass_bias": negative.bias,
+        "negative_mass_margin": _margin(negative),
+        "num_steps": steps,
     }
+
+
+def _grown(compute: Callable[[int], Any], is_enough: Callable[[Any], bool]) -> tuple[Any, int]:
+    """What the fewest of ``STEPS`` give that are enough, and their number; else what most give."""
+    found, used = compute(STEPS[0]), STEPS[0]
+    for steps in STEPS[1:]:
+        if is_enough(found):
+            break
+        try:
+            found, used = compute(steps), steps
+        except MemoryError:  # a basis too large: what there is says its bias
+            break
+    return found, used
+
+
+def _margin(found: landscape.Estimate) -> Any:
+    """Half of the 95% interval of an estimate."""
+    return found.interval[1] - found.mean
 
 
 def _sharpness(
@@ -277,18 +333,20 @@ MEASURES: tuple[Measure, ...] = (
                 "negative share %",
                 lambda m: m["negative_mass"],
                 scale=100.0,
-                error=lambda m: m["negative_mass_stderr"],
+                error=lambda m: m["negative_mass_margin"],
                 on_the_way=True,
             ),
         ),
-        "negative share: of the sum of absolute eigenvalues.",
+        "negative share: of the sum of absolute eigenvalues, by stochastic quadrature: "
+        f"{PROBES} probes of {STEPS[0]} steps, {STEPS[-1]} where the second half of these "
+        "moves it by more than a standard error.",
     ),
     Measure(
         "trace",
         _trace,
         (
             Number(
-                "trace", "trace", lambda m: m["mean"], error=lambda m: m["stderr"], compared=True
+                "trace", "trace", lambda m: m["mean"], error=lambda m: m["margin"], compared=True
             ),
         ),
     ),
@@ -307,10 +365,12 @@ MEASURES: tuple[Measure, ...] = (
                 f"above_{threshold:g}",
                 f"λ > {threshold:g}",
                 lambda m, i=i: m["mean"][i],  # type: ignore[misc]
-                error=lambda m, i=i: m["stderr"][i] + m["bias"][i],  # type: ignore[misc]
+                error=lambda m, i=i: m["margin"][i],  # type: ignore[misc]
+                unresolved=lambda m, i=i: m["unresolved"][i],  # type: ignore[misc]
             )
             for i, threshold in enumerate(THRESHOLDS)
         ),
-        "λ > t: how many eigenvalues are larger, by stochastic quadrature.",
+        f"λ > t: how many eigenvalues are larger, by stochastic quadrature: {PROBES} probes of "
+        f"{STEPS[0]} steps, {STEPS[-1]} where these leave more open than the probes.",
     ),
 )

@@ -16,6 +16,21 @@ class Curve:
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+    """The part of the training set that was measured on.
+
+    Attributes:
+        examples: how many, drawn at random.
+        of: how many there are.
+        parts: in how many disjoint parts they were measured on besides, for the sampling error.
+    """
+
+    examples: int
+    of: int
+    parts: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Surroundings:
     """What was measured at the solutions of one regime.
 
@@ -23,14 +38,20 @@ class Surroundings:
         seeds: which.
         numbers: every number of ``MEASURES``, over seeds.
         errors: what each leaves open by itself, the largest over seeds; of those that say.
+        unresolved: of counts, how many eigenvalues cannot be told from the threshold, the most of
+            any seed.
+        sampling: half of a 95% interval of the mean over seeds over the choice of the examples; of
+            the numbers that are compared, where a part of the training set was measured on.
         still_falling: by how much the training loss fell over the last quarter of the updates.
-        density: of the first seed: ``grid``, ``density``, ``stderr``.
+        density: of the first seed: ``grid``, ``density``, and its 95% interval, ``low``, ``high``.
         line: ``t`` and the mean over seeds of what was evaluated on it.
     """
 
     seeds: list[int]
     numbers: dict[str, OverSeeds]
     errors: dict[str, float]
+    unresolved: dict[str, float]
+    sampling: dict[str, float]
     still_falling: OverSeeds
     density: dict[str, list[float]]
     line: dict[str, Curve]
@@ -104,6 +125,7 @@ class LandscapeFindings:
         between: from the small batch to the large; None where one is missing.
         observations: likewise.
         ranks: whether sharpness goes with the gap, over all runs.
+        part: the part of the training set that was measured on; None for all of it.
     """
 
     mode: str
@@ -113,3 +135,4 @@ class LandscapeFindings:
     between: Between | None
     observations: Observations | None
     ranks: list[Rank] = dataclasses.field(default_factory=list)
+    part: Part | None = None

@@ -62,7 +62,15 @@ def _small(
 
 
 KESKAR: dict[str, Preset] = {
-    "keskar-f1": _row("f1", 60_000, 8.0, (98.03, 97.81), dataset="mnist", large_batch=6000),
+    "keskar-f1": _row(
+        "f1",
+        60_000,
+        8.0,
+        (98.03, 97.81),
+        dataset="mnist",
+        large_batch=6000,
+        landscape_examples=1000,
+    ),
     "keskar-f1-small": _small("f1", "f1", 60_000, 8.0, 4096, "mnist"),
     "keskar-f2": _row("f2", 721_329, 16.6, (64.02, 59.45), dataset="timit", large_batch=72_132),
     "keskar-f2-mnist": Preset(

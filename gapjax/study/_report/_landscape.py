@@ -3,10 +3,10 @@
 from typing import Any
 
 from gapjax.study._findings._intervals import Interval
-from gapjax.study._findings._landscape import LandscapeFindings, Observations
 from gapjax.study._findings._measures import EPSILONS, MEASURES, Number
 from gapjax.study._findings._ranks import HYPER
 from gapjax.study._findings._result import StudyResult
+from gapjax.study._findings._surroundings import LandscapeFindings, Observations, Surroundings
 from gapjax.study._report._numbers import bounds, interval, short, spread, times
 from gapjax.study._report._table import Column
 from gapjax.study._results._records import TaskFacts
@@ -26,12 +26,16 @@ def section(result: StudyResult) -> dict[str, Any] | None:
             Column("still falling by"),
         ],
         "rows": [
-            [
-                name,
-                *(_cell(number, one.numbers[number.name], one.errors) for number in numbers),
-                spread(one.still_falling),
-            ]
+            row
             for name, one in found.regimes.items()
+            for row in (
+                [
+                    name,
+                    *(_cell(number, one.numbers[number.name], one.errors) for number in numbers),
+                    spread(one.still_falling),
+                ],
+                *([_by_examples(name, one, numbers)] if found.part is not None else []),
+            )
         ],
         "level_columns": [
             Column("loss at most"),
@@ -49,7 +53,13 @@ def section(result: StudyResult) -> dict[str, Any] | None:
         "sharpness": sharpness(result),
         "ranks": ranks(found),
         "rank_words": rank_words(result),
-        "notes": [found.mode, *(m.note for m in MEASURES if m.note)],
+        "notes": [
+            found.mode,
+            *_part_note(found),
+            *(m.note for m in MEASURES if m.note),
+            *_left_open(found, numbers),
+            *_unresolved(found, numbers),
+        ],
         "seeds": max(len(one.seeds) for one in found.regimes.values()),
     }
 
@@ -61,6 +71,62 @@ def _cell(number: Number, value: Any, errors: dict[str, float]) -> str:
     if value.count == 1 and error is not None:
         return f"{text} ± {short(float(f'{number.scale * error:.2g}'))}"
     return text
+
+
+def _by_examples(name: str, found: Surroundings, numbers: list[Number]) -> list[str]:
+    """A row of text: what the choice of examples leaves open of the row above."""
+    return [
+        f"{name}: by examples",
+        *(
+            f"± {short(float(f'{n.scale * found.sampling[n.name]:.2g}'))}"
+            if n.name in found.sampling
+            else ""
+            for n in numbers
+        ),
+        "",
+    ]
+
+
+def _part_note(found: LandscapeFindings) -> list[str]:
+    """How the sampling error was found, where a part of the training set was measured on."""
+    if found.part is None:
+        return []
+    return [
+        f"by examples: half of a 95% interval of the number above over the choice of the "
+        f"{found.part.examples:,} examples, beside the spread over seeds, which all share them. It "
+        f"is from {found.part.parts} disjoint parts of them, on each of which the number was "
+        "measured too: Student's t of their spread, and a bound on the bias of few examples. "
+        "The ratios of the large batch to the small have it in their intervals; numbers without it "
+        "were not measured on the parts."
+    ]
+
+
+def _left_open(found: LandscapeFindings, numbers: list[Number]) -> list[str]:
+    """What each number leaves open at a single solution, whatever the spread over seeds."""
+    told = []
+    for number in numbers:
+        errors = [one.errors.get(number.name) for one in found.regimes.values()]
+        largest = max((error for error in errors if error is not None), default=None)
+        if largest is not None:
+            told.append(f"{number.title} ± {short(float(f'{number.scale * largest:.2g}'))}")
+    if not told:
+        return []
+    return [
+        f"What is left open at a single solution, the most at any of them: {', '.join(told)}. Of "
+        "estimates at random this is half of a 95% interval over probes, with what the number of "
+        "steps may still move; of eigenvalues, the residual."
+    ]
+
+
+def _unresolved(found: LandscapeFindings, numbers: list[Number]) -> list[str]:
+    """Counts at a threshold that rounding does not tell from eigenvalues beside it."""
+    return [
+        f"{number.title} at {name}: about {one.unresolved[number.name]:.0f} eigenvalues lie within "
+        "rounding of the threshold and cannot be told from it; they count as not above."
+        for number in numbers
+        for name, one in found.regimes.items()
+        if one.unresolved.get(number.name, 0.0) >= 0.5
+    ]
 
 
 def level_rows(found: LandscapeFindings, large: str, numbers: list[Number]) -> list[list[str]]:
@@ -160,7 +226,7 @@ def observations(result: StudyResult) -> list[tuple[str, str]]:
             " ".join(
                 f"At {name} the smallest eigenvalue is {bounds(seen.smallest_to_largest[name])} "
                 f"times the largest, and {bounds(seen.negative_mass[name], 100)}% of the absolute "
-                "spectrum is negative."
+                f"spectrum is negative{_each_known(found, name)}."
                 for name in (small, large)
             ),
         ),
@@ -182,6 +248,12 @@ def observations(result: StudyResult) -> list[tuple[str, str]]:
             )
         )
     return answers
+
+
+def _each_known(found: LandscapeFindings, name: str) -> str:
+    """How well the negative share is known at each solution."""
+    error = found.regimes[name].errors.get("negative_mass")
+    return "" if error is None else f" (at each solution known to ± {short(100 * error)})"
 
 
 def _overfitting(seen: Observations, task: TaskFacts, small: str, large: str) -> str:

@@ -66,8 +66,8 @@ def describe(study: Study, dataset: Any, network: models.Network) -> dict[str, A
             ]
         elif field.name in ("optimizer", "schedule") and not isinstance(value, str):
             value = hashed(value, field.name, _name(value))
-        elif field.name == "data_dir":
-            continue  # where it lies, not what it is
+        elif field.name in ("data_dir", "landscape_examples"):
+            continue  # where it lies, and how closely it is looked at: not what it is
         values[field.name] = value
     if vague and not study.version:
         warnings.warn(

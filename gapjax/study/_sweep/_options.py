@@ -9,17 +9,23 @@ from gapjax.study._presets._list import PRESETS
 SWEEP_WITHOUT = (
     "regimes",
     "baseline",
+    "factorial",
     "large_batch",
     "epochs",
     "keep",
+    "maximum",
+    "plateau_factor",
+    "plateau_epochs",
     "controls",
     "schedule",
     "decay_at",
     "decay_factor",
     "cooldown",
     "tune",
+    "tune_also",
     "evaluations",
     "loss_levels",
+    "landscape_examples",
 )
 
 _DOUBLINGS = 7

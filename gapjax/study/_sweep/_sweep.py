@@ -6,11 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from gapjax import _checks
+from gapjax.study._budget import parse_keep
 from gapjax.study._regimes import Regime
 from gapjax.study._remedies import Remedy
 from gapjax.study._study import Study
 
-_LENGTHS = ("RA", "LONG")  # they say how long a regime trains, which here the target does
+_LENGTHS = (
+    "RA",
+    "LONG",
+    "PLATEAU",
+)  # they say how long a regime trains, which here the target does
 _SHARE = 0.1
 
 
@@ -69,6 +74,11 @@ class Sweep:
     def __post_init__(self) -> None:
         if not isinstance(self.study, Study):
             raise ValueError(f"study must be a Study, not {self.study!r}.")
+        if parse_keep("keep", self.study.keep).stops:
+            raise ValueError(
+                f"the study of a sweep cannot have keep={self.study.keep!r}: every size trains "
+                "until the target; for one of the training loss say target= and watch='train'."
+            )
         sizes = [
             _checks.positive_int("A batch size", size)
             for size in _checks.several("batch_sizes", self.batch_sizes)

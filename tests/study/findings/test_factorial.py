@@ -93,3 +93,33 @@ def test_all_combinations_are_trained():
 def test_what_is_no_factorial(factors, said):
     with pytest.raises(ValueError, match=said):
         tiny_study(factorial=factors)
+
+
+@pytest.mark.montecarlo
+@pytest.mark.parametrize("seeds", [3, 5, 8])
+def test_intervals_of_effects_cover(seeds):
+    truth = {("LR",): 0.03, ("GBN",): 0.05, ("LR", "GBN"): 0.02}
+    names, rng, draws = combinations("LB", ("LR", "GBN")), np.random.default_rng(0), 200
+    middle = {
+        name: 0.5 + 0.02 * ("LR" in there) + 0.04 * ("GBN" in there) + 0.02 * (len(there) == 2)
+        for there, name in names.items()
+    }
+    result = made({"SB": np.zeros((seeds, 60)), **{name: np.zeros((seeds, 60)) for name in middle}})
+    config = dataclasses.replace(
+        result.config, study={**result.config.study, "factorial": ["LR", "GBN"]}
+    )
+    covered = dict.fromkeys(truth, 0.0)
+    for _ in range(draws):
+        examples = {
+            name: {
+                "accuracy": mean
+                + 0.02 * rng.normal(size=(seeds, 1))
+                + 0.1 * rng.normal(size=(1, 60))
+                + 0.1 * rng.normal(size=(seeds, 60))
+            }
+            for name, mean in middle.items()
+        }
+        for effect in find_effects(result.regimes, examples, config):
+            there, found = tuple(effect.remedies), effect.estimate
+            covered[there] += (found.low <= truth[there] <= found.high) / draws
+    assert all(0.89 <= share <= 0.995 for share in covered.values()), covered

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gapjax.study._findings._intervals import jackknife, mean_interval
-from gapjax.study._findings._ranks import find_ranks, tau
+from gapjax.study._findings._intervals import Interval, jackknife
+from gapjax.study._findings._ranks import _granulated, _pooled, _tau, find_ranks, rank_interval, tau
 from gapjax.study._results._records import over_seeds
 from tests.study.report.test_words import made
 
@@ -53,7 +53,51 @@ def test_numbers_by_hand():
     # SB and LB differ in the batch alone, LB and LB+LR in the rate.
     for axis, (a, b) in (("batch", ("SB", "LB")), ("rate", ("LB", "LB+LR"))):
         agree = np.sign(sharp[a] - sharp[b]) * np.sign(gaps[a] - gaps[b])
-        assert found.psi[axis] == mean_interval(agree)
+        assert found.psi[axis].mean == pytest.approx(agree.mean())
+        assert found.psi[axis] == rank_interval(agree)
+
+
+def test_few_seeds_that_agree_are_not_certain():
+    assert rank_interval(np.zeros(0)).mean is None
+    assert rank_interval(np.ones(1)) == Interval(1.0)
+    for seeds, told in ((2, False), (4, False), (5, True)):
+        found = rank_interval(np.ones(seeds))
+        assert found.mean == found.high == 1 and (found.low > 0) is told
+
+
+def _drawn(rng, seeds, apart, shared=0.0, regimes=4):
+    """Sharpness and gap of regimes that lie so far apart in both, [regimes, seeds]."""
+    middle = apart * np.linspace(0, 1, regimes)[:, None]
+    return [
+        middle + rng.normal(size=(regimes, seeds)) + shared * rng.normal(size=seeds)
+        for _ in range(2)
+    ]
+
+
+@pytest.mark.montecarlo
+@pytest.mark.parametrize("seeds", [3, 5, 8])
+@pytest.mark.parametrize(("apart", "shared"), [(0.0, 0.0), (2.0, 0.0), (6.0, 0.0), (2.0, 1.0)])
+def test_the_interval_of_tau_covers(seeds, apart, shared):
+    rng, draws = np.random.default_rng(0), 200
+    found = [_tau(*_drawn(rng, seeds, apart, shared)) for _ in range(draws)]
+    truth = _pooled(*_drawn(rng, 600, apart, shared))
+    covered = np.mean([one.low <= truth <= one.high for one in found])
+    assert 0.89 <= covered <= 0.995  # 200 draws tell 95% to 1.5 points
+
+
+@pytest.mark.montecarlo
+@pytest.mark.parametrize("seeds", [3, 5, 8, 16])
+@pytest.mark.parametrize("regimes", [2, 4])
+@pytest.mark.parametrize("apart", [0.0, 2.0, 5.0])
+def test_the_interval_of_psi_covers_at_least(seeds, regimes, apart):
+    rng, groups = np.random.default_rng(0), [list(range(regimes))]
+
+    def values(seeds):
+        return _granulated(*_drawn(rng, seeds, apart, regimes=regimes), groups)
+
+    truth = values(4000).mean()
+    found = [rank_interval(values(seeds)) for _ in range(200)]
+    assert np.mean([one.low <= truth <= one.high for one in found]) >= 0.91
 
 
 def test_what_goes_together_within_no_group_shows_in_psi():

@@ -144,7 +144,8 @@ def test_commands(finished, tmp_path, capsys):
     assert cli.main(["table", str(folder), "--format", "csv"]) == 0
     assert capsys.readouterr().out == study.format_table(result, "csv")
     assert cli.main(["table", str(folder), "--frm", "latex"]) == 2
-    assert "Unrecognized options" in capsys.readouterr().err
+    said = "gapjax: Unrecognized options: --frm, latex. See gapjax table --help.\n"
+    assert capsys.readouterr().err == said
     assert cli.main(["table", str(folder), "--format=latex"]) == 0
     assert capsys.readouterr().out == study.format_table(result, "latex")
     (tmp_path / "sweep").mkdir()

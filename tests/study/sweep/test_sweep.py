@@ -34,7 +34,13 @@ from tests.study.sweep.conftest import tiny_sweep
         ({"limit": 0.5}, "limit must be a finite number of at least 1"),
         ({"watch": "test"}, "watch must be one of 'validation', 'train'"),
         ({"stop_at_target": 1}, "stop_at_target must be True or False"),
+        ({"remedies": ("PLATEAU",)}, "PLATEAU .* does not go with a sweep"),
         ({"study": "digits"}, "study must be a Study"),
+        (
+            {"study": tiny_study(keep="loss=0.1")},
+            "cannot have keep='loss=0.1': every size trains until the target",
+        ),
+        ({"study": tiny_study(keep="plateau")}, "cannot have keep='plateau'"),
     ],
 )
 def test_mistakes_are_found_at_construction(changes, said):

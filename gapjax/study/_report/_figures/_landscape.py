@@ -10,7 +10,7 @@ from gapjax.study._results._names import figure_text
 
 
 def plot_spectrum(result: StudyResult, axis: Any) -> None:
-    """The spectral density of the first seed of each regime, with two standard errors.
+    """The spectral density of the first seed of each regime, with its 95% interval.
 
     Args:
         result: the study's result.
@@ -19,10 +19,10 @@ def plot_spectrum(result: StudyResult, axis: Any) -> None:
     floor = 1e-4
     for name, found in measured(result).items():
         own = color(list(result.regimes).index(name))
-        grid, density, error = (
-            np.array(found.density[k], np.float64) for k in ("grid", "density", "stderr")
+        grid, density, low, high = (
+            np.array(found.density[k], np.float64) for k in ("grid", "density", "low", "high")
         )
-        low, high = (np.maximum(density + s * error, floor) for s in (-2, 2))
+        low, high = np.maximum(low, floor), np.maximum(high, floor)
         told = figure_text(name)
         axis.fill_between(grid, low, high, color=own, alpha=0.15, lw=0, label=f"_{told}")
         axis.plot(grid, np.maximum(density, floor), color=own, lw=1.3, label=told)
