@@ -125,7 +125,7 @@ def _check_devices(study: Study, batch_devices: int, plans: Mapping[str, Plan]) 
     for members in populations(study).values():
         training.population_mesh(members, devices_per_member=batch_devices)
     for name, plan in plans.items():
-        for size in plan.batch_sizes.sizes():
+        for size in plan.sizes:
             if size % batch_devices:
                 raise ValueError(
                     f"regime {name}: a batch of {size} does not split evenly over "
@@ -186,7 +186,7 @@ def _trace(setup: Setup, plan: Plan) -> None:
         state = jax.eval_shape(init, member, examples)
         most = max(populations(setup.study).values())
         check_memory(plan, state, most, len(measured_names(setup)))
-        for size in plan.batch_sizes.sizes():
+        for size in plan.sizes:
             batch = jax.tree.map(
                 lambda x, n=size: jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype), examples
             )
@@ -199,7 +199,7 @@ def _trace(setup: Setup, plan: Plan) -> None:
                     f"regime {plan.name}, batch {size}: {first_line(error)}"
                 ) from error
             _check_same(plan, state, after)
-        if setup.study.noise_scale:
+        if setup.study.measures_noise:
             jax.eval_shape(noise_function(setup, plan), state, setup.train)
 
 

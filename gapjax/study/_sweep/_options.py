@@ -20,6 +20,7 @@ SWEEP_WITHOUT = (
     "tune",
     "evaluations",
     "loss_levels",
+    "controller",
 )
 
 _DOUBLINGS = 7

@@ -139,6 +139,7 @@ def prepare(sweep: Sweep) -> tuple[list[Job], Prepared]:
         sweep.study,
         dataset=dataset,
         regimes=regimes,
+        controller=None,
         schedule="constant",
         keep="updates",
         tune=1,
