@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import itertools
 import pathlib
 import pkgutil
 import subprocess
@@ -49,6 +50,20 @@ def test_imports_go_one_way(path):
             assert there == here or there in ALLOWED[here], f"{relative} imports {name}"
         if parts[0] == "flax" and here in IDEAS | {"training", "data"}:
             assert str(relative) in FLAX, f"{relative} imports {name}"
+
+
+SECTIONS = ("Args:", "Attributes:", "Returns:", "Raises:", "Yields:", "Example:", "References:")
+
+
+def test_docstrings_have_one_form():
+    """Google's, with what stands under a heading four columns to the right of it."""
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            text = ast.get_docstring(node) if isinstance(node, documented) else None
+            for head, first in itertools.pairwise((text or "").splitlines()):
+                if head in SECTIONS:
+                    assert len(first) - len(first.lstrip()) == 4, f"{path}: {head} {first}"
 
 
 def _lines_of_code(text):

@@ -18,13 +18,13 @@ class Sharpness(NamedTuple):
     """How much the loss rises nearby.
 
     Attributes:
-      value: the sharpness, as its function defines it; never negative where it is a maximum.
-      loss: the loss at the parameters.
-      loss_max: the highest loss found nearby, a lower bound of the true maximum; the mean loss
-        nearby where the sharpness is an average.
-      stderr: standard error where the sharpness is an average over draws or batches, else 0.
-      values: the sharpness from each start, draw or batch.
-      num_gradients: passes over the data, with or without a gradient.
+        value: the sharpness, as its function defines it; never negative where it is a maximum.
+        loss: the loss at the parameters.
+        loss_max: the highest loss found nearby, a lower bound of the true maximum; the mean loss
+            nearby where the sharpness is an average.
+        stderr: standard error where the sharpness is an average over draws or batches, else 0.
+        values: the sharpness from each start, draw or batch.
+        num_gradients: passes over the data, with or without a gradient.
     """
 
     value: float
@@ -92,15 +92,15 @@ def highest_in_box(
     """The highest loss that bound-constrained L-BFGS meets in ``|y| <= half_width``.
 
     Args:
-      objective: the loss of a displacement ``expand(y)``.
-      half_width: ``[p]``, half the box.
-      start: ``[p]`` in units of the half width, within [-1, 1].
-      maxiter: iterations.
-      expand: y, float64 on the host, to the displacement of the parameters; linear.
-      reduce: its transpose, for gradients.
+        objective: the loss of a displacement ``expand(y)``.
+        half_width: ``[p]``, half the box.
+        start: ``[p]`` in units of the half width, within [-1, 1].
+        maxiter: iterations.
+        expand: y, float64 on the host, to the displacement of the parameters; linear.
+        reduce: its transpose, for gradients.
 
     Returns:
-      The highest loss over all points that were evaluated.
+        The highest loss over all points that were evaluated.
     """
     # Imported here: scipy.optimize takes a while to load.
     from scipy.optimize import Bounds, minimize
@@ -150,14 +150,14 @@ def highest_in_ball(
     quadratic one it is the power method.
 
     Args:
-      objective: the loss of a displacement.
-      scale: at least 0.
-      radius: of the ball.
-      slope: the direction to start along, in units of the scale.
-      maxiter: steps.
+        objective: the loss of a displacement.
+        scale: at least 0.
+        radius: of the ball.
+        slope: the direction to start along, in units of the scale.
+        maxiter: steps.
 
     Returns:
-      The highest loss over all points that were evaluated; minus infinity for a slope of 0.
+        The highest loss over all points that were evaluated; minus infinity for a slope of 0.
     """
     highest = -math.inf
     for step in range(maxiter):

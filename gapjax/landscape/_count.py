@@ -38,29 +38,29 @@ def count_above(
     count at 0 of a network whose Hessian is mostly flat says so in this way.
 
     Args:
-      op: the operator.
-      threshold: a number, or several at once, which cost no more.
-      key: of the random directions.
-      num_probes: probes for the rest.
-      num_steps: Lanczos steps of the first run and of each probe.
-      progress: True shows a bar for work over 5 seconds; a callback gets `Progress`.
+        op: the operator.
+        threshold: a number, or several at once, which cost no more.
+        key: of the random directions.
+        num_probes: probes for the rest.
+        num_steps: Lanczos steps of the first run and of each probe.
+        progress: True shows a bar for work over 5 seconds; a callback gets `Progress`.
 
     Returns:
-      An `Estimate` of counts, shaped like `threshold`. Mean and standard error are floats for a
-      single one.
+        An `Estimate` of counts, shaped like `threshold`. Mean and standard error are floats for a
+        single one.
 
     Raises:
-      ValueError: a threshold that is not finite, or a number of probes below 2 or steps below 1.
-      MemoryError: a basis larger than memory; the bytes are stated.
+        ValueError: a threshold that is not finite, or a number of probes below 2 or steps below 1.
+        MemoryError: a basis larger than memory; the bytes are stated.
 
     Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from gapjax import landscape
-      >>> eigenvalues = jnp.concatenate([jnp.array([9.0, 9.0, 7.0]), jnp.linspace(0, 1, 97)])
-      >>> op = landscape.from_matvec(lambda v: eigenvalues * v, jnp.zeros(100))
-      >>> count = landscape.count_above(op, 5.0, key=jax.random.key(0), num_steps=30)
-      >>> round(count.mean, 3), round(count.stderr, 3), round(count.bias, 3)
-      (3.0, 0.0, 0.0)
+        >>> import jax, jax.numpy as jnp
+        >>> from gapjax import landscape
+        >>> eigenvalues = jnp.concatenate([jnp.array([9.0, 9.0, 7.0]), jnp.linspace(0, 1, 97)])
+        >>> op = landscape.from_matvec(lambda v: eigenvalues * v, jnp.zeros(100))
+        >>> count = landscape.count_above(op, 5.0, key=jax.random.key(0), num_steps=30)
+        >>> round(count.mean, 3), round(count.stderr, 3), round(count.bias, 3)
+        (3.0, 0.0, 0.0)
     """
     positive_int("num_probes", num_probes)
     positive_int("num_steps", num_steps)

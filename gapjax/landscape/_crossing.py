@@ -12,10 +12,10 @@ class Crossing(NamedTuple):
     """What is known of a border.
 
     Attributes:
-      low: the longest step before it that was tried, 0 where there is none.
-      high: the shortest behind it, infinite where there is none.
-      border: the best guess between them.
-      falls: whether any step was seen to lower the function by more than its rounding.
+        low: the longest step before it that was tried, 0 where there is none.
+        high: the shortest behind it, infinite where there is none.
+        border: the best guess between them.
+        falls: whether any step was seen to lower the function by more than its rounding.
     """
 
     low: float
@@ -34,14 +34,14 @@ def find_crossing(
     for a quadratic: its secants meet the border at once, and a step to each side proves it.
 
     Args:
-      rise: of a step; infinite where the function overflows.
-      start: the first step.
-      noise: what rounding does to a rise.
-      rtol: how close the steps on both sides are to be.
-      budget: evaluations.
+        rise: of a step; infinite where the function overflows.
+        start: the first step.
+        noise: what rounding does to a rise.
+        rtol: how close the steps on both sides are to be.
+        budget: evaluations.
 
     Returns:
-      A `Crossing`.
+        A `Crossing`.
     """
     # Imported here: scipy.optimize takes a while to load.
     from scipy.optimize import brentq

@@ -21,9 +21,9 @@ class Curve:
     """A curve through parameter space; see `curve_point`.
 
     Attributes:
-      kind: ``"bezier"`` or ``"polychain"``.
-      points: the control points, the two solutions first and last.
-      losses: ``[num_updates]``, the loss at a random point of the curve at each update.
+        kind: ``"bezier"`` or ``"polychain"``.
+        points: the control points, the two solutions first and last.
+        losses: ``[num_updates]``, the loss at a random point of the curve at each update.
     """
 
     kind: str
@@ -43,18 +43,18 @@ def curve_point(curve: Curve, t: float) -> Any:
     """The parameters at t of a curve, 0 at its start and 1 at its end.
 
     Args:
-      curve: from `fit_curve`.
-      t: in [0, 1].
+        curve: from `fit_curve`.
+        t: in [0, 1].
 
     Returns:
-      A tree of parameters. Batch statistics there are nobody's: rebuild them, as in `along`.
+        A tree of parameters. Batch statistics there are nobody's: rebuild them, as in `along`.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from gapjax import landscape
-      >>> curve = landscape.Curve("bezier", (jnp.zeros(1), jnp.ones(1), jnp.zeros(1)), None)
-      >>> landscape.curve_point(curve, 0.5).tolist()
-      [0.5]
+        >>> import jax.numpy as jnp
+        >>> from gapjax import landscape
+        >>> curve = landscape.Curve("bezier", (jnp.zeros(1), jnp.ones(1), jnp.zeros(1)), None)
+        >>> landscape.curve_point(curve, 0.5).tolist()
+        [0.5]
     """
     return combination(curve.points, _weights(curve.kind, len(curve.points), float(t)))
 
@@ -78,34 +78,34 @@ def fit_curve(
     (Garipov et al. 2018, eq. 2), one random t and one batch an update.
 
     Args:
-      loss_fn: ``loss_fn(params, batch) -> mean loss``; with batch norm, in training mode.
-      start: the solution at 0. The curve is at least in float32, and passes over integers and
-        keys.
-      end: the solution at 1.
-      data: as in `hessian`; walked again and again.
-      key: of the random points.
-      kind: ``"bezier"``, or ``"polychain"`` of straight pieces.
-      num_bends: control points between the ends, which start out on the straight line.
-      optimizer: an optax transformation; Adam at 1e-3 by default.
-      num_updates: updates.
-      progress: True shows a bar for work over 5 seconds; a callback gets `Progress`.
+        loss_fn: ``loss_fn(params, batch) -> mean loss``; with batch norm, in training mode.
+        start: the solution at 0. The curve is at least in float32, and passes over integers and
+            keys.
+        end: the solution at 1.
+        data: as in `hessian`; walked again and again.
+        key: of the random points.
+        kind: ``"bezier"``, or ``"polychain"`` of straight pieces.
+        num_bends: control points between the ends, which start out on the straight line.
+        optimizer: an optax transformation; Adam at 1e-3 by default.
+        num_updates: updates.
+        progress: True shows a bar for work over 5 seconds; a callback gets `Progress`.
 
     Returns:
-      A `Curve`. ``along(evaluate, lambda t: curve_point(curve, t), coords)`` walks it.
+        A `Curve`. ``along(evaluate, lambda t: curve_point(curve, t), coords)`` walks it.
 
     Raises:
-      ValueError: trees that do not match (the path is named), a loss that is no scalar, no data.
+        ValueError: trees that do not match (the path is named), a loss that is no scalar, no data.
 
     Example:
-      >>> import jax, jax.numpy as jnp, optax
-      >>> from gapjax import landscape
-      >>> def ring(w, batch):  # low on the unit circle
-      ...     return jnp.mean(batch) * (jnp.sum(w**2) - 1) ** 2
-      >>> ends, key = (jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])), jax.random.key(0)
-      >>> sgd = optax.sgd(0.1)
-      >>> curve = landscape.fit_curve(ring, *ends, [jnp.ones(1)], key, optimizer=sgd)
-      >>> float(ring(landscape.curve_point(curve, 0.5), jnp.ones(1))) < 0.01
-      True
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from gapjax import landscape
+        >>> def ring(w, batch):  # low on the unit circle
+        ...     return jnp.mean(batch) * (jnp.sum(w**2) - 1) ** 2
+        >>> ends, key = (jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])), jax.random.key(0)
+        >>> sgd = optax.sgd(0.1)
+        >>> curve = landscape.fit_curve(ring, *ends, [jnp.ones(1)], key, optimizer=sgd)
+        >>> float(ring(landscape.curve_point(curve, 0.5), jnp.ones(1))) < 0.01
+        True
     """
     import optax
 

@@ -221,23 +221,23 @@ def evaluator(
     """Makes a function of the parameters alone: the mean of metrics over a data set.
 
     Args:
-      metric_fn: ``metric_fn(params, batch)``, or ``metric_fn(params, state, batch)`` where batch
-        statistics are rebuilt along the way: a mean over the batch, or a dict of means.
-      data: as in `hessian`.
-      weight_fn: as in `hessian`.
+        metric_fn: ``metric_fn(params, batch)``, or ``metric_fn(params, state, batch)`` where batch
+            statistics are rebuilt along the way: a mean over the batch, or a dict of means.
+        data: as in `hessian`.
+        weight_fn: as in `hessian`.
 
     Returns:
-      ``evaluate(params)``, or ``evaluate(params, state)``: a float, or a dict of floats.
+        ``evaluate(params)``, or ``evaluate(params, state)``: a float, or a dict of floats.
 
     Raises:
-      ValueError: what is no data set.
+        ValueError: what is no data set.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from gapjax import landscape
-      >>> mean_square = landscape.evaluator(lambda w, x: jnp.mean((x * w) ** 2), [jnp.ones(3)])
-      >>> mean_square(jnp.float32(2.0))
-      4.0
+        >>> import jax.numpy as jnp
+        >>> from gapjax import landscape
+        >>> mean_square = landscape.evaluator(lambda w, x: jnp.mean((x * w) ** 2), [jnp.ones(3)])
+        >>> mean_square(jnp.float32(2.0))
+        4.0
     """
     batches, function = Batches(data, weight_fn), as_partial(metric_fn)
 

@@ -20,16 +20,16 @@ class Density:
     """A spectral density: how the eigenvalues are spread, as a share of all of them.
 
     Attributes:
-      grid: ``[G]``, where the density is given.
-      density: ``[G]``, integrates to 1; the mean over probes.
-      stderr: ``[G]``, standard error of the mean over probes. It shows the noise of the probes,
-        not the width of the smoothing. Where few eigenvalues are near it is itself uncertain:
-        `interval` knows better.
-      nodes: ``[P, m]``, the Ritz values of each probe.
-      weights: ``[P, m]``, their weights; each row sums to 1.
-      sigma: width of the Gaussian that smooths the nodes.
-      size: number of eigenvalues.
-      num_matvecs: products spent.
+        grid: ``[G]``, where the density is given.
+        density: ``[G]``, integrates to 1; the mean over probes.
+        stderr: ``[G]``, standard error of the mean over probes. It shows the noise of the probes,
+            not the width of the smoothing. Where few eigenvalues are near it is itself uncertain:
+            `interval` knows better.
+        nodes: ``[P, m]``, the Ritz values of each probe.
+        weights: ``[P, m]``, their weights; each row sums to 1.
+        sigma: width of the Gaussian that smooths the nodes.
+        size: number of eigenvalues.
+        num_matvecs: products spent.
     """
 
     grid: np.ndarray
@@ -136,31 +136,31 @@ def spectral_density(
     (Ghorbani et al. 2019). The spread over probes gives the standard error.
 
     Args:
-      op: the operator.
-      key: of the probes; probe p uses ``fold_in(key, p)``.
-      num_probes: probes, P. Below 8 the standard errors are themselves very uncertain.
-      num_steps: Lanczos steps a probe, m, at most the number of parameters.
-      grid: where to give the density; 1000 points over the range by default.
-      sigma: width of the smoothing, a hundredth of the range by default.
-      resume: an earlier result, or the partial one of a progress callback, made with the same
-        operator and key: only the missing probes are run.
-      progress: True shows a bar for work over 5 seconds; a callback gets `Progress`.
+        op: the operator.
+        key: of the probes; probe p uses ``fold_in(key, p)``.
+        num_probes: probes, P. Below 8 the standard errors are themselves very uncertain.
+        num_steps: Lanczos steps a probe, m, at most the number of parameters.
+        grid: where to give the density; 1000 points over the range by default.
+        sigma: width of the smoothing, a hundredth of the range by default.
+        resume: an earlier result, or the partial one of a progress callback, made with the same
+            operator and key: only the missing probes are run.
+        progress: True shows a bar for work over 5 seconds; a callback gets `Progress`.
 
     Returns:
-      A `Density`. Its trace is ``size * moment(1)``, one Hutchinson sample a probe whatever the
-      number of steps: use `trace` for traces.
+        A `Density`. Its trace is ``size * moment(1)``, one Hutchinson sample a probe whatever the
+        number of steps: use `trace` for traces.
 
     Raises:
-      ValueError: a number of probes or steps below 1, or a sigma not above 0.
-      MemoryError: a basis larger than memory; the bytes are stated.
+        ValueError: a number of probes or steps below 1, or a sigma not above 0.
+        MemoryError: a basis larger than memory; the bytes are stated.
 
     Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from gapjax import landscape
-      >>> op = landscape.from_matvec(lambda v: jnp.arange(50.0) * v, jnp.zeros(50))
-      >>> density = landscape.spectral_density(op, jax.random.key(0), num_probes=4, num_steps=20)
-      >>> density.nodes.shape
-      (4, 20)
+        >>> import jax, jax.numpy as jnp
+        >>> from gapjax import landscape
+        >>> op = landscape.from_matvec(lambda v: jnp.arange(50.0) * v, jnp.zeros(50))
+        >>> density = landscape.spectral_density(op, jax.random.key(0), num_probes=4, num_steps=20)
+        >>> density.nodes.shape
+        (4, 20)
     """
     positive_int("num_probes", num_probes)
     positive_int("num_steps", num_steps)

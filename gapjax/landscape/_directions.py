@@ -22,24 +22,24 @@ def random_direction(key: jax.Array, params: Any, *, normalize: str | None = "fi
     Integers, booleans and keys get none either.
 
     Args:
-      key: of the direction.
-      params: the parameters.
-      normalize: ``"filter"``, ``"layer"`` (one norm a kernel), or None for plain Gaussian noise
-        in every parameter.
+        key: of the direction.
+        params: the parameters.
+        normalize: ``"filter"``, ``"layer"`` (one norm a kernel), or None for plain Gaussian noise
+            in every parameter.
 
     Returns:
-      A tree like `params`, at least in float32.
+        A tree like `params`, at least in float32.
 
     Raises:
-      ValueError: an unknown `normalize`.
+        ValueError: an unknown `normalize`.
 
     Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from gapjax import landscape
-      >>> params = {"kernel": jnp.ones((9, 4)), "bias": jnp.ones(4)}
-      >>> d = landscape.random_direction(jax.random.key(0), params)
-      >>> jnp.linalg.norm(d["kernel"], axis=0).round(4).tolist(), d["bias"].tolist()
-      ([3.0, 3.0, 3.0, 3.0], [0.0, 0.0, 0.0, 0.0])
+        >>> import jax, jax.numpy as jnp
+        >>> from gapjax import landscape
+        >>> params = {"kernel": jnp.ones((9, 4)), "bias": jnp.ones(4)}
+        >>> d = landscape.random_direction(jax.random.key(0), params)
+        >>> jnp.linalg.norm(d["kernel"], axis=0).round(4).tolist(), d["bias"].tolist()
+        ([3.0, 3.0, 3.0, 3.0], [0.0, 0.0, 0.0, 0.0])
     """
     if normalize is not None:
         one_of("normalize", normalize, ["filter", "layer"])
@@ -71,10 +71,10 @@ class PlaneBasis(NamedTuple):
     """A plane in parameter space.
 
     Attributes:
-      origin: the tree at (0, 0).
-      first: the direction of x, of length 1.
-      second: the direction of y, of length 1, orthogonal to `first`.
-      points: ``[3, 2]``, where the three solutions lie.
+        origin: the tree at (0, 0).
+        first: the direction of x, of length 1.
+        second: the direction of y, of length 1, orthogonal to `first`.
+        points: ``[3, 2]``, where the three solutions lie.
     """
 
     origin: Any
@@ -96,22 +96,22 @@ def plane_through(one: Any, two: Any, three: Any) -> PlaneBasis:
     """The plane through three solutions, as in Garipov et al. (2018, figure 1).
 
     Args:
-      one: the solution at the origin.
-      two: the solution on the x axis.
-      three: any other.
+        one: the solution at the origin.
+        two: the solution on the x axis.
+        three: any other.
 
     Returns:
-      A `PlaneBasis`; its first three fields go into `plane`.
+        A `PlaneBasis`; its first three fields go into `plane`.
 
     Raises:
-      ValueError: trees that do not match (the path is named), or solutions on one line.
+        ValueError: trees that do not match (the path is named), or solutions on one line.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from gapjax import landscape
-      >>> basis = landscape.plane_through(jnp.zeros(3), jnp.array([2.0, 0, 0]), jnp.ones(3))
-      >>> basis.points.round(3).tolist()
-      [[0.0, 0.0], [2.0, 0.0], [1.0, 1.414]]
+        >>> import jax.numpy as jnp
+        >>> from gapjax import landscape
+        >>> basis = landscape.plane_through(jnp.zeros(3), jnp.array([2.0, 0, 0]), jnp.ones(3))
+        >>> basis.points.round(3).tolist()
+        [[0.0, 0.0], [2.0, 0.0], [1.0, 1.414]]
     """
     check_match(one, two, "the second solution")
     check_match(one, three, "the third solution")
@@ -134,10 +134,10 @@ class TrajectoryPCA(NamedTuple):
     """The plane that a training run moves in most.
 
     Attributes:
-      origin: the tree at the center.
-      directions: ``k`` trees of length 1, orthogonal; by falling share of the motion.
-      coords: ``[T, k]``, the checkpoints in these directions.
-      explained: ``[k]``, the share of the squared motion each direction holds.
+        origin: the tree at the center.
+        directions: ``k`` trees of length 1, orthogonal; by falling share of the motion.
+        coords: ``[T, k]``, the checkpoints in these directions.
+        explained: ``[k]``, the share of the squared motion each direction holds.
     """
 
     origin: Any
@@ -156,24 +156,24 @@ def trajectory_pca(
     also looks like a smooth curve in its first two components.
 
     Args:
-      checkpoints: trees of parameters in order, at least two.
-      center: ``"last"``, the solution, or ``"mean"``.
-      num_components: k, below the number of checkpoints.
+        checkpoints: trees of parameters in order, at least two.
+        center: ``"last"``, the solution, or ``"mean"``.
+        num_components: k, below the number of checkpoints.
 
     Returns:
-      A `TrajectoryPCA`; ``plane(evaluate, pca.origin, *pca.directions)`` draws the loss there.
+        A `TrajectoryPCA`; ``plane(evaluate, pca.origin, *pca.directions)`` draws the loss there.
 
     Raises:
-      ValueError: too few checkpoints, trees that do not match, or checkpoints that span fewer
-        directions.
+        ValueError: too few checkpoints, trees that do not match, or checkpoints that span fewer
+            directions.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from gapjax import landscape
-      >>> run = [jnp.array([4.0, 1.0]), jnp.array([2.0, 0.0]), jnp.array([0.0, 0.0])]
-      >>> pca = landscape.trajectory_pca(run, num_components=1)
-      >>> pca.explained.round(3).tolist()
-      [0.991]
+        >>> import jax.numpy as jnp
+        >>> from gapjax import landscape
+        >>> run = [jnp.array([4.0, 1.0]), jnp.array([2.0, 0.0]), jnp.array([0.0, 0.0])]
+        >>> pca = landscape.trajectory_pca(run, num_components=1)
+        >>> pca.explained.round(3).tolist()
+        [0.991]
     """
     one_of("center", center, ["last", "mean"])
     positive_int("num_components", num_components)

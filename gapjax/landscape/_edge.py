@@ -56,59 +56,59 @@ def critical_sharpness(
     the function moves it, as it moves the rate that is stable.
 
     Args:
-      loss_fn: as in `hessian`.
-      params: where to measure. They are never changed.
-      updates: a tree like the parameters, U in ``w - eta U``: a gradient, or what an optimizer
-        makes of it. The updates of an optax chain are added to the parameters: take their
-        negative, and eta then counts in units of the rate that is in them.
-      data: as in `hessian`.
-      start: the first eta to try, such as the rate in use; by default a hundredth of the
-        parameters' length.
-      rtol: the border is found once it lies between two etas this close.
-      max_passes: passes over the data, with that at the parameters; at least 3.
-      weight_fn: as in `hessian`.
-      check: as in `hessian`.
-      progress: True shows a bar for work over 5 seconds; a callback gets `Progress`.
+        loss_fn: as in `hessian`.
+        params: where to measure. They are never changed.
+        updates: a tree like the parameters, U in ``w - eta U``: a gradient, or what an optimizer
+            makes of it. The updates of an optax chain are added to the parameters: take their
+            negative, and eta then counts in units of the rate that is in them.
+        data: as in `hessian`.
+        start: the first eta to try, such as the rate in use; by default a hundredth of the
+            parameters' length.
+        rtol: the border is found once it lies between two etas this close.
+        max_passes: passes over the data, with that at the parameters; at least 3.
+        weight_fn: as in `hessian`.
+        check: as in `hessian`.
+        progress: True shows a bar for work over 5 seconds; a callback gets `Progress`.
 
     Returns:
-      A `Sharpness`: `value` is lambda_c, and `values` has its lowest and its highest value, by the
-      etas on both sides of the border. It is 0 where no eta that was tried raises the loss, and
-      not a number, with a RuntimeWarning, where none lowers it: uphill there is no such step.
+        A `Sharpness`: `value` is lambda_c, and `values` has its lowest and its highest value, by
+        the etas on both sides of the border. It is 0 where no eta that was tried raises the loss,
+        and not a number, with a RuntimeWarning, where none lowers it: uphill there is no such step.
 
     Raises:
-      ValueError: updates that are zero, not finite or of another structure, or what `hessian`
-        refuses.
-      FloatingPointError: a loss at the parameters that is not finite. At a step it counts as a
-        rise.
+        ValueError: updates that are zero, not finite or of another structure, or what `hessian`
+            refuses.
+        FloatingPointError: a loss at the parameters that is not finite. At a step it counts as a
+            rise.
 
     Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from gapjax import landscape
-      >>> def loss(w, batch):
-      ...     return jnp.mean((batch @ w) ** 2) / 2
-      >>> w, data = jnp.array([2.0, 1.0]), [jnp.diag(jnp.array([2.0, 1.0]))]
-      >>> gradient = jax.grad(loss)(w, data[0])
-      >>> round(landscape.critical_sharpness(loss, w, gradient, data).value, 3)
-      1.977
+        >>> import jax, jax.numpy as jnp
+        >>> from gapjax import landscape
+        >>> def loss(w, batch):
+        ...     return jnp.mean((batch @ w) ** 2) / 2
+        >>> w, data = jnp.array([2.0, 1.0]), [jnp.diag(jnp.array([2.0, 1.0]))]
+        >>> gradient = jax.grad(loss)(w, data[0])
+        >>> round(landscape.critical_sharpness(loss, w, gradient, data).value, 3)
+        1.977
 
-      In a training loop, a row every so many updates:
+        In a training loop, a row every so many updates:
 
-      >>> import optax
-      >>> tx, rate = optax.sgd(1.0, momentum=0.9), 1e-2
-      >>> opt_state, found = tx.init(w), []
-      >>> for step in range(5):
-      ...     updates, opt_state = tx.update(jax.grad(loss)(w, data[0]), opt_state)
-      ...     if step % 2 == 0:
-      ...         down = jax.tree.map(jnp.negative, updates)
-      ...         now = landscape.critical_sharpness(loss, w, down, data, start=rate)
-      ...         found.append((step, now.value))
-      ...     w = optax.apply_updates(w, jax.tree.map(lambda u: rate * u, updates))
-      >>> len(found)
-      3
+        >>> import optax
+        >>> tx, rate = optax.sgd(1.0, momentum=0.9), 1e-2
+        >>> opt_state, found = tx.init(w), []
+        >>> for step in range(5):
+        ...     updates, opt_state = tx.update(jax.grad(loss)(w, data[0]), opt_state)
+        ...     if step % 2 == 0:
+        ...         down = jax.tree.map(jnp.negative, updates)
+        ...         now = landscape.critical_sharpness(loss, w, down, data, start=rate)
+        ...         found.append((step, now.value))
+        ...     w = optax.apply_updates(w, jax.tree.map(lambda u: rate * u, updates))
+        >>> len(found)
+        3
 
     References:
-      Kalra et al., A scalable measure of loss landscape curvature for analyzing the training
-      dynamics of large language models, 2026, arXiv:2601.16979.
+        Kalra et al., A scalable measure of loss landscape curvature for analyzing the training
+        dynamics of large language models, 2026, arXiv:2601.16979.
     """
     positive_float("rtol", rtol)
     if start is not None:
@@ -186,56 +186,57 @@ def batch_sharpness(
     as it moves the rate that is stable.
 
     Args:
-      loss_fn: ``loss_fn(params, batch) -> mean loss``, as training sees it: batch norm may use
-        the statistics of the batch, dropout must be off.
-      params: where to measure. They are never changed.
-      batches: batches as training draws them, all of the training size: a sequence, an iterator
-        (it is read as far as needed), or a callable that yields them. Batches of an epoch, drawn
-        without replacement, vary a little less than the standard error takes them to.
-      average: ``"ratios"`` or ``"ratio"``.
-      rtol: stop once the standard error is below this share of the mean.
-      min_batches: not before so many batches.
-      max_batches: stop there in any case.
-      where: as in `hessian`; the quotient is then that of the selected parameters.
-      product: as in `hessian`.
-      check: compare two passes of the loss over the first batch.
-      progress: True shows a bar for work over 5 seconds; a callback gets `Progress`.
+        loss_fn: ``loss_fn(params, batch) -> mean loss``, as training sees it: batch norm may use
+            the statistics of the batch, dropout must be off.
+        params: where to measure. They are never changed.
+        batches: batches as training draws them, all of the training size: a sequence, an iterator
+            (it is read as far as needed), or a callable that yields them. Batches of an epoch,
+            drawn without replacement, vary a little less than the standard error takes them to.
+        average: ``"ratios"`` or ``"ratio"``.
+        rtol: stop once the standard error is below this share of the mean.
+        min_batches: not before so many batches.
+        max_batches: stop there in any case.
+        where: as in `hessian`; the quotient is then that of the selected parameters.
+        product: as in `hessian`.
+        check: compare two passes of the loss over the first batch.
+        progress: True shows a bar for work over 5 seconds; a callback gets `Progress`.
 
     Returns:
-      An `Estimate` with Student's interval over batches, one product each. Batches whose gradient
-      is zero make no step, and are left out. The standard error of a single batch is not a number.
+        An `Estimate` with Student's interval over batches, one product each. Batches whose
+        gradient is zero make no step, and are left out. The standard error of a single batch is not
+        a number.
 
     Raises:
-      ValueError: no batch, only batches without a gradient, or what `hessian` refuses.
-      FloatingPointError: a quotient that is not finite; the batch is named.
+        ValueError: no batch, only batches without a gradient, or what `hessian` refuses.
+        FloatingPointError: a quotient that is not finite; the batch is named.
 
     Example:
-      >>> import jax, jax.numpy as jnp
-      >>> import numpy as np
-      >>> from gapjax import landscape
-      >>> def loss(w, batch):
-      ...     return jnp.mean((batch["x"] @ w - batch["y"]) ** 2) / 2
-      >>> x = np.random.default_rng(0).normal(size=(100, 3))
-      >>> ones = [{"x": x[i : i + 1], "y": np.ones(1)} for i in range(100)]
-      >>> found = landscape.batch_sharpness(loss, jnp.zeros(3), ones, rtol=0.1)
-      >>> low, high = found.interval  # of single examples it is the trace of the Hessian
-      >>> low < np.mean(np.sum(x**2, axis=1)) < high
-      np.True_
+        >>> import jax, jax.numpy as jnp
+        >>> import numpy as np
+        >>> from gapjax import landscape
+        >>> def loss(w, batch):
+        ...     return jnp.mean((batch["x"] @ w - batch["y"]) ** 2) / 2
+        >>> x = np.random.default_rng(0).normal(size=(100, 3))
+        >>> ones = [{"x": x[i : i + 1], "y": np.ones(1)} for i in range(100)]
+        >>> found = landscape.batch_sharpness(loss, jnp.zeros(3), ones, rtol=0.1)
+        >>> low, high = found.interval  # of single examples it is the trace of the Hessian
+        >>> low < np.mean(np.sum(x**2, axis=1)) < high
+        np.True_
 
-      In a training loop, a row every so many updates, to be held against 2 / rate:
+        In a training loop, a row every so many updates, to be held against 2 / rate:
 
-      >>> w, rate = jnp.zeros(3), 0.1
-      >>> rows = []
-      >>> for step, batch in enumerate(ones[:4]):
-      ...     if step % 2 == 0:
-      ...         now = landscape.batch_sharpness(loss, w, ones)
-      ...         rows.append((step, now.mean, 2 / rate))
-      ...     w = w - rate * jax.grad(loss)(w, batch)
-      >>> len(rows)
-      2
+        >>> w, rate = jnp.zeros(3), 0.1
+        >>> rows = []
+        >>> for step, batch in enumerate(ones[:4]):
+        ...     if step % 2 == 0:
+        ...         now = landscape.batch_sharpness(loss, w, ones)
+        ...         rows.append((step, now.mean, 2 / rate))
+        ...     w = w - rate * jax.grad(loss)(w, batch)
+        >>> len(rows)
+        2
 
     References:
-      Andreyev and Beneventano, Edge of stochastic stability, 2024, arXiv:2412.20553, eq. 3.
+        Andreyev and Beneventano, Edge of stochastic stability, 2024, arXiv:2412.20553, eq. 3.
     """
     one_of("average", average, ["ratios", "ratio"])
     one_of("product", product, HESSIAN_PRODUCTS)
@@ -299,36 +300,36 @@ def preconditioned(op: Operator, preconditioner: Any) -> Operator:
     :math:`P = \mathrm{diag}(\sqrt{v} + \epsilon)`; plain descent with P near 2 / eta.
 
     Args:
-      op: the operator, such as a Hessian.
-      preconditioner: the diagonal of P, a tree like the parameters with entries above 0; or, for a
-        P that is not diagonal, a function that applies :math:`P^{-1/2}` to such a tree.
+        op: the operator, such as a Hessian.
+        preconditioner: the diagonal of P, a tree like the parameters with entries above 0; or, for
+            a P that is not diagonal, a function that applies :math:`P^{-1/2}` to such a tree.
 
     Returns:
-      An `Operator`. Where v is an eigenvector of it, :math:`P^{-1/2} v` is one of
-      :math:`P^{-1} H`.
+        An `Operator`. Where v is an eigenvector of it, :math:`P^{-1/2} v` is one of
+        :math:`P^{-1} H`.
 
     Raises:
-      ValueError: a diagonal of another structure, or with entries that are not above 0; the leaf
-        is named.
+        ValueError: a diagonal of another structure, or with entries that are not above 0; the leaf
+            is named.
 
     Example:
-      >>> import jax, jax.numpy as jnp, optax
-      >>> from gapjax import landscape
-      >>> def loss(w, batch):
-      ...     return jnp.mean((batch @ w) ** 2) / 2
-      >>> w, data = jnp.array([2.0, 1.0]), [jnp.diag(jnp.array([3.0, 1.0]))]
-      >>> tx = optax.scale_by_rms(0.999)  # of optax.adam the state is read alike
-      >>> opt_state = tx.init(w)
-      >>> updates, opt_state = tx.update(jax.grad(loss)(w, data[0]), opt_state)
-      >>> nu = optax.tree.get(opt_state, "nu")
-      >>> scale = jax.tree.map(lambda v: jnp.sqrt(v / (1 - 0.999)) + 1e-8, nu)
-      >>> op = landscape.preconditioned(landscape.hessian(loss, w, data), scale)
-      >>> top = landscape.eigh_topk(op, jax.random.key(0), 1)
-      >>> top.values.round(3).tolist()  # to be held against 38 / 1e-2
-      [1.0]
+        >>> import jax, jax.numpy as jnp, optax
+        >>> from gapjax import landscape
+        >>> def loss(w, batch):
+        ...     return jnp.mean((batch @ w) ** 2) / 2
+        >>> w, data = jnp.array([2.0, 1.0]), [jnp.diag(jnp.array([3.0, 1.0]))]
+        >>> tx = optax.scale_by_rms(0.999)  # of optax.adam the state is read alike
+        >>> opt_state = tx.init(w)
+        >>> updates, opt_state = tx.update(jax.grad(loss)(w, data[0]), opt_state)
+        >>> nu = optax.tree.get(opt_state, "nu")
+        >>> scale = jax.tree.map(lambda v: jnp.sqrt(v / (1 - 0.999)) + 1e-8, nu)
+        >>> op = landscape.preconditioned(landscape.hessian(loss, w, data), scale)
+        >>> top = landscape.eigh_topk(op, jax.random.key(0), 1)
+        >>> top.values.round(3).tolist()  # to be held against 38 / 1e-2
+        [1.0]
 
     References:
-      Cohen et al., Adaptive gradient methods at the edge of stability, 2022, arXiv:2207.14484.
+        Cohen et al., Adaptive gradient methods at the edge of stability, 2022, arXiv:2207.14484.
     """
     space = op.space
     if callable(preconditioner):

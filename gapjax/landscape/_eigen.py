@@ -26,12 +26,12 @@ class Eigenpairs(NamedTuple):
     """Eigenvalues and eigenvectors, with how far they can be trusted.
 
     Attributes:
-      values: ``[k]`` float64, the leading one first.
-      vectors: a tree like the parameters, each leaf with a first axis of k; orthonormal.
-      residuals: ``[k]``, ``||A v - value v||``. Some eigenvalue lies this close to each value,
-        and the error of the value itself is about residual^2 / gap.
-      converged: ``[k]``, whether the residual is within the tolerance.
-      num_matvecs: products spent.
+        values: ``[k]`` float64, the leading one first.
+        vectors: a tree like the parameters, each leaf with a first axis of k; orthonormal.
+        residuals: ``[k]``, ``||A v - value v||``. Some eigenvalue lies this close to each value,
+            and the error of the value itself is about residual^2 / gap.
+        converged: ``[k]``, whether the residual is within the tolerance.
+        num_matvecs: products spent.
     """
 
     values: np.ndarray
@@ -62,33 +62,33 @@ def eigh_topk(
     residuals cannot see, the rounding of the products themselves; it is added to each residual.
 
     Args:
-      op: the operator.
-      key: of the random start.
-      k: how many pairs.
-      which: ``"LM"`` largest magnitude, ``"LA"`` algebraically largest, ``"SA"`` smallest.
-      tol: a pair is converged when its residual is at most ``tol * |value|``, or at the rounding
-        of the operator's norm, which a value near zero cannot beat.
-      basis_size: vectors kept, ``max(4 k, k + 60)`` by default; the memory is ``basis_size + k``
-        vectors of the parameters' size.
-      max_matvecs: products at most, ``max(300, 20 k)`` by default.
-      resume: a state to go on from, as ``progress.partial()`` hands it out or as `lanczos`
-        returns it.
-      progress: True shows a bar for work over 5 seconds; a callback gets `Progress`.
+        op: the operator.
+        key: of the random start.
+        k: how many pairs.
+        which: ``"LM"`` largest magnitude, ``"LA"`` algebraically largest, ``"SA"`` smallest.
+        tol: a pair is converged when its residual is at most ``tol * |value|``, or at the rounding
+            of the operator's norm, which a value near zero cannot beat.
+        basis_size: vectors kept, ``max(4 k, k + 60)`` by default; the memory is ``basis_size + k``
+            vectors of the parameters' size.
+        max_matvecs: products at most, ``max(300, 20 k)`` by default.
+        resume: a state to go on from, as ``progress.partial()`` hands it out or as `lanczos`
+            returns it.
+        progress: True shows a bar for work over 5 seconds; a callback gets `Progress`.
 
     Returns:
-      `Eigenpairs`. What did not converge is returned with ``converged`` False.
+        `Eigenpairs`. What did not converge is returned with ``converged`` False.
 
     Raises:
-      ValueError: k below 1 or above the number of parameters, or a basis no larger than k.
-      MemoryError: a basis larger than memory; the bytes are stated.
+        ValueError: k below 1 or above the number of parameters, or a basis no larger than k.
+        MemoryError: a basis larger than memory; the bytes are stated.
 
     Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from gapjax import landscape
-      >>> op = landscape.from_matvec(lambda v: jnp.arange(50.0) * v, jnp.zeros(50))
-      >>> pairs = landscape.eigh_topk(op, jax.random.key(0), 2)
-      >>> pairs.values.round(3).tolist(), bool(pairs.converged.all())
-      ([49.0, 48.0], True)
+        >>> import jax, jax.numpy as jnp
+        >>> from gapjax import landscape
+        >>> op = landscape.from_matvec(lambda v: jnp.arange(50.0) * v, jnp.zeros(50))
+        >>> pairs = landscape.eigh_topk(op, jax.random.key(0), 2)
+        >>> pairs.values.round(3).tolist(), bool(pairs.converged.all())
+        ([49.0, 48.0], True)
     """
     positive_int("k", k)
     one_of("which", which, _MEASURES)

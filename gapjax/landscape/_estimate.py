@@ -9,13 +9,13 @@ class Estimate(NamedTuple):
     """A number estimated at random; arrays where several were asked for.
 
     Attributes:
-      mean: the estimate.
-      stderr: its standard error, from the spread of the samples.
-      num_matvecs: products spent.
-      bias: a bound on the systematic error, which the standard error does not show; 0 where the
-        estimator is unbiased.
-      num_samples: independent samples that the standard error comes from; 0 where there is no
-        chance in the mean.
+        mean: the estimate.
+        stderr: its standard error, from the spread of the samples.
+        num_matvecs: products spent.
+        bias: a bound on the systematic error, which the standard error does not show; 0 where the
+            estimator is unbiased.
+        num_samples: independent samples that the standard error comes from; 0 where there is no
+            chance in the mean.
     """
 
     mean: Any

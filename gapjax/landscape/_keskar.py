@@ -133,38 +133,38 @@ def keskar_sharpness(
     depends on how the network is parametrized (Dinh et al. 2017): see `adaptive_sharpness`.
 
     Args:
-      loss_fn: ``loss_fn(params, batch) -> mean loss``, in evaluation mode.
-      params: the solution. It is never changed.
-      data: the training data, as in `hessian`.
-      epsilon: half the box, per unit of 1 + the size of the coordinate.
-      subspace_dim: p, the number of columns of A (the paper takes 100); None for the full space.
-        A is made from its key some columns at a time, and never stored.
-      key: of the starts, and of A; needed for a subspace. Starts of the full space use key 0
-        otherwise.
-      maxiter: iterations of L-BFGS-B.
-      num_starts: starts.
-      normalize_columns: columns of A of length 1.
-      where: move only these parameters, as in `hessian`.
-      weight_fn: as in `hessian`.
-      check: as in `hessian`.
-      progress: True shows a bar for work over 5 seconds; a callback gets `Progress`.
+        loss_fn: ``loss_fn(params, batch) -> mean loss``, in evaluation mode.
+        params: the solution. It is never changed.
+        data: the training data, as in `hessian`.
+        epsilon: half the box, per unit of 1 + the size of the coordinate.
+        subspace_dim: p, the number of columns of A (the paper takes 100); None for the full space.
+            A is made from its key some columns at a time, and never stored.
+        key: of the starts, and of A; needed for a subspace. Starts of the full space use key 0
+            otherwise.
+        maxiter: iterations of L-BFGS-B.
+        num_starts: starts.
+        normalize_columns: columns of A of length 1.
+        where: move only these parameters, as in `hessian`.
+        weight_fn: as in `hessian`.
+        check: as in `hessian`.
+        progress: True shows a bar for work over 5 seconds; a callback gets `Progress`.
 
     Returns:
-      A `Sharpness`; `value` is phi.
+        A `Sharpness`; `value` is phi.
 
     Raises:
-      ValueError: an epsilon that is not above 0, a subspace without a key or larger than the
-        space, a loss of -1 or less, or what `hessian` refuses.
-      FloatingPointError: a loss that is not finite.
+        ValueError: an epsilon that is not above 0, a subspace without a key or larger than the
+            space, a loss of -1 or less, or what `hessian` refuses.
+        FloatingPointError: a loss that is not finite.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from gapjax import landscape
-      >>> def loss(w, batch):
-      ...     return jnp.mean((batch @ w) ** 2)
-      >>> found = landscape.keskar_sharpness(loss, jnp.zeros(2), [jnp.eye(2)], epsilon=0.5)
-      >>> round(found.value, 4), found.loss, found.loss_max
-      (25.0, 0.0, 0.25)
+        >>> import jax.numpy as jnp
+        >>> from gapjax import landscape
+        >>> def loss(w, batch):
+        ...     return jnp.mean((batch @ w) ** 2)
+        >>> found = landscape.keskar_sharpness(loss, jnp.zeros(2), [jnp.eye(2)], epsilon=0.5)
+        >>> round(found.value, 4), found.loss, found.loss_max
+        (25.0, 0.0, 0.25)
     """
     positive_float("epsilon", epsilon)
     positive_int("maxiter", maxiter)

@@ -29,12 +29,12 @@ class LanczosState(NamedTuple):
     T the `projection` and c the `coupling`.
 
     Attributes:
-      blocks: the m + 1 vectors (Q, then q), in blocks of at most 16 rows. A block holds an array
-        ``[rows, *shape]`` for every selected parameter, laid out over devices like it; unused rows
-        are 0.
-      projection: ``[m, m]`` float64, tridiagonal until a thick restart.
-      coupling: ``[m]`` float64, zero but for its last entry until a thick restart.
-      num_matvecs: products spent.
+        blocks: the m + 1 vectors (Q, then q), in blocks of at most 16 rows. A block holds an array
+            ``[rows, *shape]`` for every selected parameter, laid out over devices like it; unused
+            rows are 0.
+        projection: ``[m, m]`` float64, tridiagonal until a thick restart.
+        coupling: ``[m]`` float64, zero but for its last entry until a thick restart.
+        num_matvecs: products spent.
     """
 
     blocks: tuple[Vector, ...]
@@ -298,29 +298,29 @@ def lanczos(
     space closes early the run goes on from a random direction.
 
     Args:
-      op: the operator.
-      key: of the random start, and of new directions.
-      num_steps: dimension of the space, hence products.
-      start: a tree to start from, instead of a random direction.
-      resume: a state to go on from; `num_steps` counts its steps too.
-      progress: True shows a bar for work over 5 seconds; a callback gets `Progress`, whose
-        ``partial()`` is the state so far.
+        op: the operator.
+        key: of the random start, and of new directions.
+        num_steps: dimension of the space, hence products.
+        start: a tree to start from, instead of a random direction.
+        resume: a state to go on from; `num_steps` counts its steps too.
+        progress: True shows a bar for work over 5 seconds; a callback gets `Progress`, whose
+            ``partial()`` is the state so far.
 
     Returns:
-      A `LanczosState`.
+        A `LanczosState`.
 
     Raises:
-      ValueError: `num_steps` below 1 or above the size, or a state of another operator.
-      MemoryError: a basis larger than memory; the bytes are stated.
+        ValueError: `num_steps` below 1 or above the size, or a state of another operator.
+        MemoryError: a basis larger than memory; the bytes are stated.
 
     Example:
-      >>> import jax, jax.numpy as jnp
-      >>> import numpy as np
-      >>> from gapjax import landscape
-      >>> op = landscape.from_matvec(lambda v: jnp.array([1.0, 2.0, 4.0]) * v, jnp.zeros(3))
-      >>> state = landscape.lanczos(op, jax.random.key(0), 3)
-      >>> np.linalg.eigvalsh(state.projection).round(4).tolist()
-      [1.0, 2.0, 4.0]
+        >>> import jax, jax.numpy as jnp
+        >>> import numpy as np
+        >>> from gapjax import landscape
+        >>> op = landscape.from_matvec(lambda v: jnp.array([1.0, 2.0, 4.0]) * v, jnp.zeros(3))
+        >>> state = landscape.lanczos(op, jax.random.key(0), 3)
+        >>> np.linalg.eigvalsh(state.projection).round(4).tolist()
+        [1.0, 2.0, 4.0]
     """
     positive_int("num_steps", num_steps)
     if num_steps > op.size:

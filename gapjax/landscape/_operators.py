@@ -38,18 +38,18 @@ class Operator:
     """A symmetric linear operator on parameter trees.
 
     Attributes:
-      apply: the product with a vector, the tuple of the selected leaves in `dtype`, each in the
-        shape and with the sharding of its parameter.
-      space: the vectors that it acts on.
+        apply: the product with a vector, the tuple of the selected leaves in `dtype`, each in the
+            shape and with the sharding of its parameter.
+        space: the vectors that it acts on.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from gapjax import landscape
-      >>> op = landscape.from_matvec(lambda v: {"w": 2 * v["w"]}, {"w": jnp.zeros(3)})
-      >>> (op @ {"w": jnp.ones(3)})["w"].tolist()
-      [2.0, 2.0, 2.0]
-      >>> op.size
-      3
+        >>> import jax.numpy as jnp
+        >>> from gapjax import landscape
+        >>> op = landscape.from_matvec(lambda v: {"w": 2 * v["w"]}, {"w": jnp.zeros(3)})
+        >>> (op @ {"w": jnp.ones(3)})["w"].tolist()
+        [2.0, 2.0, 2.0]
+        >>> op.size
+        3
     """
 
     apply: Callable[[Vector], Vector]
@@ -152,41 +152,41 @@ def hessian(
       bfloat16) ask for ``jax.default_matmul_precision("highest")``.
 
     Args:
-      loss_fn: ``loss_fn(params, batch) -> mean loss`` of the batch, in evaluation mode: dropout
-        off and one declared mode of batch norm. Arrays that change from call to call (batch
-        statistics, say) are best bound as ``jax.tree_util.Partial(fn, arrays)``: the compiled
-        program is then shared by all of them.
-      params: the tree of parameters. It is never changed.
-      data: a sequence of batches, or a callable that yields the same batches at each call. Any
-        placement works: with batches sharded over a mesh the sums run over its devices.
-      where: ``where(path, leaf) -> bool`` selects parameters by path (``"Dense_0/kernel"``); the
-        operator is then the diagonal block of the Hessian for these.
-      product: how H v is computed, as above.
-      weight_fn: the weight of a batch, by default its number of examples.
-      check: compare two passes of the loss first (see Raises). It costs one to two evaluations
-        of the loss over the data.
+        loss_fn: ``loss_fn(params, batch) -> mean loss`` of the batch, in evaluation mode: dropout
+            off and one declared mode of batch norm. Arrays that change from call to call (batch
+            statistics, say) are best bound as ``jax.tree_util.Partial(fn, arrays)``: the compiled
+            program is then shared by all of them.
+        params: the tree of parameters. It is never changed.
+        data: a sequence of batches, or a callable that yields the same batches at each call. Any
+            placement works: with batches sharded over a mesh the sums run over its devices.
+        where: ``where(path, leaf) -> bool`` selects parameters by path (``"Dense_0/kernel"``); the
+            operator is then the diagonal block of the Hessian for these.
+        product: how H v is computed, as above.
+        weight_fn: the weight of a batch, by default its number of examples.
+        check: compare two passes of the loss first (see Raises). It costs one to two evaluations
+            of the loss over the data.
 
     Returns:
-      An `Operator`.
+        An `Operator`.
 
     Raises:
-      ValueError: no data, a loss that is no scalar, or one that changes between two passes
-        (dropout, batch statistics, shuffling); a loss that `product` cannot differentiate, with
-        those that can.
-      FloatingPointError: a loss, or later a product, that is not finite; the batch is named.
+        ValueError: no data, a loss that is no scalar, or one that changes between two passes
+            (dropout, batch statistics, shuffling); a loss that `product` cannot differentiate, with
+            those that can.
+        FloatingPointError: a loss, or later a product, that is not finite; the batch is named.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from gapjax import landscape
-      >>> def loss(w, batch):
-      ...     return jnp.mean((batch @ w) ** 2) / 2
-      >>> op = landscape.hessian(loss, jnp.zeros(2), [jnp.eye(2)])
-      >>> (op @ jnp.ones(2)).tolist()
-      [0.5, 0.5]
+        >>> import jax.numpy as jnp
+        >>> from gapjax import landscape
+        >>> def loss(w, batch):
+        ...     return jnp.mean((batch @ w) ** 2) / 2
+        >>> op = landscape.hessian(loss, jnp.zeros(2), [jnp.eye(2)])
+        >>> (op @ jnp.ones(2)).tolist()
+        [0.5, 0.5]
 
     References:
-      Dinh et al., Sharp minima can generalize for deep nets, ICML 2017, arXiv:1703.04933.
-      Pearlmutter, Fast exact multiplication by the Hessian, Neural Computation 6 (1994).
+        Dinh et al., Sharp minima can generalize for deep nets, ICML 2017, arXiv:1703.04933.
+        Pearlmutter, Fast exact multiplication by the Hessian, Neural Computation 6 (1994).
     """
     one_of("product", product, HESSIAN_PRODUCTS)
     params = widened(params)
@@ -215,29 +215,29 @@ def ggn(
     It is positive semidefinite wherever the loss is convex in the outputs (Schraudolph 2002).
 
     Args:
-      apply_fn: ``apply_fn(params, batch) -> outputs``, in evaluation mode.
-      output_loss: ``output_loss(outputs, batch) -> mean loss``.
-      params: as in `hessian`.
-      data: as in `hessian`.
-      where: as in `hessian`.
-      weight_fn: as in `hessian`.
-      check: as in `hessian`.
+        apply_fn: ``apply_fn(params, batch) -> outputs``, in evaluation mode.
+        output_loss: ``output_loss(outputs, batch) -> mean loss``.
+        params: as in `hessian`.
+        data: as in `hessian`.
+        where: as in `hessian`.
+        weight_fn: as in `hessian`.
+        check: as in `hessian`.
 
     Returns:
-      An `Operator`.
+        An `Operator`.
 
     Raises:
-      ValueError: as in `hessian`.
-      FloatingPointError: as in `hessian`.
+        ValueError: as in `hessian`.
+        FloatingPointError: as in `hessian`.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from gapjax import landscape
-      >>> op = landscape.ggn(
-      ...     lambda w, x: x @ w, lambda out, x: jnp.mean(out**2) / 2, jnp.zeros(2), [jnp.eye(2)]
-      ... )
-      >>> (op @ jnp.ones(2)).tolist()
-      [0.5, 0.5]
+        >>> import jax.numpy as jnp
+        >>> from gapjax import landscape
+        >>> op = landscape.ggn(
+        ...     lambda w, x: x @ w, lambda out, x: jnp.mean(out**2) / 2, jnp.zeros(2), [jnp.eye(2)]
+        ... )
+        >>> (op @ jnp.ones(2)).tolist()
+        [0.5, 0.5]
     """
     params = widened(params)
     space, batches = space_of(params, where), Batches(data, weight_fn)
@@ -266,29 +266,29 @@ def fisher(
     example i: the second moment of the gradient noise, and no estimate of the first.
 
     Args:
-      apply_fn: ``apply_fn(params, batch) -> outputs``, examples first, in evaluation mode.
-      params: as in `hessian`.
-      data: as in `hessian`.
-      kind: ``"exact"`` or ``"empirical"``.
-      output_loss: for ``"empirical"``, ``output_loss(outputs, batch) -> mean loss``, a plain mean
-        over the examples.
-      where: as in `hessian`.
-      weight_fn: as in `hessian`.
-      check: as in `hessian`.
+        apply_fn: ``apply_fn(params, batch) -> outputs``, examples first, in evaluation mode.
+        params: as in `hessian`.
+        data: as in `hessian`.
+        kind: ``"exact"`` or ``"empirical"``.
+        output_loss: for ``"empirical"``, ``output_loss(outputs, batch) -> mean loss``, a plain mean
+            over the examples.
+        where: as in `hessian`.
+        weight_fn: as in `hessian`.
+        check: as in `hessian`.
 
     Returns:
-      An `Operator`, positive semidefinite.
+        An `Operator`, positive semidefinite.
 
     Raises:
-      ValueError: as in `hessian`, or an empirical Fisher without a loss.
-      FloatingPointError: as in `hessian`.
+        ValueError: as in `hessian`, or an empirical Fisher without a loss.
+        FloatingPointError: as in `hessian`.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from gapjax import landscape
-      >>> op = landscape.fisher(lambda w, x: x @ w, jnp.zeros((1, 2)), [jnp.ones((4, 1))])
-      >>> (op @ jnp.array([[1.0, 0.0]])).tolist()
-      [[0.25, -0.25]]
+        >>> import jax.numpy as jnp
+        >>> from gapjax import landscape
+        >>> op = landscape.fisher(lambda w, x: x @ w, jnp.zeros((1, 2)), [jnp.ones((4, 1))])
+        >>> (op @ jnp.array([[1.0, 0.0]])).tolist()
+        [[0.25, -0.25]]
     """
     one_of("kind", kind, ["exact", "empirical"])
     if kind == "empirical" and output_loss is None:
@@ -329,23 +329,23 @@ def from_matvec(matvec: Callable[[Any], Any], like: Any) -> Operator:
     """An operator from any symmetric product on trees.
 
     Args:
-      matvec: ``tree -> tree``, linear and symmetric; it is called outside of `jax.jit`, so it may
-        compile itself.
-      like: a tree with the shapes and dtypes of the vectors.
+        matvec: ``tree -> tree``, linear and symmetric; it is called outside of `jax.jit`, so it may
+            compile itself.
+        like: a tree with the shapes and dtypes of the vectors.
 
     Returns:
-      An `Operator`.
+        An `Operator`.
 
     Raises:
-      ValueError: later, when a product does not have the structure of `like`.
-      FloatingPointError: later, when a product is not finite.
+        ValueError: later, when a product does not have the structure of `like`.
+        FloatingPointError: later, when a product is not finite.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from gapjax import landscape
-      >>> op = landscape.from_matvec(lambda v: jnp.arange(3.0) * v, jnp.zeros(3))
-      >>> (op @ jnp.ones(3)).tolist()
-      [0.0, 1.0, 2.0]
+        >>> import jax.numpy as jnp
+        >>> from gapjax import landscape
+        >>> op = landscape.from_matvec(lambda v: jnp.arange(3.0) * v, jnp.zeros(3))
+        >>> (op @ jnp.ones(3)).tolist()
+        [0.0, 1.0, 2.0]
     """
     space = space_of(like)
 

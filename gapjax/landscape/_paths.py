@@ -17,9 +17,9 @@ class Path:
     """Figures along a path.
 
     Attributes:
-      coords: ``[N]``, ascending.
-      values: ``[N]`` each, by name (``"train/loss"``).
-      statistics: which batch statistics were used, in words; plots show it.
+        coords: ``[N]``, ascending.
+        values: ``[N]`` each, by name (``"train/loss"``).
+        statistics: which batch statistics were used, in words; plots show it.
     """
 
     coords: np.ndarray
@@ -48,10 +48,10 @@ class Plane:
     """Figures over a plane.
 
     Attributes:
-      x: ``[W]``.
-      y: ``[H]``.
-      values: ``[H, W]`` each, by name.
-      statistics: which batch statistics were used, in words; plots show it.
+        x: ``[W]``.
+        y: ``[H]``.
+        values: ``[H, W]`` each, by name.
+        statistics: which batch statistics were used, in words; plots show it.
     """
 
     x: np.ndarray
@@ -72,29 +72,29 @@ def along(
     """Figures along any path.
 
     Args:
-      evaluate: ``evaluate(params) -> float or dict of floats`` (see `evaluator`), or a dict of
-        such functions by name: ``{"train": ..., "test": ...}``.
-      point: ``point(coordinate) -> params``.
-      coords: ``[N]``.
-      rebuild: ``rebuild(params) -> state`` makes batch statistics anew at every point, from
-        training data; the evaluation functions are then called as ``evaluate(params, state)``.
-        Between two solutions the statistics of neither fit, and the loss looks far too high
-        without it; evaluation on batch statistics needs none.
-      resume: an earlier result or the partial one of a progress callback; only its missing
-        points (not a number) are evaluated.
-      progress: True shows a bar for work over 5 seconds; a callback gets `Progress`.
+        evaluate: ``evaluate(params) -> float or dict of floats`` (see `evaluator`), or a dict of
+            such functions by name: ``{"train": ..., "test": ...}``.
+        point: ``point(coordinate) -> params``.
+        coords: ``[N]``.
+        rebuild: ``rebuild(params) -> state`` makes batch statistics anew at every point, from
+            training data; the evaluation functions are then called as ``evaluate(params, state)``.
+            Between two solutions the statistics of neither fit, and the loss looks far too high
+            without it; evaluation on batch statistics needs none.
+        resume: an earlier result or the partial one of a progress callback; only its missing
+            points (not a number) are evaluated.
+        progress: True shows a bar for work over 5 seconds; a callback gets `Progress`.
 
     Returns:
-      A `Path`.
+        A `Path`.
 
     Raises:
-      ValueError: coordinates that are not finite, or a result to resume with other points.
+        ValueError: coordinates that are not finite, or a result to resume with other points.
 
     Example:
-      >>> from gapjax import landscape
-      >>> path = landscape.along(lambda w: w**2, lambda t: 2.0 * t, [0, 1])
-      >>> path.values["value"].tolist()
-      [0.0, 4.0]
+        >>> from gapjax import landscape
+        >>> path = landscape.along(lambda w: w**2, lambda t: 2.0 * t, [0, 1])
+        >>> path.values["value"].tolist()
+        [0.0, 4.0]
     """
     coords = _axis("coords", coords)
     mode = GIVEN if rebuild is None else REBUILT
@@ -123,24 +123,24 @@ def line(
     """Figures along ``params + t * direction``.
 
     Args:
-      evaluate: as in `along`.
-      params: the point at 0.
-      direction: a tree like `params`, such as a `random_direction` or an eigenvector.
-      coords: 41 points of [-1, 1] by default.
-      **options: `rebuild`, `resume` and `progress`, as in `along`.
+        evaluate: as in `along`.
+        params: the point at 0.
+        direction: a tree like `params`, such as a `random_direction` or an eigenvector.
+        coords: 41 points of [-1, 1] by default.
+        **options: `rebuild`, `resume` and `progress`, as in `along`.
 
     Returns:
-      A `Path`.
+        A `Path`.
 
     Raises:
-      ValueError: trees that do not match; the path is named.
+        ValueError: trees that do not match; the path is named.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from gapjax import landscape
-      >>> path = landscape.line(lambda w: jnp.sum(w**2), jnp.ones(2), jnp.ones(2), [-1, 0, 1])
-      >>> path.values["value"].tolist()
-      [0.0, 2.0, 8.0]
+        >>> import jax.numpy as jnp
+        >>> from gapjax import landscape
+        >>> path = landscape.line(lambda w: jnp.sum(w**2), jnp.ones(2), jnp.ones(2), [-1, 0, 1])
+        >>> path.values["value"].tolist()
+        [0.0, 2.0, 8.0]
     """
     check_match(params, direction, "the direction")
     coords = np.linspace(-1, 1, 41) if coords is None else coords
@@ -163,27 +163,27 @@ def interpolate(
     t = 0 is the start (the small batch, there) and t = 1 the end.
 
     Args:
-      evaluate: as in `along`.
-      start: the solution at 0.
-      end: the solution at 1.
-      coords: 25 points of [-1, 2] by default. 0 and 1 are always among them, for the barrier.
-      path: ``"linear"`` or ``"arc"``.
-      **options: `rebuild`, `resume` and `progress`, as in `along`.
+        evaluate: as in `along`.
+        start: the solution at 0.
+        end: the solution at 1.
+        coords: 25 points of [-1, 2] by default. 0 and 1 are always among them, for the barrier.
+        path: ``"linear"`` or ``"arc"``.
+        **options: `rebuild`, `resume` and `progress`, as in `along`.
 
     Returns:
-      A `Path`, with the `barrier` between the two.
+        A `Path`, with the `barrier` between the two.
 
     Raises:
-      ValueError: trees that do not match; the path is named.
+        ValueError: trees that do not match; the path is named.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from gapjax import landscape
-      >>> def double_well(w):
-      ...     return (w**2 - 1) ** 2
-      >>> path = landscape.interpolate(double_well, jnp.array(-1.0), jnp.array(1.0))
-      >>> path.barrier["value"]
-      1.0
+        >>> import jax.numpy as jnp
+        >>> from gapjax import landscape
+        >>> def double_well(w):
+        ...     return (w**2 - 1) ** 2
+        >>> path = landscape.interpolate(double_well, jnp.array(-1.0), jnp.array(1.0))
+        >>> path.barrier["value"]
+        1.0
     """
     one_of("path", path, ["linear", "arc"])
     check_match(start, end, "the end")
@@ -214,29 +214,30 @@ def plane(
     """Figures over ``params + x * first + y * second``.
 
     Args:
-      evaluate: as in `along`.
-      params: the point at (0, 0).
-      first: a tree like `params`.
-      second: another.
-      x: ``[W]``, 21 points of [-1, 1] by default.
-      y: ``[H]``, as `x`.
-      rebuild: as in `along`.
-      resume: as in `along`.
-      progress: as in `along`.
+        evaluate: as in `along`.
+        params: the point at (0, 0).
+        first: a tree like `params`.
+        second: another.
+        x: ``[W]``, 21 points of [-1, 1] by default.
+        y: ``[H]``, as `x`.
+        rebuild: as in `along`.
+        resume: as in `along`.
+        progress: as in `along`.
 
     Returns:
-      A `Plane`.
+        A `Plane`.
 
     Raises:
-      ValueError: trees that do not match; the path is named.
+        ValueError: trees that do not match; the path is named.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from gapjax import landscape
-      >>> east, north = jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])
-      >>> found = landscape.plane(lambda w: w[0] + 10 * w[1], 0 * east, east, north, [0, 1], [0, 1])
-      >>> found.values["value"].tolist()
-      [[0.0, 1.0], [10.0, 11.0]]
+        >>> import jax.numpy as jnp
+        >>> from gapjax import landscape
+        >>> east, north = jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])
+        >>> far = lambda w: w[0] + 10 * w[1]
+        >>> found = landscape.plane(far, 0 * east, east, north, [0, 1], [0, 1])
+        >>> found.values["value"].tolist()
+        [[0.0, 1.0], [10.0, 11.0]]
     """
     check_match(params, first, "the first direction")
     check_match(params, second, "the second direction")

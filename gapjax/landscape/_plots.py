@@ -49,24 +49,24 @@ def plot_density(
     """Draws a spectral density on a logarithmic scale, with its 95% interval as a band.
 
     Args:
-      density: from `spectral_density`.
-      ax: a matplotlib axis, on which several densities may be drawn; a new one by default.
-      floor: values below are not shown.
-      color: of the line and the band; the next of the axis by default.
-      label: for a legend, which is left to the caller.
-      linestyle: of the line.
+        density: from `spectral_density`.
+        ax: a matplotlib axis, on which several densities may be drawn; a new one by default.
+        floor: values below are not shown.
+        color: of the line and the band; the next of the axis by default.
+        label: for a legend, which is left to the caller.
+        linestyle: of the line.
 
     Returns:
-      The axis.
+        The axis.
 
     Example:
-      >>> import matplotlib; matplotlib.use("Agg")
-      >>> import jax, jax.numpy as jnp
-      >>> from gapjax import landscape
-      >>> op = landscape.from_matvec(lambda v: jnp.arange(9.0) * v, jnp.zeros(9))
-      >>> density = landscape.spectral_density(op, jax.random.key(0), num_steps=5)
-      >>> landscape.plot_density(density).get_xlabel()
-      'eigenvalue'
+        >>> import matplotlib; matplotlib.use("Agg")
+        >>> import jax, jax.numpy as jnp
+        >>> from gapjax import landscape
+        >>> op = landscape.from_matvec(lambda v: jnp.arange(9.0) * v, jnp.zeros(9))
+        >>> density = landscape.spectral_density(op, jax.random.key(0), num_steps=5)
+        >>> landscape.plot_density(density).get_xlabel()
+        'eigenvalue'
     """
     ax = _axis(ax)
     middle, low, high = (np.maximum(y, floor) for y in (density.density, *density.interval))
@@ -95,26 +95,26 @@ def plot_path(
     first data set is solid, the second dashed. The batch statistics that were used stand above.
 
     Args:
-      path: from `interpolate`, `line` or `along`.
-      ax: a matplotlib axis, on which several paths may be drawn; a new one by default.
-      names: which figures, such as ``["train/loss", "test/loss"]``; all by default.
-      right: the axis of all metrics but the first; a twin of `ax` by default.
-      color: of all lines; a color for each metric by default.
-      label: what the path is called, before the names of its figures in the legend.
-      linestyle: of all lines; one for each data set by default.
+        path: from `interpolate`, `line` or `along`.
+        ax: a matplotlib axis, on which several paths may be drawn; a new one by default.
+        names: which figures, such as ``["train/loss", "test/loss"]``; all by default.
+        right: the axis of all metrics but the first; a twin of `ax` by default.
+        color: of all lines; a color for each metric by default.
+        label: what the path is called, before the names of its figures in the legend.
+        linestyle: of all lines; one for each data set by default.
 
     Returns:
-      The axis.
+        The axis.
 
     Raises:
-      ValueError: an unknown name.
+        ValueError: an unknown name.
 
     Example:
-      >>> import matplotlib; matplotlib.use("Agg")
-      >>> from gapjax import landscape
-      >>> path = landscape.along(lambda w: w**2, lambda t: t, [0, 1, 2])
-      >>> landscape.plot_path(path).get_ylabel()
-      'value'
+        >>> import matplotlib; matplotlib.use("Agg")
+        >>> from gapjax import landscape
+        >>> path = landscape.along(lambda w: w**2, lambda t: t, [0, 1, 2])
+        >>> landscape.plot_path(path).get_ylabel()
+        'value'
     """
     ax = _axis(ax)
     chosen = {name: _chosen(path.values, name)[1] for name in names or path.values}
@@ -153,27 +153,27 @@ def plot_contour(
     """Draws a plane as contours, with a logarithmic scale where the figure spans over a decade.
 
     Args:
-      plane: from `plane`.
-      ax: a matplotlib axis; a new one by default.
-      name: which figure; a loss, or else the first, by default.
-      levels: number of contours.
-      points: ``[n, 2]`` marks, such as ``PlaneBasis.points`` or ``TrajectoryPCA.coords``.
+        plane: from `plane`.
+        ax: a matplotlib axis; a new one by default.
+        name: which figure; a loss, or else the first, by default.
+        levels: number of contours.
+        points: ``[n, 2]`` marks, such as ``PlaneBasis.points`` or ``TrajectoryPCA.coords``.
 
     Returns:
-      The axis.
+        The axis.
 
     Raises:
-      ValueError: an unknown name.
+        ValueError: an unknown name.
 
     Example:
-      >>> import matplotlib; matplotlib.use("Agg")
-      >>> import jax.numpy as jnp
-      >>> from gapjax import landscape
-      >>> found = landscape.plane(
-      ...     lambda w: w @ w, jnp.zeros(2), *jnp.eye(2), jnp.arange(3.0), jnp.arange(3.0)
-      ... )
-      >>> landscape.plot_contour(found).get_xlabel()
-      'first direction'
+        >>> import matplotlib; matplotlib.use("Agg")
+        >>> import jax.numpy as jnp
+        >>> from gapjax import landscape
+        >>> found = landscape.plane(
+        ...     lambda w: w @ w, jnp.zeros(2), *jnp.eye(2), jnp.arange(3.0), jnp.arange(3.0)
+        ... )
+        >>> landscape.plot_contour(found).get_xlabel()
+        'first direction'
     """
     ax = _axis(ax)
     name, values = _chosen(plane.values, name)
@@ -198,25 +198,25 @@ def plot_surface(plane: Plane, ax: Any = None, *, name: str | None = None) -> An
     """Draws a plane as a surface in three dimensions.
 
     Args:
-      plane: from `plane`.
-      ax: a matplotlib axis with ``projection="3d"``; a new one by default.
-      name: which figure; a loss, or else the first, by default.
+        plane: from `plane`.
+        ax: a matplotlib axis with ``projection="3d"``; a new one by default.
+        name: which figure; a loss, or else the first, by default.
 
     Returns:
-      The axis.
+        The axis.
 
     Raises:
-      ValueError: an unknown name, or an axis without a third dimension.
+        ValueError: an unknown name, or an axis without a third dimension.
 
     Example:
-      >>> import matplotlib; matplotlib.use("Agg")
-      >>> import jax.numpy as jnp
-      >>> from gapjax import landscape
-      >>> found = landscape.plane(
-      ...     lambda w: w @ w, jnp.zeros(2), *jnp.eye(2), jnp.arange(3.0), jnp.arange(3.0)
-      ... )
-      >>> landscape.plot_surface(found).get_zlabel()
-      'value'
+        >>> import matplotlib; matplotlib.use("Agg")
+        >>> import jax.numpy as jnp
+        >>> from gapjax import landscape
+        >>> found = landscape.plane(
+        ...     lambda w: w @ w, jnp.zeros(2), *jnp.eye(2), jnp.arange(3.0), jnp.arange(3.0)
+        ... )
+        >>> landscape.plot_surface(found).get_zlabel()
+        'value'
     """
     ax = _axis(ax, "3d")
     if not hasattr(ax, "plot_surface"):
@@ -236,22 +236,22 @@ def plot_trajectory(pca: TrajectoryPCA, ax: Any = None) -> Any:
     """Draws a training run in its two leading directions.
 
     Args:
-      pca: from `trajectory_pca`, with two components or more.
-      ax: a matplotlib axis; a new one by default.
+        pca: from `trajectory_pca`, with two components or more.
+        ax: a matplotlib axis; a new one by default.
 
     Returns:
-      The axis.
+        The axis.
 
     Raises:
-      ValueError: a single component.
+        ValueError: a single component.
 
     Example:
-      >>> import matplotlib; matplotlib.use("Agg")
-      >>> import jax.numpy as jnp
-      >>> from gapjax import landscape
-      >>> run = [jnp.array([4.0, 1.0]), jnp.array([2.0, 0.0]), jnp.array([0.0, 0.0])]
-      >>> landscape.plot_trajectory(landscape.trajectory_pca(run)).get_xlabel()
-      'direction 1 (99.1% of the motion)'
+        >>> import matplotlib; matplotlib.use("Agg")
+        >>> import jax.numpy as jnp
+        >>> from gapjax import landscape
+        >>> run = [jnp.array([4.0, 1.0]), jnp.array([2.0, 0.0]), jnp.array([0.0, 0.0])]
+        >>> landscape.plot_trajectory(landscape.trajectory_pca(run)).get_xlabel()
+        'direction 1 (99.1% of the motion)'
     """
     if pca.coords.shape[1] < 2:
         raise ValueError("a trajectory is drawn in two directions: num_components=2.")

@@ -12,13 +12,13 @@ class Progress(NamedTuple):
     """What a progress callback is given after every step.
 
     Attributes:
-      task: what is being done.
-      done: steps finished.
-      total: steps in all, an upper limit where the work may stop earlier.
-      elapsed: seconds so far.
-      remaining: estimate of the seconds left (at most, where `total` is a limit).
-      partial: a function without arguments that returns the result so far, in the form that
-        ``resume=`` takes; None where there is none.
+        task: what is being done.
+        done: steps finished.
+        total: steps in all, an upper limit where the work may stop earlier.
+        elapsed: seconds so far.
+        remaining: estimate of the seconds left (at most, where `total` is a limit).
+        partial: a function without arguments that returns the result so far, in the form that
+            ``resume=`` takes; None where there is none.
     """
 
     task: str

@@ -28,31 +28,31 @@ def recorded(op: Operator, path: str | pathlib.Path) -> Operator:
     damaged does not match its checksum, and counts as missing.
 
     Args:
-      op: the operator.
-      path: the file; made if it does not exist. It grows by one vector a product; delete it when
-        the work is done. Several processes may append to it.
+        op: the operator.
+        path: the file; made if it does not exist. It grows by one vector a product; delete it when
+            the work is done. Several processes may append to it.
 
     Returns:
-      An `Operator`.
+        An `Operator`.
 
     Raises:
-      ValueError: a file of an operator on other parameters; later, one of another operator. One
-        run over several processes, none of which has whole vectors.
+        ValueError: a file of an operator on other parameters; later, one of another operator. One
+            run over several processes, none of which has whole vectors.
 
     Example:
-      >>> import jax, jax.numpy as jnp
-      >>> import pathlib, tempfile
-      >>> from gapjax import landscape
-      >>> path = pathlib.Path(tempfile.mkdtemp()) / "products"
-      >>> op = landscape.from_matvec(lambda v: jnp.arange(9.0) * v, jnp.zeros(9))
-      >>> first = landscape.trace(landscape.recorded(op, path), jax.random.key(0))
-      >>> again = landscape.trace(landscape.recorded(op, path), jax.random.key(0))
-      >>> again == first
-      True
-      >>> other = landscape.from_matvec(lambda v: 2 * v, jnp.zeros(9))
-      >>> landscape.trace(landscape.recorded(other, path), jax.random.key(0))
-      Traceback (most recent call last):
-      ValueError: ... holds products of another operator...
+        >>> import jax, jax.numpy as jnp
+        >>> import pathlib, tempfile
+        >>> from gapjax import landscape
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "products"
+        >>> op = landscape.from_matvec(lambda v: jnp.arange(9.0) * v, jnp.zeros(9))
+        >>> first = landscape.trace(landscape.recorded(op, path), jax.random.key(0))
+        >>> again = landscape.trace(landscape.recorded(op, path), jax.random.key(0))
+        >>> again == first
+        True
+        >>> other = landscape.from_matvec(lambda v: 2 * v, jnp.zeros(9))
+        >>> landscape.trace(landscape.recorded(other, path), jax.random.key(0))
+        Traceback (most recent call last):
+        ValueError: ... holds products of another operator...
     """
     if jax.process_count() > 1:
         raise ValueError(

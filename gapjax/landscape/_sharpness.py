@@ -50,32 +50,32 @@ def sam_sharpness(
     the measure, see `adaptive_sharpness`.
 
     Args:
-      loss_fn: as in `hessian`.
-      params: the solution. It is never changed.
-      data: as in `hessian`.
-      rho: length of the step.
-      per_batch: take the gradient of each batch alone and average the rises: m-sharpness, with m
-        the size of the batches.
-      where: move only these parameters.
-      weight_fn: as in `hessian`.
-      check: as in `hessian`.
-      progress: True shows a bar for work over 5 seconds; a callback gets `Progress`.
+        loss_fn: as in `hessian`.
+        params: the solution. It is never changed.
+        data: as in `hessian`.
+        rho: length of the step.
+        per_batch: take the gradient of each batch alone and average the rises: m-sharpness, with m
+            the size of the batches.
+        where: move only these parameters.
+        weight_fn: as in `hessian`.
+        check: as in `hessian`.
+        progress: True shows a bar for work over 5 seconds; a callback gets `Progress`.
 
     Returns:
-      A `Sharpness`; with `per_batch` its `stderr` is over batches.
+        A `Sharpness`; with `per_batch` its `stderr` is over batches.
 
     Raises:
-      ValueError: a rho that is not above 0, or what `hessian` refuses.
-      FloatingPointError: a loss that is not finite.
+        ValueError: a rho that is not above 0, or what `hessian` refuses.
+        FloatingPointError: a loss that is not finite.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from gapjax import landscape
-      >>> def loss(w, batch):
-      ...     return jnp.mean((batch @ w) ** 2) / 2
-      >>> found = landscape.sam_sharpness(loss, jnp.array([2.0, 0.0]), [jnp.eye(2)], rho=1.0)
-      >>> found.value
-      1.25
+        >>> import jax.numpy as jnp
+        >>> from gapjax import landscape
+        >>> def loss(w, batch):
+        ...     return jnp.mean((batch @ w) ** 2) / 2
+        >>> found = landscape.sam_sharpness(loss, jnp.array([2.0, 0.0]), [jnp.eye(2)], rho=1.0)
+        >>> found.value
+        1.25
     """
     positive_float("rho", rho)
     params, batches = widened(params), Batches(data, weight_fn)
@@ -121,41 +121,41 @@ def adaptive_sharpness(
     size. For small rho they are rho^2 / 2 times the top eigenvalue and the trace of ``|w| H |w|``.
 
     Args:
-      loss_fn: as in `hessian`.
-      params: the solution. It is never changed.
-      data: as in `hessian`.
-      rho: the relative size of the region.
-      norm: for the worst case, ``"l2"`` (Frank-Wolfe steps on the sphere) or ``"linf"``, a box
-        (L-BFGS-B, as in `keskar_sharpness`).
-      mode: ``"worst"`` or ``"average"``.
-      key: of random starts and draws; needed for the average and for more than one start.
-      maxiter: ascent steps.
-      num_starts: for the worst case; the first follows the gradient where there is one, the
-        others are random.
-      num_draws: for the average; each is taken with both signs, which cancels the slope.
-      per_batch: measure on each batch alone and average: m-sharpness, with m the batches' size.
-      where: move only these parameters.
-      weight_fn: as in `hessian`.
-      check: as in `hessian`.
-      progress: True shows a bar for work over 5 seconds; a callback gets `Progress`.
+        loss_fn: as in `hessian`.
+        params: the solution. It is never changed.
+        data: as in `hessian`.
+        rho: the relative size of the region.
+        norm: for the worst case, ``"l2"`` (Frank-Wolfe steps on the sphere) or ``"linf"``, a box
+            (L-BFGS-B, as in `keskar_sharpness`).
+        mode: ``"worst"`` or ``"average"``.
+        key: of random starts and draws; needed for the average and for more than one start.
+        maxiter: ascent steps.
+        num_starts: for the worst case; the first follows the gradient where there is one, the
+            others are random.
+        num_draws: for the average; each is taken with both signs, which cancels the slope.
+        per_batch: measure on each batch alone and average: m-sharpness, with m the batches' size.
+        where: move only these parameters.
+        weight_fn: as in `hessian`.
+        check: as in `hessian`.
+        progress: True shows a bar for work over 5 seconds; a callback gets `Progress`.
 
     Returns:
-      A `Sharpness`. The average comes with its standard error over draws, a `per_batch` one with
-      that over batches.
+        A `Sharpness`. The average comes with its standard error over draws, a `per_batch` one with
+        that over batches.
 
     Raises:
-      ValueError: a rho that is not above 0, an unknown norm or mode, a missing key, or what
-        `hessian` refuses.
-      FloatingPointError: a loss that is not finite.
+        ValueError: a rho that is not above 0, an unknown norm or mode, a missing key, or what
+            `hessian` refuses.
+        FloatingPointError: a loss that is not finite.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from gapjax import landscape
-      >>> def loss(w, batch):
-      ...     return jnp.mean((batch @ w) ** 2) / 2
-      >>> found = landscape.adaptive_sharpness(loss, jnp.array([2.0, 0.0]), [jnp.eye(2)], rho=0.5)
-      >>> found.value
-      1.25
+        >>> import jax.numpy as jnp
+        >>> from gapjax import landscape
+        >>> def loss(w, batch):
+        ...     return jnp.mean((batch @ w) ** 2) / 2
+        >>> found = landscape.adaptive_sharpness(loss, jnp.array([2.0, 0.0]), [jnp.eye(2)], rho=0.5)
+        >>> found.value
+        1.25
     """
     positive_float("rho", rho)
     one_of("norm", norm, ["l2", "linf"])

@@ -36,26 +36,26 @@ def trace(
     error is honest for both, since both average independent samples.
 
     Args:
-      op: the operator.
-      key: of the probes.
-      num_matvecs: products, at least 2 (4 for krylov). Below 16 the standard error is itself
-        very uncertain, and the interval wide.
-      method: ``"hutchinson"`` or ``"krylov"``.
-      progress: True shows a bar for work over 5 seconds; a callback gets `Progress`.
+        op: the operator.
+        key: of the probes.
+        num_matvecs: products, at least 2 (4 for krylov). Below 16 the standard error is itself
+            very uncertain, and the interval wide.
+        method: ``"hutchinson"`` or ``"krylov"``.
+        progress: True shows a bar for work over 5 seconds; a callback gets `Progress`.
 
     Returns:
-      An `Estimate`, unbiased.
+        An `Estimate`, unbiased.
 
     Raises:
-      ValueError: an unknown method or too few products.
-      MemoryError: a basis larger than memory; the bytes are stated.
+        ValueError: an unknown method or too few products.
+        MemoryError: a basis larger than memory; the bytes are stated.
 
     Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from gapjax import landscape
-      >>> op = landscape.from_matvec(lambda v: jnp.arange(4.0) * v, jnp.zeros(4))
-      >>> landscape.trace(op, jax.random.key(0), 8)
-      Estimate(mean=6.0, stderr=0.0, num_matvecs=8, bias=0.0, num_samples=8)
+        >>> import jax, jax.numpy as jnp
+        >>> from gapjax import landscape
+        >>> op = landscape.from_matvec(lambda v: jnp.arange(4.0) * v, jnp.zeros(4))
+        >>> landscape.trace(op, jax.random.key(0), 8)
+        Estimate(mean=6.0, stderr=0.0, num_matvecs=8, bias=0.0, num_samples=8)
     """
     one_of("method", method, ["hutchinson", "krylov"])
     positive_int("num_matvecs", num_matvecs)

@@ -283,6 +283,16 @@ def test_a_full_disk_is_an_error_that_names_what_is_left(tmp_path):
     assert checkpoints.updates == (1,)
 
 
+def test_a_full_disk_leaves_nothing_of_a_tree(tmp_path, capfd):
+    training.save_tree(tmp_path / "c", {"w": jnp.ones(3)})
+    with _FullDisk(), pytest.raises(OSError, match=r"/c could not be written: [^\n]*too large\.$"):
+        training.save_tree(tmp_path / "c", {"w": _large(1)})
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+    assert training.load_tree(tmp_path / "c")["w"].tolist() == [1, 1, 1]
+    out, errors = capfd.readouterr()
+    assert "Traceback" not in out + errors
+
+
 def test_a_full_disk_may_be_trained_over(tmp_path):
     with Checkpoints(tmp_path, every=1, keep=1, on_save_error="warn") as checkpoints:
         checkpoints.save(1, _large(1))

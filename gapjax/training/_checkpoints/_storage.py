@@ -10,11 +10,8 @@ import asyncio
 import concurrent.futures
 import contextlib
 import json
-import logging
 import pathlib
 import shutil
-import sys
-import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,11 +21,11 @@ import numpy as np
 import gapjax
 from gapjax._seal import is_sealed, seal
 from gapjax.training._checkpoints import _contents
+from gapjax.training._checkpoints._said import Quiet, reason
 from gapjax.training._history import History
 from gapjax.training._hosts import is_first, on_first, together
 
 _UNFINISHED, _REMOVED = ".unfinished", ".removed"
-_LATE = 5.0  # seconds
 
 
 class Broken(Exception):
@@ -55,45 +52,6 @@ def clear(folder: pathlib.Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-class _Quiet:
-    """Between ``start`` and ``stop``, orbax's threads do not print errors that are told in a line.
-
-    They log every one with its traceback, and callbacks of storage find their loops closed.
-    """
-
-    def start(self) -> "_Quiet":
-        """Listen to what is printed."""
-        self._active, self._before = True, sys.unraisablehook
-        sys.unraisablehook = self._hook
-        logging.getLogger("absl").addFilter(self._filter)
-        return self
-
-    def stop(self) -> None:
-        """Let everything through again."""
-        self._active = False
-        if sys.unraisablehook == self._hook:
-            sys.unraisablehook = self._before
-        logging.getLogger("absl").removeFilter(self._filter)
-
-    def __enter__(self) -> None:
-        self.start()
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.stop()
-            return
-        late = threading.Timer(_LATE, self.stop)  # callbacks of what failed come afterwards
-        late.daemon = True
-        late.start()
-
-    def _hook(self, unraisable: Any) -> None:
-        if not (self._active and "Event loop is closed" in str(unraisable.exc_value)):
-            self._before(unraisable)
-
-    def _filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and "orbax" in record.pathname)
-
-
 class Writer:
     """Writes checkpoints to a folder, one at a time, in the background.
 
@@ -108,7 +66,7 @@ class Writer:
 
         self._folder, self._keep, self._timeout = folder, keep, timeout
         self._handler = ocp.StandardCheckpointHandler()
-        self._quiet = _Quiet().start()
+        self._quiet = Quiet().start()
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "gapjax-checkpoint")
         self._update: int | None = None
         self._writing: concurrent.futures.Future[None] | None = None
@@ -297,7 +255,7 @@ def _files(folder: pathlib.Path, like: Any, config: Any) -> tuple[dict[str, Any]
             f"{wrong}, or start anew in another folder."
         )
     past: Any = about["history"]
-    with _Quiet():
+    with Quiet():
         found = item("state", load_state)
     history = item("history.npz", lambda path: _history(path, past))
     return about, found, history
@@ -329,17 +287,3 @@ def _history(path: pathlib.Path, about: dict[str, Any]) -> History:
     if _contents.checksum(leaves) != about["checksum"]:
         raise ValueError("its history is not what was saved")
     return History(**jax.tree.map(lambda number: leaves[number], about["tree"]))
-
-
-def reason(error: BaseException) -> str:
-    """The telling part of an error, in a line."""
-    if isinstance(error, TimeoutError | concurrent.futures.TimeoutError):
-        return "it was not written in time"
-    text = " ".join(str(error).split()).partition(" [tensorstore_spec")[0].rstrip(".")
-    text = text or type(error).__name__
-    if len(text) <= 200:
-        return text
-    for known in ("No space left on device", "Permission denied", "File too large", "Read-only"):
-        if known in text:
-            return known
-    return f"...{text[-197:]}"  # the innermost cause comes last, and with it the file

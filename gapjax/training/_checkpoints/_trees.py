@@ -1,11 +1,13 @@
 """One tree in one folder, by orbax, with the checksums of its files."""
 
+import glob
 import os
 import pathlib
 import shutil
 from typing import Any
 
 from gapjax._seal import check_files, seal_files
+from gapjax.training._checkpoints._said import Quiet, reason
 
 
 def save_tree(path: str | os.PathLike[str], tree: Any) -> None:
@@ -18,6 +20,9 @@ def save_tree(path: str | os.PathLike[str], tree: Any) -> None:
         path: the folder of the checkpoint.
         tree: the arrays.
 
+    Raises:
+        OSError: it could not be written; nothing of it is left, and an older one stays.
+
     Example:
         >>> import tempfile, numpy as np
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -27,10 +32,14 @@ def save_tree(path: str | os.PathLike[str], tree: Any) -> None:
     """
     path = pathlib.Path(path).absolute()
     beside, old = _beside(path, "unfinished"), _beside(path, "replaced")
-    shutil.rmtree(beside, ignore_errors=True)
-    with _checkpointer() as checkpointer:
-        checkpointer.save(beside, tree)
-    seal_files(beside)
+    _remove(beside)
+    try:
+        with Quiet(), _checkpointer() as checkpointer:
+            checkpointer.save(beside, tree)
+        seal_files(beside)
+    except Exception as error:  # storage fails with many types
+        _remove(beside)
+        raise OSError(f"{path} could not be written: {reason(error)}.") from error
     if path.exists():
         shutil.rmtree(old, ignore_errors=True)
         path.rename(old)
@@ -64,6 +73,12 @@ def load_tree(path: str | os.PathLike[str], like: Any = None) -> Any:
 
 def _beside(path: pathlib.Path, ending: str) -> pathlib.Path:
     return path.with_name(f"{path.name}.{ending}")
+
+
+def _remove(beside: pathlib.Path) -> None:
+    """Remove what was begun: orbax writes to a folder beside the one that it is given."""
+    for path in beside.parent.glob(f"{glob.escape(beside.name)}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _checkpointer() -> Any:
