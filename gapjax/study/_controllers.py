@@ -11,6 +11,8 @@ Make = Callable[..., growth.Controller]
 # A look of a study is a mean over seeds and many small batches: two in a row are enough.
 _DWELL = 2
 
+BRANCHING = "branching"
+
 CONTROLLERS: dict[str, tuple[str, Make]] = {
     "noise-scale": (
         "where the gradient noise scale is above 1.3 times the batch",
@@ -24,6 +26,11 @@ CONTROLLERS: dict[str, tuple[str, Make]] = {
         "with rate times noise over loss",
         functools.partial(growth.cabs_controller, min_dwell=_DWELL),
     ),
+    BRANCHING: (
+        "where branches show that twice the batch trains as well (GROW+LINEAR for SGD, GROW+LR "
+        "for Adam)",
+        growth.branching_controller,
+    ),
 }
 
 _FORMS = (
@@ -35,12 +42,6 @@ _FORMS = (
 def controller(name: str, value: Any) -> Any:
     """Refuse what is no controller: a name, a ``growth.Controller``, or what makes one."""
     if isinstance(value, str):
-        if value == "branching":
-            raise ValueError(
-                f"{name}: branches are trained from a checkpoint of one's own, with "
-                "growth.branched_critical_batch; the population of a study is driven by "
-                f"{', '.join(CONTROLLERS)}."
-            )
         return _checks.one_of(name, value, CONTROLLERS)
     if value is None or isinstance(value, growth.Controller) or callable(value):
         return value

@@ -14,7 +14,7 @@ import optax
 
 from gapjax import diffusion, growth
 from gapjax.study._budget import Budget, parse_keep, stopping
-from gapjax.study._controllers import make_controller
+from gapjax.study._controllers import BRANCHING, make_controller
 from gapjax.study._optimizers import is_adam, taken_by
 from gapjax.study._ramp import Ramp, base_updates, ramp_of, updates_for
 from gapjax.study._results._records import Decision
@@ -83,6 +83,11 @@ class Plan:
     def controller(self) -> growth.Controller | None:
         """What drives the batch by what is measured on the way; None where it is known ahead."""
         return make_controller(self.study) if self.regime.batch == "grow" else None
+
+    @property
+    def branches(self) -> bool:
+        """Whether branches of the run say how the batch grows, not the noise."""
+        return self.controller is not None and self.study.controller == BRANCHING
 
     @functools.cached_property
     def start(self) -> "Plan":

@@ -30,8 +30,9 @@ from gapjax.study._population._records_of import (
     stops_of,
 )
 from gapjax.study._population._setup import Setup
+from gapjax.study._population._splits import Splits
 from gapjax.study._population._train import Advance, train
-from gapjax.study._prepare import Prepared, Splits, prepare_study
+from gapjax.study._prepare import Prepared, prepare_study
 from gapjax.study._report import _page, _words
 from gapjax.study._results import _files, _folder
 from gapjax.study._results._files import repairing

@@ -105,6 +105,8 @@ class Study:
             would drop: a name from ``CONTROLLERS``, a ``growth.Controller``, or a function
             ``(initial, maximum)`` that gives one. It is shown the noise of the gradient (mean over
             seeds), the training loss and the rate at every evaluation; one batch for all seeds.
+            With ``"branching"`` every seed is trained on with 1, 2 and 4 times the batch at up to 7
+            of them, on most of the training set, and judged on the rest of it.
             They see as many examples as the small batch does, and the rate keeps its schedule over
             examples, whatever the batch. It has to be pure: after an interruption it is asked
             again.

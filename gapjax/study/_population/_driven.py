@@ -6,12 +6,14 @@ interrupted are made again from its curves, and are the same.
 
 import dataclasses
 import math
+import types
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gapjax import growth
 from gapjax.study._plan import Plan
+from gapjax.study._population._branches import HIGH, LOW
 from gapjax.study._results._records import Decision
 
 
@@ -42,13 +44,20 @@ def look(driven: Driven, curves: Any, row: int) -> Driven:
     update = int(curves.update[row])
     if controller is None or update not in plan.evaluations or update >= plan.updates:
         return driven
+    if plan.branches and np.isnan(curves.values[LOW][row, 0]):
+        return driven  # no branches were trained here
     mean = {name: _mean(column[row]) for name, column in curves.values.items()}
     trace, norm = mean["gradient_noise"], mean["gradient_norm"]
     # Means come before the ratio; where noise hides the gradient it has no bound.
     ratio = math.inf if norm <= 0 else trace / norm
+    shown: Any = growth.NoiseScale(trace, norm, ratio, math.nan)
+    if plan.branches:
+        shown = types.SimpleNamespace(
+            low=curves.values[LOW][row, 0], high=curves.values[HIGH][row, 0]
+        )
     proposal, state = controller.update(
         driven.state,
-        growth.NoiseScale(trace, norm, ratio, math.nan),
+        shown,
         loss=mean["train_loss"],
         learning_rate=float(plan.schedule()(update)),
     )

@@ -12,6 +12,7 @@ import numpy as np
 from gapjax import diffusion, growth, training
 from gapjax.study._plan import Plan
 from gapjax.study._population import _driven
+from gapjax.study._population._branches import HIGH, LOW, branch_meter, branch_updates
 from gapjax.study._population._keep import Keeper, Snapshot
 from gapjax.study._population._member import MEMBERS, ROWS, Member, as_arrays, make_population
 from gapjax.study._population._noise import noise_meter
@@ -187,7 +188,9 @@ def train(
 
     if watched is None:
         watched = (Watch("train", train_split), Watch("test", test_split))
+    branches = branch_meter(setup, plan, train_split) if plan.branches else None
     names = measured_names(setup, [watch.name for watch in watched])
+    names += (LOW, HIGH) if plan.branches else ()
     most = len(plan.marks)  # and fewer where the batch grows
     curves = Curves(
         np.array(plan.marks, np.int64),
@@ -228,6 +231,8 @@ def train(
                     row |= {f"{watch.name}_{name}": value for name, value in found.items()}
             if noise is not None:
                 row |= training.to_host(noise(at.states, on_device))
+            if branches is not None and at.update in branch_updates(plan):
+                row |= branches(plan, at, members)
         for name, value in row.items():
             curves.values[name][mark] = value
         with np.errstate(all="ignore"):

@@ -54,6 +54,7 @@ _CONTROLLERS: dict[str, tuple[str, ...]] = {
     "noise-scale": ("mccandlish2018empirical",),
     "norm-test": ("byrd2012sample",),
     "cabs": ("balles2017coupling",),
+    "branching": ("merrill2025critical",),
 }
 _LANDSCAPE = ("ghorbani2019investigation", "foret2021sharpness", "li2018visualizing")
 _SOFTWARE = ("jax2018github", "flax2020github", "deepmind2020jax", "gapjax")
