@@ -229,7 +229,7 @@ def _numbers(result: StudyResult) -> str:
         measured: dict[str, OverSeeds] = {**record.run.values, "gap": record.run.gap}
         for measure, value in measured.items():
             row |= {f"{measure}_mean": value.mean, f"{measure}_std": value.std}
-        share = result.gap.shares.get(name)
+        share = result.gap.shares.get(record.same_as or name)
         for end in ("mean", "low", "high"):
             row[f"gap_closed_{end}"] = None if share is None else getattr(share, end)
         rows.append(row)

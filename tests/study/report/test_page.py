@@ -1,7 +1,9 @@
 """The report is one file that needs nothing else and says what the result says."""
 
+import csv
 import dataclasses
 import html.parser
+import io
 import re
 
 import numpy as np
@@ -180,6 +182,21 @@ def test_without_remedies_no_share_is_spoken_of(finished, tmp_path):
     text = (tmp_path / "two.html").read_text()
     assert "The share of the gap" not in text and "From batch 8 to batch 32" in text
     assert not any("gap closed:" in note for note in study.notes(two))
+
+
+def test_a_regime_that_is_one_with_another_is_drawn_once(finished, tmp_path):
+    """As two rules of one algorithm are, once both are tuned."""
+    folder, result, _ = finished
+    records = dict(result.regimes)
+    examples = {name: _folder.read_examples(folder, r) for name, r in records.items()}
+    records["TWIN"] = dataclasses.replace(records["LB+LR+GBN"], name="TWIN", same_as="LB+LR+GBN")
+    examples["TWIN"] = examples["LB+LR+GBN"]
+    twins = find_all(result.config, records, examples)
+    assert "TWIN" not in twins.gap.shares
+    study.write_report(twins, tmp_path / "report.html")
+    rows = list(csv.DictReader(io.StringIO(study.format_table(twins, "csv"))))
+    share = {row["regime"]: row["gap_closed_mean"] for row in rows}
+    assert share["TWIN"] == share["LB+LR+GBN"] != ""
 
 
 def test_the_ends_may_have_other_names(finished, tmp_path):

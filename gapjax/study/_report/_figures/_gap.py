@@ -97,8 +97,8 @@ def plot_travelled(result: StudyResult, axis: Any) -> None:
     ends = {large: Interval(0.0), small: Interval(1.0)}
     for i, (name, record) in enumerate(result.regimes.items()):
         far = mean_interval(record.run.values["distance"].array)
-        share = {**result.gap.shares, **ends}[name]
-        if far.mean is None or share.mean is None:
+        share = {**result.gap.shares, **ends}.get(name)  # none of a regime that is one with another
+        if far.mean is None or share is None or share.mean is None:
             continue
         at = far.mean, 100 * share.mean
         told, look = f"_{figure_text(name)}", {"color": color(i), "alpha": 0.45, "lw": 1.5}
