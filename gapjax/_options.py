@@ -18,6 +18,7 @@ _NAMES: dict[str, Any] = {
     "task": str,
     "optimizer": str,
     "schedule": str,
+    "controller": str | None,
     "regimes": tuple[str, ...],
     "augment": tuple[str, ...],
 }

@@ -12,6 +12,7 @@ A ``Task`` is the only place that knows a loss and a metric (``classification``,
 those that ship.
 """
 
+from gapjax.study._controllers import CONTROLLERS
 from gapjax.study._dry_run import NEEDS_COLUMNS, Needs, dry_run, needs_notes, needs_row
 from gapjax.study._findings._gap import Comparison, GapFindings
 from gapjax.study._findings._intervals import Interval, paired_difference, share_of_gap
@@ -62,6 +63,7 @@ from gapjax.study._task import (
 
 __all__ = [
     "BATCHES",
+    "CONTROLLERS",
     "FIGURES",
     "MEASURES",
     "NEEDS_COLUMNS",

@@ -172,12 +172,13 @@ def needs_row(needs: Needs) -> list[str]:
         The cells, in the order of ``NEEDS_COLUMNS``.
     """
     plan, memory = needs.plan, needs.program.memory
-    sizes = [plan.batch_sizes(update) for update in (0, *plan.batch_sizes.boundaries)]
+    driven = plan.controller is not None
+    sizes = plan.sizes if driven else plan.batch_sizes.values
     mesh = " × ".join(f"{name} {size}" for name, size in needs.mesh.items() if size > 1)
     kinds = training.Program(None, needs.sent).by_kind()
     return [
         plan.name + (" (tune)" if needs.phase == "tune" else ""),
-        f"{plan.updates}",
+        f"{'≤ ' if driven else ''}{plan.updates}",
         "→".join(dict.fromkeys(map(str, sizes))),
         f"{needs.members}" + (f" (+ {needs.more}, {MOST_EXTENSIONS}×)" if needs.more else ""),
         f"{needs.devices}" + (f": {mesh}" if mesh else ""),
@@ -219,6 +220,10 @@ def needs_notes(needs: Needs) -> list[str]:
         f"{MOST_EXTENSIONS} times, by the members behind the +: as many updates of these again. "
         "Regimes that differ only in the rule of the rate are tuned once, with the first of them."
     ]
+    driven = [
+        "GROW: batch shows the sizes that its controller can propose. How many updates it makes is "
+        "known only afterwards; as many as stand here if it never grows."
+    ]
     return [
         f"{needs.parameters:,} parameters, {readable_bytes(needs.parameter_bytes)} a member. "
         f"{jax.device_count()} × {kind}. Nothing was trained.",
@@ -228,4 +233,5 @@ def needs_notes(needs: Needs) -> list[str]:
         "and temporaries; measuring between updates takes its own. sent: collectives of an update "
         "and the bytes they leave on a device.",
         *(grows if study.tune and not study.tune_also else []),
+        *(driven if needs.plan.study.controller is not None else ()),
     ]

@@ -2,11 +2,10 @@
 
 import dataclasses
 import functools
-import itertools
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,18 +14,12 @@ import optax
 
 from gapjax import diffusion, growth
 from gapjax.study._budget import Budget, check_stops, parse_keep, stopping
-from gapjax.study._optimizers import is_adam, rule_of, taken_by
-from gapjax.study._schedules import at_fractions, course, piecewise, warmed_up
+from gapjax.study._controllers import BRANCHING, make_controller
+from gapjax.study._optimizers import is_adam, taken_by
+from gapjax.study._ramp import Ramp, base_updates, ramp_of, updates_for
+from gapjax.study._results._records import Decision
+from gapjax.study._schedules import warmed_up
 from gapjax.study._task import Task
-
-
-class _Run(NamedTuple):
-    """Batches and rates over the updates of a regime, before any warm-up."""
-
-    batch_sizes: growth.StepwiseBatch
-    schedule: optax.Schedule
-    updates: int
-    boundaries: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +46,9 @@ class Plan:
         longest: the examples that the regime sees which sees most, for ``keep="longest"``.
         looks: the updates after which metrics are measured, where they are not the study's.
         grows_from: the share of the examples before which the batch of ``SEESAW`` does not grow.
+        decisions: what the controller of ``GROW`` has said so far, where one drives the batch. The
+            plan is then that of a run whose batch keeps its last size: as many examples, but how
+            many updates is known at the end alone.
     """
 
     study: Any
@@ -71,6 +67,7 @@ class Plan:
     longest: int | None = None
     looks: tuple[int, ...] | None = None
     grows_from: float = 0.0
+    decisions: tuple[Decision, ...] = ()
 
     @property
     def name(self) -> str:
@@ -83,29 +80,48 @@ class Plan:
         return self.study.small_batch
 
     @functools.cached_property
-    def _run(self) -> _Run:
-        make = {"grow": _growing, "hybrid": _growing, "seesaw": _seesaw}
-        return make.get(self.regime.batch, _constant)(self)
+    def controller(self) -> growth.Controller | None:
+        """What drives the batch by what is measured on the way; None where it is known ahead."""
+        return make_controller(self.study) if self.regime.batch == "grow" else None
+
+    @property
+    def branches(self) -> bool:
+        """Whether branches of the run say how the batch grows, not the noise."""
+        return self.controller is not None and self.study.controller == BRANCHING
+
+    @functools.cached_property
+    def start(self) -> "Plan":
+        """The plan before its controller has said anything."""
+        return dataclasses.replace(self, decisions=()) if self.decisions else self
+
+    @functools.cached_property
+    def _ramp(self) -> Ramp:
+        return ramp_of(self)
 
     @property
     def batch_sizes(self) -> growth.StepwiseBatch:
         """Update -> examples per update."""
-        return self._run.batch_sizes
+        return self._ramp.batch_sizes
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Every number of examples per update that there may be, rising."""
+        return (self.controller or self.batch_sizes).sizes()
 
     @property
     def batch_size(self) -> int:
-        """The largest number of examples per update."""
-        return max(self.batch_sizes.sizes())
+        """The largest number of examples per update that there may be."""
+        return max(self.sizes)
 
     @property
     def updates(self) -> int:
         """How many updates are made."""
-        return self._run.updates
+        return self._ramp.updates
 
     @property
     def boundaries(self) -> tuple[int, ...]:
         """The updates at which the rate drops or starts to fall (or the batch grows instead)."""
-        return self._run.boundaries
+        return self._ramp.boundaries
 
     @functools.cached_property
     def examples(self) -> int:
@@ -119,10 +135,10 @@ class Plan:
 
     @property
     def rate(self) -> float:
-        """The rate by the rule, before any decay."""
+        """The rate by the rule, before any decay; of a driven batch, that of the small one."""
         return diffusion.scale_learning_rate(
             self.peak,
-            batch_size=self.batch_size,
+            batch_size=self.batch_size if self.controller is None else self.small_batch,
             base_batch_size=self.small_batch,
             rule=self.rule,
         )
@@ -130,7 +146,16 @@ class Plan:
     def schedule(self, warmup: Any = None) -> optax.Schedule:
         """Update -> rate, by the rule; with another warm-up than the plan's where one is given."""
         share = self.warmup if warmup is None else warmup
-        return warmed_up(self._run.schedule, self._updates_of(share))
+        if self.controller is None:
+            return warmed_up(self._ramp.schedule, self._updates_of(share))
+        small = self.small_batch
+        written = warmed_up(self._ramp.schedule, share * base_updates(self))
+        return growth.by_examples(
+            lambda examples: written(examples / small),
+            self.batch_sizes,
+            rule=self.rule,
+            base_batch_size=small,
+        )
 
     def _updates_of(self, share: Any) -> Any:
         """The updates in which a share of the examples is seen, a number or a traced array."""
@@ -150,7 +175,7 @@ class Plan:
         return stopping(self.study, self.budget, self.num_examples)
 
     @property
-    def _times(self) -> float:
+    def times(self) -> float:
         """How many times its epochs a regime may go on for, where the loss decides."""
         return self.study.maximum if self.budget.stops else 1.0
 
@@ -164,14 +189,22 @@ class Plan:
         """The updates after which metrics are measured: evenly spaced, and early ones."""
         if self.looks is not None:
             return frozenset(self.looks)
-        points = math.ceil(self.study.evaluations * self._times)
-        evenly = {round(u) for u in np.linspace(0, self.updates, points + 1)} - {0}
-        return frozenset(evenly | set(diffusion.log_spaced(self.updates, per_decade=4)))
+        points, updates = math.ceil(self.study.evaluations * self.times), self.start.updates
+        evenly = {round(u) for u in np.linspace(0, updates, points + 1)} - {0}
+        return self._as_many_examples({*evenly, *diffusion.log_spaced(updates, per_decade=4)})
 
     @functools.cached_property
     def marks(self) -> tuple[int, ...]:
         """The updates after which the distance is measured: log-spaced, and the evaluations."""
-        return tuple(sorted({*diffusion.log_spaced(self.updates), *self.evaluations}))
+        distances = self._as_many_examples(diffusion.log_spaced(self.start.updates))
+        return tuple(sorted(distances | self.evaluations))
+
+    def _as_many_examples(self, updates: Iterable[int]) -> frozenset[int]:
+        """The updates that have seen as many examples as those of a batch that did not grow."""
+        before = self.start.batch_sizes.examples_before
+        return frozenset(
+            min(updates_for(self.batch_sizes, before(update)), self.updates) for update in updates
+        )
 
     def hyper_of(self, optimizer: Any) -> dict[str, float]:
         """The hyperparameters that the study names and an optimizer takes."""
@@ -250,102 +283,15 @@ def make_plans(study: Any, regimes: Sequence[Any], num_examples: int) -> dict[st
     return dict(sorted(plans.items(), key=lambda item: item[1].follows is not None))
 
 
-def _base_updates(plan: Plan) -> int:
-    """Updates of the small batch: what the schedule is written for."""
-    wanted = plan.study.epochs * plan.num_examples if plan.longest is None else plan.longest
-    return max(1, math.ceil(wanted / plan.small_batch))
-
-
-def _constant(plan: Plan) -> _Run:
-    named = {"small": plan.study.small_batch, "large": plan.study.large_batch}
-    batch = named.get(plan.regime.batch, plan.regime.batch)
-    updates = _base_updates(plan)
-    base = course(plan.study, updates, plan.peak)
-    keep = "updates" if plan.keep == "updates" else "epochs"
-    schedule = diffusion.adapt_regime(
-        base.schedule,
-        batch_size=batch,
-        base_batch_size=plan.small_batch,
-        rule=plan.rule,
-        keep=keep,
-    )
-    stretch = 1.0 if keep == "updates" else plan.small_batch / batch
-    return _Run(
-        growth.constant_batch(batch),
-        schedule,
-        max(1, math.ceil(updates * stretch * plan._times)),
-        at_fractions(base.boundaries, stretch),
-    )
-
-
-def _growing(plan: Plan) -> _Run:
-    """The first drops of the rate as growth of the batch; those after them stay drops."""
-    study, updates = plan.study, _base_updates(plan)
-    drops: Any = course(study, updates, plan.peak).boundaries
-    if not drops or None in drops.values():
-        if plan.regime.batch == "grow":  # a rate that falls smoothly drops wherever it has halved
-            return _traded(plan, "linear")
-        raise ValueError(
-            f"regime {plan.name}: the batch grows at the first drop of the rate, and schedule="
-            f"{study.schedule!r} has no drops: use schedule='step' with decay_at."
-        )
-    count = 1 if plan.regime.batch == "hybrid" else len(drops)
-    schedule, sizes = growth.grow_instead_of_decay(
-        plan.peak,
-        dict(itertools.islice(drops.items(), count)),
-        batch_size=study.small_batch,
-        maximum=study.large_batch,
-        keep="epochs",
-    )
-    rest = itertools.islice(drops.items(), count, None)
-    later = {_updates_for(sizes, u * study.small_batch): factor for u, factor in rest}
-    scale = piecewise(1.0, later)
-    total = study.epochs * plan.num_examples if plan.longest is None else plan.longest
-    return _Run(
-        sizes,
-        lambda update: schedule(update) * scale(update),
-        _updates_for(sizes, total * plan._times),
-        (*sizes.boundaries, *later),
-    )
-
-
-def _seesaw(plan: Plan) -> _Run:
-    return _traded(plan, rule_of(plan.optimizer))
-
-
-def _traded(plan: Plan, rule: str) -> _Run:
-    """The fall of the rate as growth of the batch, by a rule of the noise."""
-    study, updates = plan.study, _base_updates(plan)
-    base, small = course(study, updates, plan.peak).schedule, study.small_batch
-    total = updates * small
-    try:
-        schedule, sizes = growth.seesaw(
-            lambda examples: base(examples / small),
-            total_examples=total,
-            batch_size=small,
-            maximum=study.large_batch,
-            multiple=plan.ghost_size or 1,
-            start=plan.grows_from,
-            rule=rule,
-        )
-    except ValueError as error:
-        raise ValueError(f"regime {plan.name}: {error}") from None
-    if not sizes.boundaries:
-        raise ValueError(
-            f"regime {plan.name}: the batch grows where the rate would halve, and schedule="
-            f"{study.schedule!r} never lets it: use schedule='cosine', say."
-        )
-    return _Run(sizes, schedule, sizes.update_at(total), sizes.boundaries)
-
-
-def _updates_for(sizes: growth.StepwiseBatch, num_examples: float) -> int:
-    """How many updates it takes to see so many examples."""
-    return sizes.update_at(max(math.ceil(num_examples), 1) - 1) + 1
-
-
 def _check(plan: Plan) -> None:
     check_stops(plan.study, f"keep of regime {plan.name}", plan.keep)
-    for size in plan.batch_sizes.sizes():
+    if plan.regime.batch == "grow" and plan.controller is None and plan.rule != "none":
+        raise ValueError(
+            f"regime {plan.name}: a rate that follows the batch does not go with GROW, whose batch "
+            "takes the place of the rate's drops: leave LR or LINEAR out, or let a controller "
+            "drive the batch, controller='noise-scale', say."
+        )
+    for size in plan.sizes:
         if size > plan.num_examples:
             raise ValueError(
                 f"regime {plan.name}: a batch of {size} is larger than the {plan.num_examples} "
@@ -365,7 +311,9 @@ def warn_of_rules(plan: Plan) -> None:
     """Say where Adam, whose updates have a length of their own, follows the rule of SGD."""
     if not is_adam(plan.optimizer):
         return
-    instead = {"grow": "SEESAW", "hybrid": "SEESAW"}.get(plan.regime.batch)
+    instead = None
+    if plan.controller is None:
+        instead = {"grow": "SEESAW", "hybrid": "SEESAW"}.get(plan.regime.batch)
     if plan.rule == "linear":
         instead = "LR"
     if instead is not None:

@@ -7,24 +7,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from gapjax import _checks, data, diffusion, ghost, growth, training
+from gapjax import _checks, data, diffusion, ghost, training
 from gapjax.study._controls import with_controls
 from gapjax.study._errors import first_line, naming
 from gapjax.study._plan import Plan, make_plan, make_plans, warn_of_rules
+from gapjax.study._population._branches import check_branches
 from gapjax.study._population._member import Member, as_arrays, member_functions
 from gapjax.study._population._noise import noise_function
 from gapjax.study._population._room import check_memory, check_time
-from gapjax.study._population._setup import Setup, count, make_setup, rows_of
+from gapjax.study._population._setup import Setup, count, make_setup
+from gapjax.study._population._splits import Splits, hold_out
 from gapjax.study._population._train import measured_names
 from gapjax.study._study import Study
 from gapjax.study._tune import SEEDS, extension, first_trials, one_algorithm
-
-
-class Splits(NamedTuple):
-    """The training set cut for tuning: the same cut for every regime and seed."""
-
-    train: Any
-    validation: Any
 
 
 class Prepared(NamedTuple):
@@ -76,7 +71,7 @@ def prepare_study(study: Study, batch_devices: int = 1) -> Prepared:
     plans = make_plans(study, study.all_regimes, setup.num_examples)
     for plan in plans.values():
         check_time(plan)
-    splits = _split(setup) if study.tune else None
+    splits = hold_out(study, setup.train) if study.tune else None
     if splits is not None:
         for plan in plans.values():
             _check_tuning(study, plan, count(splits.train))
@@ -99,27 +94,6 @@ def with_reference(plan: Plan, plans: Mapping[str, Plan]) -> Plan:
     return dataclasses.replace(plan, reference=record)
 
 
-def num_left(study: Study, examples: int) -> int:
-    """How many of so many examples the validation split leaves to train on.
-
-    Raises:
-        ValueError: it leaves none.
-    """
-    held = max(1, round(study.validation * examples))
-    if held >= examples:
-        raise ValueError(
-            f"validation={study.validation:g} leaves none of {examples} examples to train on."
-        )
-    return examples - held
-
-
-def _split(setup: Setup) -> Splits:
-    study, examples = setup.study, setup.num_examples
-    held = examples - num_left(study, examples)
-    order = growth.epoch_order(study.first_seed, 0, examples)
-    return Splits(rows_of(setup.train, order[held:]), rows_of(setup.train, order[:held]))
-
-
 def _check_tuning(study: Study, plan: Plan, left: int) -> None:
     try:
         make_plan(study, plan.regime, left, plan.longest)
@@ -134,7 +108,7 @@ def _check_devices(batch_devices: int, plans: Mapping[str, Plan]) -> None:
     for name, plan in plans.items():
         for members in populations(plans, name).values():
             training.population_mesh(members, devices_per_member=batch_devices)
-        for size in plan.batch_sizes.sizes():
+        for size in plan.sizes:
             if size % batch_devices:
                 raise ValueError(
                     f"regime {name}: a batch of {size} does not split evenly over "
@@ -194,7 +168,7 @@ def _trace(setup: Setup, plan: Plan, members: int) -> None:
         examples = setup.sample()
         state = jax.eval_shape(init, member, examples)
         check_memory(plan, state, members, len(measured_names(setup)))
-        for size in plan.batch_sizes.sizes():
+        for size in plan.sizes:
             batch = jax.tree.map(
                 lambda x, n=size: jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype), examples
             )
@@ -207,7 +181,9 @@ def _trace(setup: Setup, plan: Plan, members: int) -> None:
                     f"regime {plan.name}, batch {size}: {first_line(error)}"
                 ) from error
             _check_same(plan, state, after)
-        if setup.study.noise_scale:
+        if plan.branches:
+            check_branches(setup, plan)
+        if setup.study.measures_noise:
             jax.eval_shape(noise_function(setup, plan), state, setup.train)
 
 

@@ -12,7 +12,10 @@ from gapjax.study._remedies import REMEDIES, Remedy, check_together, find_remedi
 BATCHES: dict[str, tuple[str, str]] = {
     "SB": ("small", "the small batch"),
     "LB": ("large", "the large batch"),
-    "GROW": ("grow", "from small towards large, growing where the rate would drop"),
+    "GROW": (
+        "grow",
+        "from small towards large, growing where the rate would drop, or by a controller",
+    ),
     "HYBRID": ("hybrid", "likewise at the first drop; the later ones stay drops of the rate"),
     "SEESAW": (
         "seesaw",
@@ -32,9 +35,9 @@ class Regime:
         name: what tables, figures and files call it.
         batch: ``"small"`` or ``"large"`` (the study's sizes), a number of examples, or a batch that
             grows from small to large in place of the drops of the rate (Smith et al. 2018):
-            ``"grow"`` at each of them, or where a smooth rate has halved, ``"hybrid"`` at the
-            first; or ``"seesaw"``, which grows
-            where any schedule would halve the rate (Meterez et al. 2025).
+            ``"grow"`` at each of them, or where a smooth rate has halved (with a controller, by
+            what it measures, and the rate keeps its drops), ``"hybrid"`` at the first; or
+            ``"seesaw"``, which grows where any schedule would halve the rate (Meterez et al. 2025).
         remedies: names from ``REMEDIES``, or ``Remedy`` objects of your own.
 
     Raises:

@@ -97,6 +97,8 @@ def _edit(**changes: Any) -> Callable[[Plan], Plan]:
 
 def _carried(plan: Plan) -> Plan:
     plan = dataclasses.replace(plan, rule="sqrt")
+    if plan.regime.grows:  # half-lives are constants of a chain, and this batch is none
+        return plan
     hyper = carry_over(
         plan.optimizer, plan.hyper, batch_size=plan.batch_size, base_batch_size=plan.small_batch
     )
@@ -137,7 +139,8 @@ def _group(plan: Plan) -> int:
     return min(plan.small_batch, plan.batch_size)
 
 
-_GROWS = ("GROW", "HYBRID", "SEESAW")
+_GROWS_AHEAD = ("HYBRID", "SEESAW")
+_GROWS = ("GROW", *_GROWS_AHEAD)
 LATE = 0.75
 _HOFFER = "Hoffer, Hubara, Soudry 2017, arXiv:1705.08741"
 
@@ -149,14 +152,14 @@ REMEDIES: dict[str, Remedy] = {
             "the rate grows with the root of the batch; Adam's half-lives stay in examples",
             f"{_HOFFER}, section 4; Adam: diffusion.scale_adamw",
             plan=_carried,
-            excludes=("LINEAR", *_GROWS),
+            excludes=("LINEAR", *_GROWS_AHEAD),
         ),
         Remedy(
             "LINEAR",
             "the rate grows with the batch",
             "Goyal et al. 2017, arXiv:1706.02677",
             plan=_edit(rule="linear"),
-            excludes=("LR", *_GROWS),
+            excludes=("LR", *_GROWS_AHEAD),
         ),
         Remedy(
             "LATE",

@@ -30,8 +30,9 @@ from gapjax.study._population._records_of import (
     stops_of,
 )
 from gapjax.study._population._setup import Setup
+from gapjax.study._population._splits import Splits
 from gapjax.study._population._train import Advance, train
-from gapjax.study._prepare import Prepared, Splits, prepare_study
+from gapjax.study._prepare import Prepared, prepare_study
 from gapjax.study._report import _page, _words
 from gapjax.study._results import _files, _folder
 from gapjax.study._results._files import repairing
@@ -248,11 +249,11 @@ def _train_regime(
     path = _folder.network_path(folder, plan.name)
     training.on_first(lambda: training.save_tree(path, own))
     runs = [run_of(setup, outcome, *setting, i) for i, setting in enumerate(settings)]
-    curves = curves_of(setup, plan, outcome)
+    curves, plan = curves_of(setup, outcome), outcome.plan
     record = RegimeRecord(
         name=plan.name,
         remedies=[remedy.name for remedy in plan.regime.remedies],
-        batch_size=plan.batch_size,
+        batch_size=max(plan.batch_sizes.sizes()),
         batch_sizes=[(u, plan.batch_sizes(u)) for u in (0, *plan.batch_sizes.boundaries)],
         ghost_size=plan.ghost_size,
         updates=curves.update[-1],
@@ -269,6 +270,7 @@ def _train_regime(
         stopped=stops_of(setup, outcome),
         study=out.config.fingerprint,
         network=fingerprint(own),
+        decisions=list(plan.decisions),
     )
     examples = examples_of(setup, outcome, len(settings))
     if twin is not None:
@@ -338,7 +340,7 @@ def reporter(progress: OnProgress | None, plan: Plan, phase: str) -> Callable[[A
                     plan.name,
                     phase,
                     at.update,
-                    plan.updates,
+                    at.updates,
                     at.examples_per_second,
                     at.seconds_left,
                     at.metrics,

@@ -10,6 +10,7 @@ from gapjax import _checks, data, models
 from gapjax._paths import local_path
 from gapjax.study._axes import check_axes, parse_axis
 from gapjax.study._budget import check_keep, check_stops
+from gapjax.study._controllers import CONTROLLERS, check_controller, controller
 from gapjax.study._optimizers import HYPERPARAMETERS, OPTIMIZERS, check_optimizer
 from gapjax.study._regimes import STANDARD, Regime, as_regime, with_combinations
 from gapjax.study._schedules import SCHEDULES, check_schedule
@@ -100,6 +101,15 @@ class Study:
         baseline: the names of the two regimes between which the gap lies.
         seeds: how many seeds train at once, each with its own start and its own order of examples;
             the same seed starts alike in every regime.
+        controller: what the batch of ``GROW`` grows by where it is not to grow where the rate
+            would drop: a name from ``CONTROLLERS``, a ``growth.Controller``, or a function
+            ``(initial, maximum)`` that gives one. It is shown the noise of the gradient (mean over
+            seeds), the training loss and the rate at every evaluation; one batch for all seeds.
+            With ``"branching"`` every seed is trained on with 1, 2 and 4 times the batch at up to 7
+            of them, on most of the training set, and judged on the rest of it.
+            They see as many examples as the small batch does, and the rate keeps its schedule over
+            examples, whatever the batch. It has to be pure: after an interruption it is asked
+            again.
         augment: what is done to training examples, see ``gapjax.data.make_augment``.
 
     The other fields are explained by ``gapjax study --help``.
@@ -159,6 +169,12 @@ class Study:
     small_batch: int = _field(16, "examples per update in the small-batch regime", _whole(1, 2**31))
     large_batch: int = _field(
         640, "examples per update in the large-batch regimes", _whole(1, 2**31)
+    )
+    controller: Any = _field(
+        None,
+        f"what the batch of GROW goes by in place of the drops of the rate: {_named(CONTROLLERS)}; "
+        "it is asked at every evaluation, and the rate keeps its schedule",
+        controller,
     )
     ghost_size: int = _field(
         16, "examples per ghost in regimes with ghost batch norm", _whole(1, 2**31)
@@ -302,6 +318,7 @@ class Study:
                 f"regimes must be at least one, each under a name of its own: {names}."
             )
         object.__setattr__(self, "regimes", regimes)
+        check_controller(self)
         if len(self.baseline) != 2 or self.baseline[0] == self.baseline[1]:
             raise ValueError(
                 f"baseline must be the names of two regimes, such as ('SB', 'LB'), not "
@@ -313,6 +330,11 @@ class Study:
         """The hyperparameters of the optimizer that are named, not left to its defaults."""
         named = {name: getattr(self, name) for name in HYPERPARAMETERS}
         return {name: value for name, value in named.items() if value is not None}
+
+    @property
+    def measures_noise(self) -> bool:
+        """Whether the noise of the gradient is measured: for its own sake, or to grow by."""
+        return self.noise_scale or self.controller is not None
 
     @property
     def all_regimes(self) -> tuple[Regime, ...]:

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from gapjax import data, models, study
+from gapjax import data, growth, models, study
 
 
 def make_blobs(seed=0, train=64, test=32, features=4, classes=3):
@@ -37,6 +37,18 @@ def tiny_study(**changes):
         "evaluations": 3,
     }
     return study.Study(**{**settings, **changes})
+
+
+def at_looks(sizes, first=8):
+    """A controller that knows at which look it proposes what."""
+
+    def update(state, measured, *, loss=None, learning_rate=None):
+        size = sizes.get(state.favour, state.size)
+        return growth.Proposal(size, "said so"), growth.ControllerState(size, state.favour + 1)
+
+    return growth.Controller(
+        lambda: growth.ControllerState(first, 0), update, lambda: (first, *sorted(sizes.values()))
+    )
 
 
 def numbers(folder):

@@ -48,7 +48,7 @@ def test_every_two_remedies_go_together_or_say_why_not(batch, remedies):
         ("LB+LR+LR", "names remedy LR twice"),
         ("LB+LR+LINEAR", "LR and LINEAR exclude each other"),
         ("LB+SAM+PENALTY", "SAM and PENALTY each say how the gradient is taken"),
-        ("GROW+LR", "LR .* does not go with GROW"),
+        ("SEESAW+LR", "LR .* does not go with SEESAW"),
         ("LB+RA+LONG", "RA and LONG exclude each other"),
         ("", "not ''"),
     ],

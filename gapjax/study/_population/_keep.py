@@ -63,6 +63,7 @@ class Keeper:
             ) from error
         marks = len(steps)
         if marks:
+            curves.update[:marks] = steps
             curves.seconds[:marks] = measured.pop("seconds")
             for name, column in measured.items():
                 curves.values[name][:marks] = column

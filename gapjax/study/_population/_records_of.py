@@ -6,7 +6,6 @@ from collections.abc import Mapping
 import numpy as np
 
 from gapjax import training
-from gapjax.study._plan import Plan
 from gapjax.study._population._cost import flops_by
 from gapjax.study._population._setup import Setup
 from gapjax.study._population._train import Outcome, measured_names
@@ -41,9 +40,9 @@ def run_of(setup: Setup, outcome: Outcome, rate: float, hyper: dict[str, float],
     )
 
 
-def curves_of(setup: Setup, plan: Plan, outcome: Outcome) -> Curves:
+def curves_of(setup: Setup, outcome: Outcome) -> Curves:
     """What was measured on the way, of the rate that counts."""
-    curves, seeds = outcome.curves, len(setup.study.all_seeds)
+    curves, plan, seeds = outcome.curves, outcome.plan, len(setup.study.all_seeds)
     updates = curves.update.tolist()
     return Curves(
         update=updates,

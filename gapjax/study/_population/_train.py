@@ -11,6 +11,8 @@ import numpy as np
 
 from gapjax import diffusion, growth, training
 from gapjax.study._plan import Plan
+from gapjax.study._population import _driven
+from gapjax.study._population._branches import HIGH, LOW, branch_meter, branch_updates
 from gapjax.study._population._keep import Keeper, Snapshot
 from gapjax.study._population._member import MEMBERS, ROWS, Member, as_arrays, make_population
 from gapjax.study._population._noise import noise_meter
@@ -48,6 +50,7 @@ class Outcome(NamedTuple):
         examples: the loss and metrics of every test example, ``[P, n]`` each.
         stopped: where the loss decides, the row of the curves at which each member stopped, -1 of
             one that never did, ``[P]``; from there on it stays as it is.
+        plan: the plan as it was carried out, with what its controller decided on the way.
     """
 
     curves: Curves
@@ -56,7 +59,8 @@ class Outcome(NamedTuple):
     states: training.TrainState
     weights: Any
     examples: dict[str, np.ndarray]
-    stopped: np.ndarray | None = None
+    stopped: np.ndarray | None
+    plan: Plan
 
     def final(self, name: str) -> np.ndarray:
         """A value after the last update, NaN for members that diverged, ``[P]``."""
@@ -69,12 +73,13 @@ class Watch(NamedTuple):
     Attributes:
         name: what they are called by: ``test`` gives ``test_loss``.
         split: the examples.
-        updates: the updates after which they are measured, some of the plan's evaluations.
+        updates: the updates after which they are measured, some of the plan's evaluations; None:
+            all of them.
     """
 
     name: str
     split: Any
-    updates: frozenset[int]
+    updates: frozenset[int] | None = None
 
 
 class Advance(NamedTuple):
@@ -82,12 +87,14 @@ class Advance(NamedTuple):
 
     Attributes:
         update: updates made.
+        updates: of the whole regime, as far as it is known.
         examples_per_second: over all members; 0 at the start.
         seconds_left: for this regime, None while unknown.
         metrics: what was measured last, the mean over members, by name; empty between evaluations.
     """
 
     update: int
+    updates: int
     examples_per_second: float
     seconds_left: float | None
     metrics: dict[str, float]
@@ -131,7 +138,7 @@ class _Clock:
 def measured_names(setup: Setup, watched: Sequence[str] = ("train", "test")) -> tuple[str, ...]:
     """The names of all that is measured of a member on its way."""
     splits = tuple(f"{split}_{name}" for split in watched for name in setup.task.measures)
-    noise = ("gradient_noise", "gradient_norm") if setup.study.noise_scale else ()
+    noise = ("gradient_noise", "gradient_norm") if setup.study.measures_noise else ()
     return ("distance", *splits, *noise)
 
 
@@ -176,25 +183,38 @@ def train(
     states = population.init(hyper, setup_sample(train_split))
     start = jax.jit(lambda params: jax.tree.map(jnp.copy, params))(states.params)
     on_device = training.lay_out(population.mesh, train_split)
-    noise = noise_meter(setup, plan) if setup.study.noise_scale else None
+    noise = noise_meter(setup, plan) if setup.study.measures_noise else None
     distance = jax.jit(jax.vmap(diffusion.distance))
 
     if watched is None:
-        watched = (
-            Watch("train", train_split, plan.evaluations),
-            Watch("test", test_split, plan.evaluations),
-        )
-    marks, names = plan.marks, measured_names(setup, [watch.name for watch in watched])
+        watched = (Watch("train", train_split), Watch("test", test_split))
+    branches = branch_meter(setup, plan, train_split) if plan.branches else None
+    names = measured_names(setup, [watch.name for watch in watched])
+    names += (LOW, HIGH) if plan.branches else ()
+    most = len(plan.marks)  # and fewer where the batch grows
     curves = Curves(
-        np.array(marks, np.int64),
-        np.full(len(marks), np.nan),
-        {name: np.full((len(marks), total), np.nan) for name in names},
+        np.array(plan.marks, np.int64),
+        np.full(most, np.nan),
+        {name: np.full((most, total), np.nan) for name in names},
     )
     none = np.zeros(total, np.int32)
     at = Snapshot(0, 0, states, none, none - 1)
     if keeper is not None:
         at = keeper.restore(at, curves)
     del states  # they are donated to the first segment
+    driven = _driven.start(plan)
+
+    def decide(row: int) -> None:
+        """Go on by what a row of the curves says of the batch."""
+        nonlocal driven, plan, population
+        driven = _driven.look(driven, curves, row)
+        if driven.plan.batch_sizes != plan.batch_sizes:  # another size is another program
+            population = make_population(setup, driven.plan, total)
+        plan = driven.plan
+        curves.update[: len(plan.marks)] = plan.marks
+
+    for row in range(at.marks):  # what was decided before an interruption
+        decide(row)
     clock = _Clock(float(curves.seconds[at.marks - 1]) if at.marks else 0.0)
     compiled, weights, stopped = set[int](), None, None
 
@@ -206,11 +226,13 @@ def train(
         if at.update in plan.evaluations:
             weights = population.weights(at.states, train_split)
             for watch in watched:
-                if at.update in watch.updates:
+                if watch.updates is None or at.update in watch.updates:
                     found = setup.evaluator.means(weights, watch.split)
                     row |= {f"{watch.name}_{name}": value for name, value in found.items()}
             if noise is not None:
                 row |= training.to_host(noise(at.states, on_device))
+            if branches is not None and at.update in branch_updates(plan):
+                row |= branches(plan, at, members)
         for name, value in row.items():
             curves.values[name][mark] = value
         with np.errstate(all="ignore"):
@@ -219,26 +241,25 @@ def train(
     def tell(metrics: dict[str, float]) -> None:
         left = (plan.examples - plan.batch_sizes.examples_before(at.update)) * total
         seconds = left / clock.speed if clock.speed else None
-        progress(Advance(at.update, clock.speed, seconds, metrics))
+        progress(Advance(at.update, plan.updates, clock.speed, seconds, metrics))
 
     with (
         training.leave_on_sigterm(keeper is not None) as told_to_leave,
         keeper or contextlib.nullcontext(),
     ):
-        for number in range(at.marks, len(marks)):
+        while at.marks < len(plan.marks):
+            number, mark = at.marks, plan.marks[at.marks]
             if plan.stopping is not None:
                 stopped = _stopped(plan, curves, number)
                 done = (stopped >= 0) | (at.diverged > 0)
                 if done.all():
                     break
                 hyper = {**hyper, "going": training.lay_out(population.mesh, ~done, *MEMBERS)}
-            while at.update < marks[number]:
+            while at.update < mark:
                 size = plan.batch_sizes(at.update)
                 longest = segment_length(plan, total, size)
                 stop = next((b for b in plan.batch_sizes.boundaries if b > at.update), plan.updates)
-                updates = min(
-                    longest, marks[number] - at.update, stop - at.update, clock.most(size, total)
-                )
+                updates = min(longest, mark - at.update, stop - at.update, clock.most(size, total))
                 rows = _rows(setup, plan, members, at.update, updates, longest, size_of_data)
                 clock.tick()
                 laid = jax.tree.map(lambda x: training.lay_out(population.mesh, x, *ROWS), rows)
@@ -260,6 +281,7 @@ def train(
                 at_evaluation(_first(curves, at.marks), lambda: weights)
                 if enough(_first(curves, at.marks)):
                     break
+            decide(number)
     if plan.stopping is not None:
         stopped = _stopped(plan, curves, at.marks)
     # The last update's own damage shows only afterwards.
@@ -269,7 +291,7 @@ def train(
         weights = population.weights(at.states, train_split)
     examples = setup.evaluator.examples(weights, test_split)
     diverged = np.where(lost, at.update, at.diverged)
-    return Outcome(curves, diverged, at.fault, at.states, weights, examples, stopped)
+    return Outcome(curves, diverged, at.fault, at.states, weights, examples, stopped, plan)
 
 
 def _stopped(plan: Plan, curves: Curves, marks: int) -> np.ndarray:

@@ -50,6 +50,12 @@ _BATCHES = {
     "seesaw": ("meterez2025seesaw",),
 }
 _NOISE = ("mccandlish2018empirical",)
+_CONTROLLERS: dict[str, tuple[str, ...]] = {
+    "noise-scale": ("mccandlish2018empirical",),
+    "norm-test": ("byrd2012sample",),
+    "cabs": ("balles2017coupling",),
+    "branching": ("merrill2025critical",),
+}
 _LANDSCAPE = ("ghorbani2019investigation", "foret2021sharpness", "li2018visualizing")
 _SOFTWARE = ("jax2018github", "flax2020github", "deepmind2020jax", "gapjax")
 
@@ -119,6 +125,8 @@ def _cited(result: StudyResult) -> Iterator[tuple[str, str]]:
     for regime in study["regimes"]:
         for key in _BATCHES.get(regime["batch"], ()):
             yield key, "a batch that grows"
+    driven = str(study.get("controller"))
+    yield from ((key, f"controller {driven}") for key in _CONTROLLERS.get(driven, ()))
     if any(record.ghost_size for record in result.regimes.values()):
         yield "ioffe2015batch", "batch normalization"
     values = {**study, "dataset": study["dataset"]["name"]}

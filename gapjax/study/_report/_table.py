@@ -1,7 +1,7 @@
 """The table of a study, the same rows in the terminal, in the report and as plain text."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from gapjax.study._findings._gap import GapFindings
 from gapjax.study._findings._result import StudyResult
@@ -214,6 +214,9 @@ def notes(result: StudyResult) -> list[str]:
         }
         lines.insert(1, " ".join([told, *(f"{k}: {v}" for k, v in why.items() if k in cells)]))
     lines += [_stops(record) for record in result.regimes.values() if record.stopped is not None]
+    lines += [
+        _driven(record, config.study) for record in result.regimes.values() if record.decisions
+    ]
     for name, record in result.regimes.items():
         if record.same_as is not None:
             lines.append(
@@ -265,6 +268,24 @@ def _stops(record: RegimeRecord) -> str:
             "updates, and are shown as they were then"
         )
     return f"{text}."
+
+
+def _driven(record: RegimeRecord, study: Mapping[str, Any]) -> str:
+    """What drove the batch of a regime, where it grew, and why."""
+    named = study.get("controller") or ""
+    what = "a controller of its own" if "[" in named else f"controller {named}"
+    grown = [
+        f"to {one.after} at update {count_of(one.update)} ({count_of(one.examples)} examples): "
+        f"{one.reason}"
+        for one in record.decisions
+        if one.grows
+    ]
+    last = f"It never did; at the last look: {record.decisions[-1].reason}"
+    told = f"It grew {'; '.join(grown)}" if grown else last
+    return (
+        f"{record.name}: {what} was asked at {len(record.decisions)} looks whether the batch is to "
+        f"grow, one for all seeds. {told}. The updates that this makes were not known ahead."
+    )
 
 
 def _fault(one: Diverged) -> str:

@@ -14,6 +14,9 @@ from gapjax import models
 from gapjax.study._results._identity import fingerprint, identity
 from gapjax.study._study import Study
 
+# Fields that are a name, or code.
+_NAMED_OR_CODE = ("optimizer", "schedule", "controller")
+
 
 def describe(study: Study, dataset: Any, network: models.Network) -> dict[str, Any]:
     """The study as JSON-able values, the same for the same experiment: what a folder belongs to.
@@ -64,7 +67,7 @@ def describe(study: Study, dataset: Any, network: models.Network) -> dict[str, A
             value = [
                 one if isinstance(one, str) else hashed(one, "augment", _name(one)) for one in value
             ]
-        elif field.name in ("optimizer", "schedule") and not isinstance(value, str):
+        elif field.name in _NAMED_OR_CODE and not isinstance(value, str | None):
             value = hashed(value, field.name, _name(value))
         elif field.name in ("data_dir", "landscape_examples"):
             continue  # where it lies, and how closely it is looked at: not what it is

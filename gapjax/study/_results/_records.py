@@ -166,6 +166,30 @@ class Curves:
 
 
 @dataclasses.dataclass(frozen=True)
+class Decision:
+    """What a controller said of the batch at a look.
+
+    Attributes:
+        update: updates made by then; the next one is the first of the new size.
+        examples: seen by then.
+        before: the batch size until then.
+        after: the batch size from then on.
+        reason: in the controller's words.
+    """
+
+    update: int
+    examples: int
+    before: int
+    after: int
+    reason: str
+
+    @property
+    def grows(self) -> bool:
+        """Whether the batch grows here."""
+        return self.after > self.before
+
+
+@dataclasses.dataclass(frozen=True)
 class RegimeRecord:
     """What is kept of a regime when it is done.
 
@@ -193,6 +217,7 @@ class RegimeRecord:
             rule of their rate; its tuned run is that one's.
         study: the fingerprint of the study that it is a regime of.
         network: a hash of the networks at the end, all seeds.
+        decisions: what the controller said at every look, where one drove the batch.
         files: the checksum of all else that is kept of it, by its place in the study's folder: the
             results of every test example, the networks.
     """
@@ -217,6 +242,7 @@ class RegimeRecord:
     same_as: str | None = None
     study: str = ""
     network: str = ""
+    decisions: list[Decision] = dataclasses.field(default_factory=list)
     files: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gapjax.study._prepare import num_left
+from gapjax.study._population._splits import num_left
 from gapjax.study._presets._list import PRESETS
 
 # Fields of a study that a sweep has no use for, or has its own word for.
@@ -26,6 +26,7 @@ SWEEP_WITHOUT = (
     "evaluations",
     "loss_levels",
     "landscape_examples",
+    "controller",
 )
 
 _DOUBLINGS = 7

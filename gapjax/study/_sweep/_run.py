@@ -17,8 +17,9 @@ from gapjax.study._population._cost import flops_by
 from gapjax.study._population._keep import Keeper, config_of, remove
 from gapjax.study._population._member import Member
 from gapjax.study._population._setup import count
+from gapjax.study._population._splits import num_left
 from gapjax.study._population._train import Curves, Watch, train
-from gapjax.study._prepare import Prepared, num_left, prepare_study
+from gapjax.study._prepare import Prepared, prepare_study
 from gapjax.study._results._folder import hold
 from gapjax.study._results._names import file_name
 from gapjax.study._results._origin import describe, environment, versions
@@ -139,6 +140,7 @@ def prepare(sweep: Sweep) -> tuple[list[Job], Prepared]:
         sweep.study,
         dataset=dataset,
         regimes=regimes,
+        controller=None,
         schedule="constant",
         keep="updates",
         tune=1,

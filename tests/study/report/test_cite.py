@@ -34,11 +34,11 @@ def test_entries_are_bibtex_and_all_keys_that_are_named_are_there():
         for field in ("author", "title", "year"):
             assert re.search(rf"^  {field} = \{{.+\}},$", text, re.M), (key, field)
     assert {name for name, _ in study.BATCHES.values()} == {*_cite._BATCHES, "small", "large"}
+    assert {*study.CONTROLLERS} == {*_cite._CONTROLLERS}
     named = {key for known in _cite._FIELDS.values() for keys in known.values() for key in keys}
+    own = (*_cite._BATCHES.values(), *_cite._CONTROLLERS.values(), _cite._SOFTWARE)
     fixed = (_cite._GAP, _cite._STATISTICS, _cite._NOISE, _cite._LANDSCAPE)
-    assert named | {
-        key for keys in (*fixed, *_cite._BATCHES.values(), _cite._SOFTWARE) for key in keys
-    } <= set(entries)
+    assert named | {key for keys in (*fixed, *own) for key in keys} <= set(entries)
 
 
 def test_what_a_study_used_is_cited_and_nothing_else(finished):

@@ -50,6 +50,7 @@ def plot_curves(result: StudyResult, axis: Any, *, name: str, against: str = "up
 def plot_growth(result: StudyResult, axis: Any) -> None:
     """Batch size against epochs as steps; dotted, the gradient noise scale where it was measured.
 
+    A circle is where a controller let the batch grow.
     The noise scale ``tr(Sigma) / |G|^2`` is the mean over seeds of the one over that of the other.
 
     Args:
@@ -64,6 +65,17 @@ def plot_growth(result: StudyResult, axis: Any) -> None:
         examples = np.concatenate([[0], np.cumsum(lengths * np.array(sizes))])
         epoch = examples / record.examples * record.epochs
         axis.step(epoch, [*sizes, sizes[-1]], where="post", color=color(i), label=own)
+        grown = [decision for decision in record.decisions if decision.grows]
+        if grown:
+            at = np.array([decision.examples for decision in grown])
+            axis.plot(
+                at / record.examples * record.epochs,
+                [decision.after for decision in grown],
+                "o",
+                ms=5,
+                color=color(i),
+                label=f"_{own}, grown by the controller",
+            )
         if "gradient_noise" not in record.curves.values:
             continue
         rows, noise = record.curves.measured("gradient_noise")

@@ -129,9 +129,12 @@ FIGURES: tuple[Figure, ...] = (
             "Batch size against epochs,",
             "and as points the gradient noise scale, tr Σ / |G|², where it was measured: the mean "
             "over seeds of one over that of the other. A triangle at the top: the estimate of |G|² "
-            "is not above 0 there, and the scale has no bound.",
+            "is not above 0 there, and the scale has no bound. A circle: a controller let the "
+            "batch grow there, by what was measured.",
         ),
-        when=lambda result: any(len(r.batch_sizes) > 1 for r in result.regimes.values()),
+        when=lambda result: any(
+            len(r.batch_sizes) > 1 or r.decisions for r in result.regimes.values()
+        ),
     ),
     Figure(
         "landscape_spectrum",
