@@ -5,10 +5,13 @@ import importlib
 import itertools
 import pathlib
 import pkgutil
+import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
+from packaging.version import Version
 
 import gapjax
 
@@ -120,3 +123,31 @@ def test_public_names_are_documented_and_have_one_path(package):
     public = [m.name for m in pkgutil.iter_modules(module.__path__) if not m.name.startswith("_")]
     allowed = {"linen", "nnx"} if package in ("ghost", "growth", "models") else set()
     assert set(public) <= allowed, "implementation files start with an underscore"
+
+
+PROJECT = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
+
+
+def _oldest():
+    text = (ROOT.parent / "constraints" / "oldest.txt").read_text()
+    return dict(re.findall(r"^([\w.-]+)==([\d.]+)$", text, flags=re.M))
+
+
+def test_the_oldest_versions_are_the_bounds():
+    """What the lower bounds promise is what is tested: neither is moved alone."""
+    required = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
+    bounds = dict(re.match(r"([\w.-]+)>=([\d.]+)", line).groups() for line in required)
+    assert len(bounds) == len(required)
+    assert _oldest() == bounds
+
+
+def test_the_table_of_versions_shows_the_bounds():
+    page = (ROOT.parent / "docs" / "start.md").read_text()
+    rows = (row.split(" | ") for row in re.findall(r"^\| (.*) \|$", page, flags=re.M))
+    names, oldest = (row for row in rows if "jax" in row or "oldest" in row)
+    shown = dict(zip(names, oldest, strict=True))
+    assert PROJECT["requires-python"] == f">={shown.pop('Python')}"
+    pins = {name: Version(pin) for name, pin in _oldest().items()}
+    of_packages = {name: Version(shown[name]) for name in shown.keys() & pins.keys()}
+    assert len(of_packages) >= 5
+    assert of_packages.items() <= pins.items()

@@ -4,6 +4,11 @@ A checkpoint is a folder named after its update: ``state``, which orbax wrote an
 ``history.npz`` and ``about.json``. It is written beside its place and moved there when it is whole.
 Every process writes its part of the arrays and none waits for another while it does, so one that
 fails holds nobody up: they tell each other when all are done.
+
+The handler is one of orbax's first interface, on purpose. The second, ``orbax.checkpoint.v1``, has
+the processes wait for each other while they write, and lies under ``experimental``, where names
+change: ``load_pytree`` of 0.11 is deprecated in 0.12, and 0.11 has no ``load``, which replaced it.
+A test fails when it has left there.
 """
 
 import asyncio
