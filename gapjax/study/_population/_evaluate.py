@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from gapjax import ghost, models, training
 from gapjax.study._task import Task
 
-_ROWS = 8192  # examples of one batch, over all members
+_ROWS, _BYTES = 8192, 2**28  # examples of one batch, and their outputs, over all members
 
 
 class Weights(NamedTuple):
@@ -47,6 +47,11 @@ class Evaluator:
         def statistics(weights: Weights, batch: Any) -> Any:
             return network.batch_statistics(*weights, inputs(batch))
 
+        def outputs(weights: Weights, batch: Any) -> Any:
+            return network.apply(*weights, inputs(batch), train=False)[0]
+
+        self._outputs = outputs
+        self._rows: int | None = None
         self._sums = over_members(sums)
         self._each = over_members(each)
         self._statistics = over_members(statistics)
@@ -55,7 +60,7 @@ class Evaluator:
     def means(self, weights: Weights, split: Any) -> dict[str, np.ndarray]:
         """The mean loss and metrics of every member over a split, float64, ``[P]`` each."""
         total: dict[str, Any] = {}
-        for batch, mask in _batches(split, self._size(weights)):
+        for batch, mask in _batches(split, self._size(weights, split)):
             part = self._sums(weights, batch, mask)
             total = jax.tree.map(jnp.add, total, part) if total else part
         found = {name: x.astype(np.float64) for name, x in training.to_host(total).items()}
@@ -69,7 +74,7 @@ class Evaluator:
             jax.tree.map(
                 lambda x, m=mask: x[:, m > 0], training.to_host(self._each(weights, batch))
             )
-            for batch, mask in _batches(split, self._size(weights))
+            for batch, mask in _batches(split, self._size(weights, split))
         ]
         return {name: np.concatenate([part[name] for part in parts], 1) for name in parts[0]}
 
@@ -81,7 +86,7 @@ class Evaluator:
         """The members with the statistics of their batch norms taken anew over a split."""
         if not ghost.batch_norms(weights.model_state):
             return weights
-        size = self._size(weights)
+        size = self._size(weights, split)
         # Whole batches alone: a padded one would count some examples twice.
         length = len(jax.tree.leaves(split)[0])
         cuts = [(first, min(first + size, length)) for first in range(0, length, size)]
@@ -91,8 +96,17 @@ class Evaluator:
         )
         return weights._replace(model_state=ghost.with_statistics(weights.model_state, found))
 
-    def _size(self, weights: Weights) -> int:
-        return max(1, _ROWS // len(jax.tree.leaves(weights.params)[0]))
+    def _size(self, weights: Weights, split: Any) -> int:
+        """Examples of a batch: fewer where an example has many outputs, as a sequence has."""
+        if self._rows is None:  # examples are alike in all splits
+            one = jax.eval_shape(
+                lambda own, examples: self._outputs(jax.tree.map(lambda x: x[0], own), examples),
+                weights,
+                jax.tree.map(lambda x: x[:1], split),
+            )
+            size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(one))
+            self._rows = min(_ROWS, _BYTES // max(size, 1))
+        return max(1, self._rows // len(jax.tree.leaves(weights.params)[0]))
 
 
 def _batches(split: Any, size: int) -> Iterator[tuple[Any, np.ndarray]]:

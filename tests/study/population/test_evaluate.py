@@ -66,3 +66,23 @@ def test_statistics_are_taken_anew_for_every_member(monkeypatch):
         norm = precise.model_state["batch_stats"]["BatchNorm_0"]
         np.testing.assert_allclose(norm["mean"][member], hidden.mean(0), atol=1e-4)
         np.testing.assert_allclose(norm["var"][member], hidden.var(0), rtol=1e-3)
+
+
+def test_examples_of_many_outputs_come_in_smaller_batches(monkeypatch):
+    """As sequences do, with a row of logits at every token."""
+    network = models.as_network(models.MLP((5,), 3))
+    split, task = make_blobs().test, study.classification()
+    weights = _members(network, split.images)
+    monkeypatch.setattr(_evaluate, "_BYTES", 3 * 4 * 3 * 7)  # 7 examples of 3 members
+    seen = []
+
+    def select(batch):
+        seen.append(len(batch.images))
+        return task.select(batch)
+
+    found = Evaluator(network, task, select).means(weights, split)
+    assert max(seen) == 7
+    monkeypatch.undo()
+    whole = Evaluator(network, task, task.select).means(weights, split)
+    for name, values in whole.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-5)
