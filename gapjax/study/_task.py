@@ -190,7 +190,8 @@ def classification(*, inputs: Any = None, labels: Any = None) -> Task:
         >>> import jax.numpy as jnp
         >>> batch = {"x": jnp.zeros((2, 3)), "y": jnp.array([0, 1])}
         >>> logits = jnp.array([[1.0, 0.0], [1.0, 0.0]])
-        >>> {k: v.round(2).tolist() for k, v in classification().measure(logits, batch).items()}
+        >>> measured = classification().measure(logits, batch)
+        >>> {name: [round(x, 2) for x in values.tolist()] for name, values in measured.items()}
         {'loss': [0.31, 1.31], 'accuracy': [1.0, 0.0]}
     """
     target = _getter(labels, _TARGETS, "labels")
