@@ -6,12 +6,14 @@ versions that made it.
 
 import json
 import pathlib
+import shlex
 from typing import Any
 
 from benchmarks.speed.timing import RESULTS, machine
 from gapjax import study
 
 FOLDER = RESULTS / "papers"
+_OWN = ("regimes", "data_dir")  # of the settings: kept elsewhere, or of one machine
 _NEEDED = {"what": str, "command": str, "environment": dict, "settings": dict, "regimes": dict}
 
 
@@ -25,7 +27,7 @@ def keep_study(folder: pathlib.Path, name: str, preset: str | None = None, note:
         "what": known.meaning if known else name,
         "preset": preset,
         "note": note,
-        "command": config["environment"]["command"],
+        "command": _portable(config["environment"]["command"]),
         "environment": {
             **{k: v for k, v in config["environment"].items() if k not in ("command", "platform")},
             "processor": machine()["processor"],
@@ -34,7 +36,7 @@ def keep_study(folder: pathlib.Path, name: str, preset: str | None = None, note:
         "verified": bool(known and known.verified),
         "source": known.source if known else "",
         "differs": known.differs if known else "",
-        "settings": {k: v for k, v in config["study"].items() if k != "regimes"},
+        "settings": {k: v for k, v in config["study"].items() if k not in _OWN},
         "task": found["task"],
         "baseline": found["baseline"],
         "finding": found["finding"],
@@ -45,6 +47,15 @@ def keep_study(folder: pathlib.Path, name: str, preset: str | None = None, note:
     }
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / f"{name}.json").write_text(json.dumps(_brief(kept), indent=1) + "\n")
+
+
+def _portable(command: str) -> str:
+    """A command without the folders of the machine that it ran on."""
+    words, kept = shlex.split(command), list[str]()
+    for before, word in zip(["", *words], words, strict=False):
+        if not {before, word} & {"--out", "--data-dir"}:
+            kept.append(word)
+    return shlex.join(kept)
 
 
 def read_kept(path: pathlib.Path) -> dict[str, Any]:
