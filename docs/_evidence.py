@@ -28,6 +28,36 @@ def _ratio(name: str, at: tuple[str, ...], ours: str, peer: str) -> str:
     return f"{timings[ours]['ratio'] / timings[peer]['ratio']:.2f}"
 
 
+def _remedy(name: str) -> str:
+    """What a remedy adds to the large batch of the digits, both with rates tuned."""
+    kept = _kept("papers/remedies-digits")
+    regime, large = f"LB+{name}", _at(kept, "baseline")[1:]
+    rows = [one for one in kept.get("comparisons", ()) if one["regime"] == regime]
+    found = next((one for one in rows if [one["baseline"]] == large), None)
+    if found is None:
+        return NOT_MEASURED
+    points = [100 * found["difference"][end] for end in ("mean", "low", "high")]
+    resolved = "" if found["p_adjusted"] < 0.05 else ", not resolved among all comparisons"
+    return "{:+.2f} [{:+.2f}, {:+.2f}] points".format(*points) + resolved
+
+
+def _gap() -> str:
+    gap = _kept("papers/remedies-digits").get("gap")
+    ends = ("mean", "low", "high")
+    if not gap:
+        return NOT_MEASURED
+    return "{:.2f} [{:.2f}, {:.2f}] points".format(*(100 * gap[end] for end in ends))
+
+
+def _tuning() -> str:
+    """The gap at the rate of the small batch, and with rates tuned at both."""
+    rule = _kept("papers/digits").get("gap")
+    return f"{100 * rule['mean']:.2f} points untuned, {_gap()} tuned" if rule else NOT_MEASURED
+
+
+_REMEDIES = ("LR+GBN", "LR+GBN+RA", "WARMUP", "SAM", "LARS", "LAMB", "EMA", "PENALTY", "SMOOTH")
+
+
 def evidence() -> dict[str, str]:
     """What the pages call by name: ``{{ name }}``."""
     conv = ("figures", "conv", "timings")
@@ -41,4 +71,7 @@ def evidence() -> dict[str, str]:
         found[f"seeds_{device}"] = _ratio(
             f"population-{device}", ("digits-mlp", "timings"), "64 seeds", "1 seed"
         )
+    found |= {"remedy_gap": _gap(), "tuning_digits": _tuning()}
+    for name in (*_REMEDIES, "NOISE"):
+        found[f"remedy_{name.lower().replace('+', '_')}"] = _remedy(name)
     return found
