@@ -38,7 +38,7 @@ def _state(ax: Any, statistics: str) -> None:
 
 
 def plot_density(
-    density: Density,
+    density: Density | Any,
     ax: Any = None,
     *,
     floor: float = 1e-6,
@@ -49,7 +49,7 @@ def plot_density(
     """Draws a spectral density on a logarithmic scale, with its 95% interval as a band.
 
     Args:
-        density: from `spectral_density`.
+        density: from `spectral_density`; or anything with its `grid`, `density` and `interval`.
         ax: a matplotlib axis, on which several densities may be drawn; a new one by default.
         floor: values below are not shown.
         color: of the line and the band; the next of the axis by default.
@@ -71,7 +71,8 @@ def plot_density(
     ax = _axis(ax)
     middle, low, high = (np.maximum(y, floor) for y in (density.density, *density.interval))
     (line,) = ax.plot(density.grid, middle, color=color, label=label, linestyle=linestyle)
-    ax.fill_between(density.grid, low, high, color=line.get_color(), alpha=0.3, linewidth=0)
+    band = {"color": line.get_color(), "alpha": 0.2, "linewidth": 0}
+    ax.fill_between(density.grid, low, high, label=label and f"_{label}", **band)
     ax.set_yscale("log")
     ax.set_ylim(bottom=floor)
     ax.set_xlabel("eigenvalue")

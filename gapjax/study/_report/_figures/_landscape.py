@@ -1,12 +1,21 @@
 """Figures of the solutions: spectra, lines through them, the way between the two ends."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from gapjax import landscape
 from gapjax.study._findings._result import StudyResult
 from gapjax.study._report._figures._style import MUTED, PALETTE, color, label
 from gapjax.study._results._names import figure_text
+
+
+class _Density(NamedTuple):
+    """What is kept of a spectral density, as it is drawn."""
+
+    grid: np.ndarray
+    density: np.ndarray
+    interval: tuple[np.ndarray, np.ndarray]
 
 
 def plot_spectrum(result: StudyResult, axis: Any) -> None:
@@ -16,20 +25,16 @@ def plot_spectrum(result: StudyResult, axis: Any) -> None:
         result: the study's result.
         axis: a matplotlib axis to draw on.
     """
-    floor = 1e-4
     for name, found in measured(result).items():
-        own = color(list(result.regimes).index(name))
-        grid, density, low, high = (
-            np.array(found.density[k], np.float64) for k in ("grid", "density", "low", "high")
+        columns = ("grid", "density", "low", "high")
+        grid, middle, low, high = (np.array(found.density[k], np.float64) for k in columns)
+        landscape.plot_density(
+            _Density(grid, middle, (low, high)),
+            axis,
+            floor=1e-4,
+            color=color(list(result.regimes).index(name)),
+            label=figure_text(name),
         )
-        low, high = np.maximum(low, floor), np.maximum(high, floor)
-        told = figure_text(name)
-        axis.fill_between(grid, low, high, color=own, alpha=0.15, lw=0, label=f"_{told}")
-        axis.plot(grid, np.maximum(density, floor), color=own, lw=1.3, label=told)
-    axis.set_yscale("log")
-    axis.set_ylim(bottom=floor)
-    axis.set_xlabel("eigenvalue")
-    axis.set_ylabel("density")
 
 
 def plot_lines(result: StudyResult, axis: Any) -> None:
