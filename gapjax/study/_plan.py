@@ -191,7 +191,10 @@ class Plan:
             return frozenset(self.looks)
         points, updates = math.ceil(self.study.evaluations * self.times), self.start.updates
         evenly = {round(u) for u in np.linspace(0, updates, points + 1)} - {0}
-        return self._as_many_examples({*evenly, *diffusion.log_spaced(updates, per_decade=4)})
+        early = diffusion.log_spaced(updates, per_decade=4)
+        # No more of them than there are points: a look at a large network costs many updates.
+        chosen = np.linspace(0, len(early) - 1, min(points, len(early))).round().astype(int)
+        return self._as_many_examples({*evenly, *(early[i] for i in chosen)})
 
     @functools.cached_property
     def marks(self) -> tuple[int, ...]:
