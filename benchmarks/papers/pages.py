@@ -137,6 +137,12 @@ PAGES: dict[str, Callable[[], str]] = {
         "The same regimes with the same epochs, the same updates, and until the same training "
         "loss. `python -m benchmarks.papers.budgets` runs them.",
     ),
+    "language.md": lambda: paper_page(
+        "A small language model, ramps beside their controls",
+        "pydoc",
+        "Test loss in nats per byte, less is better; all at equal tokens. "
+        "`python -m benchmarks.papers.language` runs it.",
+    ),
     "what_held.md": lambda: held.page(all_kept()),
 }
 

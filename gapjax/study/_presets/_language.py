@@ -18,14 +18,14 @@ _PYDOC = Study(
     regimes=_REGIMES,
     seeds=4,
     train_examples=1024,  # a third of the text: looks at all of it would cost more than training
-    epochs=3.0,
+    epochs=2.0,
     small_batch=8,
     large_batch=64,
     learning_rate=2e-3,
     weight_decay=0.1,
     b2=0.99,
     clip_norm=1.0,
-    evaluations=4,
+    evaluations=3,
 )
 
 LANGUAGE: dict[str, Preset] = {
