@@ -64,6 +64,7 @@ FITS = {
     "loss_levels": {"list", "tuple of numbers"},
     "train_examples": {"none"},
     "data_dir": {"text", "none"},
+    "controller": {"none"},
     "version": {"text", "surrogate"},
 }
 FIELDS = [field.name for field in dataclasses.fields(Study)]

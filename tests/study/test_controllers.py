@@ -42,18 +42,18 @@ def driven(tmp_path_factory):
 def test_decisions_are_kept_and_told(driven):
     folder, result = driven
     record = result.regimes["GROW"]
-    assert record.batch_sizes == [(0, 8), (3, 32)] and record.batch_size == 32
-    assert record.updates == 3 + 4 and record.examples == 3 * 8 + 4 * 32  # 104 left, by 32
+    assert record.batch_sizes == [(0, 8), (5, 32)] and record.batch_size == 32
+    assert record.updates == 5 + 3 and record.examples == 5 * 8 + 3 * 32  # 88 left, by 32
     first, second, third, *later = record.decisions
-    assert third == Decision(update=3, examples=24, before=8, after=32, reason="said so")
+    assert third == Decision(update=5, examples=40, before=8, after=32, reason="said so")
     assert [one.after for one in (first, second, *later)] == [8, 8, *[32] * len(later)]
     kept = json.loads((folder / "results.json").read_text())["regimes"]
     assert kept["GROW"]["decisions"] == to_plain(record.decisions)
     assert kept["SB"]["decisions"] == []
     assert study.load_result(folder).regimes["GROW"] == record
     (told,) = [note for note in study.notes(result) if note.startswith("GROW: a controller of")]
-    assert "It grew to 32 at update 3 (24 examples): said so. The updates" in told
-    assert "It grew to 32 at update 3" in (folder / "report.html").read_text()
+    assert "It grew to 32 at update 5 (40 examples): said so. The updates" in told
+    assert "It grew to 32 at update 5" in (folder / "report.html").read_text()
     # The noise it was shown is drawn beside every regime.
     assert all("gradient_noise" in r.curves.values for r in result.regimes.values())
 
@@ -65,7 +65,7 @@ def test_growth_is_drawn(driven):
     study.plot_growth(driven[1], axis)
     (grown,) = [line for line in axis.lines if "grown" in str(line.get_label())]
     record = driven[1].regimes["GROW"]
-    assert grown.get_xdata().tolist() == [24 / 64] and grown.get_ydata().tolist() == [32]
+    assert grown.get_xdata().tolist() == [40 / 64] and grown.get_ydata().tolist() == [32]
     assert record.epochs == record.examples / 64
 
 

@@ -14,9 +14,8 @@ def _records(curve, task=ACCURACY, **run):
     name = f"test_{task.headline}"
     curve = np.asarray(curve, float)
     base = made({"SB": np.zeros((curve.shape[1], 3)), "LB": np.zeros((curve.shape[1], 3))}, task)
-    curves = Curves(
-        [1, 2, 4], [10, 20, 40], [0.5, 1.0, 2.0], {name: curve.tolist()}, [3.0, 6.0, 9.0]
-    )
+    values = {name: curve.tolist(), "distance": curve.tolist()}
+    curves = Curves([1, 2, 4], [10, 20, 40], [0.5, 1.0, 2.0], values, [3.0, 6.0, 9.0])
     return {
         regime: dataclasses.replace(
             record,

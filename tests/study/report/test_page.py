@@ -215,12 +215,12 @@ def test_the_ends_may_have_other_names(finished, tmp_path):
 
 
 def test_accuracy_of_networks_that_diverged_is_not_drawn(finished):
-    curves = Curves(
-        [1, 2],
-        [8, 16],
-        [0.1, 0.2],
-        {"test_accuracy": [[0.5, 0.7], [0.0, 0.9]], "test_loss": [[1.0, 1.0], [None, 0.5]]},
-    )
+    values = {
+        "test_accuracy": [[0.5, 0.7, 0.6], [0.0, 0.9, 0.9]],
+        "test_loss": [[1.0, 1.0, 1.0], [None, 0.5, 0.5]],
+    }
+    values["distance"] = values["test_loss"]
+    curves = Curves([1, 2], [8, 16], [0.1, 0.2], values)
     record = dataclasses.replace(finished[1].regimes["SB"], curves=curves)
     _, mean, _ = _curves.over_members(record, "test_accuracy")
     np.testing.assert_allclose(mean, [0.6, 0.9])
