@@ -12,7 +12,8 @@ from jax.sharding import Mesh, NamedSharding
 from gapjax import ghost, models, training
 from gapjax.study._task import Task
 
-_ROWS, _BYTES = 8192, 2**28  # examples of one batch, and their outputs, over all members
+_ROWS = 8192  # examples of one batch, over all members
+_BYTES = 2**23  # and of their outputs: a batch that fits the cache is faster
 
 
 class Weights(NamedTuple):
