@@ -229,6 +229,15 @@ CLAIMS = (
         "{} points above the small batch (held: not 0.5 below)",
         100.0,
     ),
+    Claim(
+        "Seesaw ends at the loss of the cosine that it stands for, with fewer updates.",
+        "Meterez et al. 2025",
+        ("pydoc-lm",),
+        _difference("SEESAW", 0),
+        lambda difference: difference < 0.02,
+        "{} nats per byte above the small batch's cosine (held: less than 0.02)",
+        budget="same tokens",
+    ),
 )
 
 
