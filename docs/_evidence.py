@@ -55,6 +55,18 @@ def _tuning() -> str:
     return f"{100 * rule['mean']:.2f} points untuned, {_gap()} tuned" if rule else NOT_MEASURED
 
 
+def _seesaw() -> str:
+    """The loss of Seesaw less that of the small batch's cosine, and the updates of both."""
+    kept = _kept("papers/pydoc-lm")
+    rows = [one for one in kept.get("comparisons", ()) if one["regime"] == "SEESAW"]
+    found = next((one for one in rows if one["baseline"] == "SB"), None)
+    if found is None:
+        return NOT_MEASURED
+    loss = [found["difference"][end] for end in ("mean", "low", "high")]
+    updates = [kept["regimes"][name]["updates"] for name in ("SEESAW", "SB")]
+    return "{:+.3f} [{:+.3f}, {:+.3f}] nats".format(*loss) + ", {} updates for {}".format(*updates)
+
+
 _REMEDIES = ("LR+GBN", "LR+GBN+RA", "WARMUP", "SAM", "LARS", "LAMB", "EMA", "PENALTY", "SMOOTH")
 
 
@@ -71,7 +83,7 @@ def evidence() -> dict[str, str]:
         found[f"seeds_{device}"] = _ratio(
             f"population-{device}", ("digits-mlp", "timings"), "64 seeds", "1 seed"
         )
-    found |= {"remedy_gap": _gap(), "tuning_digits": _tuning()}
+    found |= {"remedy_gap": _gap(), "tuning_digits": _tuning(), "seesaw": _seesaw()}
     for name in (*_REMEDIES, "NOISE"):
         found[f"remedy_{name.lower().replace('+', '_')}"] = _remedy(name)
     return found
