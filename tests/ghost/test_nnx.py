@@ -136,6 +136,7 @@ class Small(nnx.Module):
         return self.last(nnx.relu(self.bn(self.first(x))))
 
 
+@pytest.mark.slow
 def test_checkpoints_move_both_ways(tmp_path):
     import orbax.checkpoint as ocp
 

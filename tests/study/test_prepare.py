@@ -166,6 +166,7 @@ def test_what_does_not_fit_is_said_before_anything_is_written(case, tmp_path):
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.slow
 def test_a_noise_meter_takes_whole_ghosts(tmp_path):
     """A regime whose ghosts are larger than the small batch, beside one that grows."""
     own = tiny_study(
