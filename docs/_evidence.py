@@ -28,25 +28,29 @@ def _ratio(name: str, at: tuple[str, ...], ours: str, peer: str) -> str:
     return f"{timings[ours]['ratio'] / timings[peer]['ratio']:.2f}"
 
 
+def _beside(kept: Any, regime: str, end: int) -> Any:
+    """The comparison of a regime with one of the two ends of a study; None where it has none."""
+    rows = [one for one in kept.get("comparisons", ()) if one["regime"] == regime]
+    return next((one for one in rows if one["baseline"] == kept["baseline"][end]), None)
+
+
+def _told(found: Any, shape: str, scale: float = 1.0) -> str:
+    mean, low, high = (format(scale * found[end], shape) for end in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
 def _remedy(name: str) -> str:
     """What a remedy adds to the large batch of the digits, both with rates tuned."""
-    kept = _kept("papers/remedies-digits")
-    regime, large = f"LB+{name}", _at(kept, "baseline")[1:]
-    rows = [one for one in kept.get("comparisons", ()) if one["regime"] == regime]
-    found = next((one for one in rows if [one["baseline"]] == large), None)
+    found = _beside(_kept("papers/remedies-digits"), f"LB+{name}", 1)
     if found is None:
         return NOT_MEASURED
-    points = [100 * found["difference"][end] for end in ("mean", "low", "high")]
     resolved = "" if found["p_adjusted"] < 0.05 else ", not resolved among all comparisons"
-    return "{:+.2f} [{:+.2f}, {:+.2f}] points".format(*points) + resolved
+    return f"{_told(found['difference'], '+.2f', 100)} points{resolved}"
 
 
 def _gap() -> str:
     gap = _kept("papers/remedies-digits").get("gap")
-    ends = ("mean", "low", "high")
-    if not gap:
-        return NOT_MEASURED
-    return "{:.2f} [{:.2f}, {:.2f}] points".format(*(100 * gap[end] for end in ends))
+    return f"{_told(gap, '.2f', 100)} points" if gap else NOT_MEASURED
 
 
 def _tuning() -> str:
@@ -58,13 +62,11 @@ def _tuning() -> str:
 def _seesaw() -> str:
     """The loss of Seesaw less that of the small batch's cosine, and the updates of both."""
     kept = _kept("papers/pydoc-lm")
-    rows = [one for one in kept.get("comparisons", ()) if one["regime"] == "SEESAW"]
-    found = next((one for one in rows if one["baseline"] == "SB"), None)
+    found = _beside(kept, "SEESAW", 0)
     if found is None:
         return NOT_MEASURED
-    loss = [found["difference"][end] for end in ("mean", "low", "high")]
-    updates = [kept["regimes"][name]["updates"] for name in ("SEESAW", "SB")]
-    return "{:+.3f} [{:+.3f}, {:+.3f}] nats".format(*loss) + ", {} updates for {}".format(*updates)
+    own, small = (kept["regimes"][name]["updates"] for name in ("SEESAW", "SB"))
+    return f"{_told(found['difference'], '+.3f')} nats, {own} updates for {small}"
 
 
 _REMEDIES = ("LR+GBN", "LR+GBN+RA", "WARMUP", "SAM", "LARS", "LAMB", "EMA", "PENALTY", "SMOOTH")

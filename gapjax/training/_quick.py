@@ -28,5 +28,6 @@ def jit_once(function: Callable[..., Any], *, run: bool = True, **options: Any) 
         2
     """
     if jax.default_backend() == "cpu":
-        options["compiler_options"] = {_LEVEL: int(run)}
+        given = options.get("compiler_options") or {}
+        options["compiler_options"] = {_LEVEL: int(run), **given}
     return jax.jit(function, **options)

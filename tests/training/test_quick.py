@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from gapjax import training
 
@@ -17,6 +18,8 @@ def test_the_bits_are_those_of_jit() -> None:
 
 def test_options_of_jit_are_handed_on() -> None:
     assert training.jit_once(lambda x, n: x * n, static_argnums=1)(2, 3) == 6
+    with pytest.raises(Exception, match="no_such_option"):
+        training.jit_once(lambda x: x, compiler_options={"no_such_option": 1})(2)
 
 
 def test_what_never_runs_is_counted_all_the_same() -> None:

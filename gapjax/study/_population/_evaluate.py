@@ -33,9 +33,11 @@ class Evaluator:
     """
 
     def __init__(self, network: models.Network, task: Task, inputs: Callable[[Any], Any]):
+        def outputs(weights: Weights, batch: Any) -> Any:
+            return network.apply(*weights, inputs(batch), train=False)[0]
+
         def each(weights: Weights, batch: Any) -> dict[str, jax.Array]:
-            outputs, _ = network.apply(*weights, inputs(batch), train=False)
-            return task.measure(outputs, batch)
+            return task.measure(outputs(weights, batch), batch)
 
         def sums(weights: Weights, batch: Any, mask: jax.Array) -> dict[str, jax.Array]:
             counted = task.weights(batch) * mask
@@ -47,9 +49,6 @@ class Evaluator:
 
         def statistics(weights: Weights, batch: Any) -> Any:
             return network.batch_statistics(*weights, inputs(batch))
-
-        def outputs(weights: Weights, batch: Any) -> Any:
-            return network.apply(*weights, inputs(batch), train=False)[0]
 
         self._outputs = outputs
         self._rows: int | None = None
