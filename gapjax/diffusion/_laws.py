@@ -91,21 +91,26 @@ def fit_log(x: np.ndarray, curves: np.ndarray) -> Law:
 
 
 def fit_power(x: np.ndarray, curves: np.ndarray) -> Law:
-    """D = c exp(p x) for every curve; the parameters are (c, p)."""
+    """D = c exp(p x) for every curve, a distance, so that c is above 0; the parameters are (c, p).
+
+    Noise like a random walk says little of the level, so that of c below 0 must be kept out.
+    """
     noise = _Noise(x)
     target = noise.whiten(curves[None])  # [L, S, n]
     tried = noise.whiten(np.exp(_KNOTS[:, None] * x)[None])  # [L, K, n]
     # For each p the best c is a projection. Many are tried: there may be several valleys.
     along, own = target @ np.swapaxes(tried, 1, 2), np.sum(tried**2, axis=2)[:, None]
-    best = np.argmax(along**2 / own, axis=2)[..., None]
+    best = np.argmax(np.maximum(along, 0.0) ** 2 / own, axis=2)[..., None]
     p, c = _KNOTS[best], np.take_along_axis(along / own, best, axis=2)
+    least = np.finfo(np.float32).eps * curves.max(axis=1, keepdims=True)
+    c = np.maximum(c, least)
     for _ in range(_POLISH):
         shape = np.exp(p * x)
         design = np.stack([noise.whiten(shape), noise.whiten(c * x * shape)], axis=2)
         information = design @ np.swapaxes(design, 2, 3)
         left = target - c * design[:, :, 0]
         move = np.linalg.pinv(information) @ (design @ left[..., None])
-        c, p = c + move[:, :, 0], p + np.clip(move[:, :, 1], -0.1, 0.1)
+        c, p = np.maximum(c + move[:, :, 0], least), p + np.clip(move[:, :, 1], -0.1, 0.1)
     left = target - noise.whiten(c * np.exp(p * x))
     return noise.law(curves, np.concatenate([c, p], axis=2), left, information)
 

@@ -102,7 +102,10 @@ def _needs(prepared: Prepared, plan: Plan, phase: str, members: int, split: Any)
         )
 
     hyper = as_arrays([Member(0, plan.rate)] * members)
-    states = lie(jax.eval_shape(population.init, hyper, setup.sample()), *MEMBERS)
+    states = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((members, *x.shape), x.dtype), population.one
+    )
+    states = lie(states, *MEMBERS)
     length = segment_length(plan, members, plan.batch_size)
     names = ("example",) if setup.augment is None else ("example", "epoch")
     each = jax.ShapeDtypeStruct((length, members, plan.batch_size), jnp.int32)

@@ -30,12 +30,14 @@ class Prepared(NamedTuple):
         setup: what the regimes share.
         splits: the training and validation examples of tuning, None where nothing is tuned.
         plans: the plan of every regime, by name, in the order of training.
+        updates: the traced update of every regime, by name and batch size.
     """
 
     dataset: data.Dataset
     setup: Setup
     splits: Splits | None
     plans: dict[str, Plan]
+    updates: dict[str, dict[int, Any]]
 
 
 def populations(plans: Mapping[str, Plan], name: str) -> dict[str, int]:
@@ -77,11 +79,12 @@ def prepare_study(study: Study, batch_devices: int = 1) -> Prepared:
             _check_tuning(study, plan, count(splits.train))
     _check_devices(batch_devices, plans)
     _check_outputs(setup, dataset)
-    for plan in plans.values():
+    updates = {}
+    for name, plan in plans.items():
         warn_of_rules(plan)
-        members = max(populations(plans, plan.name).values())
-        _trace(setup, with_reference(plan, plans), members)
-    return Prepared(dataset, setup, splits, plans)
+        members = max(populations(plans, name).values())
+        updates[name] = _trace(setup, with_reference(plan, plans), members)
+    return Prepared(dataset, setup, splits, plans, updates)
 
 
 def with_reference(plan: Plan, plans: Mapping[str, Plan]) -> Plan:
@@ -157,8 +160,9 @@ def _check_outputs(setup: Setup, dataset: data.Dataset) -> None:
                 )
 
 
-def _trace(setup: Setup, plan: Plan, members: int) -> None:
+def _trace(setup: Setup, plan: Plan, members: int) -> dict[int, Any]:
     """Trace the start of a regime of so many members, and an update at each of its batch sizes."""
+    traced = {}
     rates = [float(plan.schedule()(u)) for u in (0, plan.updates - 1)]
     if not all(np.isfinite(rates)):
         raise ValueError(f"regime {plan.name}: its learning rate is {rates}, and must be finite.")
@@ -166,8 +170,9 @@ def _trace(setup: Setup, plan: Plan, members: int) -> None:
         step, init = member_functions(setup, plan)
         member = jax.tree.map(lambda x: x[0], as_arrays([Member(0, plan.rate)]))
         examples = setup.sample()
-        state = jax.eval_shape(init, member, examples)
+        state = jax.eval_shape(lambda m, x: init(m, setup.start_of(m["seed"], x)), member, examples)
         check_memory(plan, state, members, len(measured_names(setup)))
+        update = training.jit_once(step, run=False)  # its cost is asked for, later
         for size in plan.sizes:
             batch = jax.tree.map(
                 lambda x, n=size: jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype), examples
@@ -175,16 +180,17 @@ def _trace(setup: Setup, plan: Plan, members: int) -> None:
             rows = jax.ShapeDtypeStruct((size,), np.int32)
             names = ("example",) if setup.augment is None else ("example", "epoch")
             try:
-                after, _ = jax.eval_shape(step, state, member, (batch, dict.fromkeys(names, rows)))
+                traced[size] = update.trace(state, member, (batch, dict.fromkeys(names, rows)))
             except Exception as error:
                 raise ValueError(
                     f"regime {plan.name}, batch {size}: {first_line(error)}"
                 ) from error
-            _check_same(plan, state, after)
+            _check_same(plan, state, traced[size].out_info[0])
         if plan.branches:
             check_branches(setup, plan)
         if setup.study.measures_noise:
             jax.eval_shape(noise_function(setup, plan), state, setup.train)
+    return traced
 
 
 def _check_same(plan: Plan, before: Any, after: Any) -> None:

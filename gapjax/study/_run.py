@@ -19,6 +19,7 @@ from gapjax.study._findings._landscape import SEEDS, measure_landscape
 from gapjax.study._findings._result import StudyResult, load_result, results_json
 from gapjax.study._plan import Plan
 from gapjax.study._population._convex import keep_convex
+from gapjax.study._population._cost import Costs
 from gapjax.study._population._keep import Keeper, config_of, remove
 from gapjax.study._population._levels import keep_levels, kept_weights
 from gapjax.study._population._member import Member
@@ -163,10 +164,11 @@ def _run_in(
             f"process {jax.process_index()} does not see what process 0 wrote to {folder}: give a "
             "folder that all hosts share with --out."
         )
-    for plan in prepared.plans.values():
-        if not _folder.regime_path(folder, plan.name).exists():
-            _train_regime(prepared, plan, out, progress)
-        remove(_unfinished(folder, plan))
+    with Costs(prepared.updates) as costs:
+        for plan in prepared.plans.values():
+            if not _folder.regime_path(folder, plan.name).exists():
+                _train_regime(prepared, plan, out, progress, costs)
+            remove(_unfinished(folder, plan))
     if prepared.setup.study.controls:
         _convex(prepared, out)
     result = load_result(folder)
@@ -214,7 +216,7 @@ def _write(result: StudyResult, folder: pathlib.Path) -> None:
 
 
 def _train_regime(
-    prepared: Prepared, plan: Plan, out: _Folder, progress: OnProgress | None
+    prepared: Prepared, plan: Plan, out: _Folder, progress: OnProgress | None, costs: Costs
 ) -> None:
     """Tune a regime where the study tunes, train it, and keep what was found."""
     setup, folder = prepared.setup, out.path
@@ -234,6 +236,7 @@ def _train_regime(
         else:
             twin = _folder.read_regime(folder, alike[0], out.config)
     members = [Member(seed, *setting) for setting in settings for seed in seeds]
+    costs.begin(plan)  # while the first segment is traced
     outcome = train(
         setup,
         plan,
@@ -249,7 +252,7 @@ def _train_regime(
     path = _folder.network_path(folder, plan.name)
     training.on_first(lambda: training.save_tree(path, own))
     runs = [run_of(setup, outcome, *setting, i) for i, setting in enumerate(settings)]
-    curves, plan = curves_of(setup, outcome), outcome.plan
+    curves, plan = curves_of(setup, outcome, costs), outcome.plan
     record = RegimeRecord(
         name=plan.name,
         remedies=[remedy.name for remedy in plan.regime.remedies],

@@ -110,19 +110,28 @@ def make_advance(
         fault = jnp.where(first_bad, fault, sums.fault)
         return state, Segment(sums.loss + loss.astype(jnp.float32), diverged, fault)
 
-    def segment(state: Any, hyper: Any, data: Any, rows: Any, count: Any) -> tuple[Any, Segment]:
-        def body(i: Any, carry: Any) -> Any:
-            return update(carry[0], hyper, data, jax.tree.map(lambda x: x[i], rows), carry[1])
+    axes = (0, 0, None, rows_axes, 0)
+    if loop == "host":
+        return _HostLoop(jax.jit(over_members(update, axes, mesh=mesh), donate_argnums=(0, 4)))
 
-        state, sums = jax.lax.fori_loop(0, count, body, (state, _nothing(())))
-        return state, sums._replace(loss=sums.loss / count)
+    def segment(update: Callable[..., Any]) -> Callable[..., Any]:
+        def advance(state: Any, hyper: Any, data: Any, rows: Any, count: Any) -> Any:
+            def body(i: Any, carry: Any) -> Any:
+                return update(carry[0], hyper, data, jax.tree.map(lambda x: x[i], rows), carry[1])
 
-    if loop == "scan":
-        later = jax.tree.map(lambda axis: axis + 1, rows_axes)  # behind that of updates
-        together = over_members(segment, (0, 0, None, later, None), mesh=mesh)
-        return jax.jit(together, donate_argnums=0)
-    together = over_members(update, (0, 0, None, rows_axes, 0), mesh=mesh)
-    return _HostLoop(jax.jit(together, donate_argnums=(0, 4)))
+            start = (state, _nothing(jnp.shape(state.step)))
+            state, sums = jax.lax.fori_loop(0, count, body, start)
+            return state, sums._replace(loss=sums.loss / count)
+
+        return advance
+
+    later = jax.tree.map(lambda axis: axis + 1, rows_axes)  # behind that of updates
+    # A loop of vmapped updates: a vmapped loop is the same program, and takes twice as long to
+    # trace, as its body is traced again until it is known what in it has an axis of members.
+    together = _on_devices(
+        segment(update), segment(jax.vmap(update, axes)), (0, 0, None, later, None), mesh
+    )
+    return jax.jit(together, donate_argnums=0)
 
 
 def over_members(
@@ -149,11 +158,21 @@ def over_members(
         [10, 11]
     """
     axes = tuple(in_axes)
+    return _on_devices(function, jax.vmap(function, axes), axes, mesh)
+
+
+def _on_devices(
+    of_one: Callable[..., Any],
+    of_many: Callable[..., Any],
+    axes: tuple[Axes, ...],
+    mesh: Mesh | None,
+) -> Callable[..., Any]:
+    """``of_many`` on each device over the members there, or ``of_one`` where there is but one."""
 
     def here(*arguments: Any) -> Any:
         lengths = _by_axis(lambda axis, x: None if axis is None else x.shape[axis], axes, arguments)
         if set(jax.tree.leaves(lengths)) != {1}:
-            return jax.vmap(function, axes)(*arguments)
+            return of_many(*arguments)
         # An axis of 1 is not free: XLA's CPU reductions and products over it run up to 1.8 times
         # slower than without it, so a member alone goes without.
         alone = _by_axis(
@@ -161,7 +180,7 @@ def over_members(
             axes,
             arguments,
         )
-        return jax.tree.map(lambda x: x[None], function(*alone))
+        return jax.tree.map(lambda x: x[None], of_one(*alone))
 
     if mesh is None or mesh.shape[MEMBERS] == 1:
         return here

@@ -31,7 +31,8 @@ def _one_update(regime, **changes):
     plan = with_reference(list(prepared.plans.values())[-1], prepared.plans)
     step, init = member_functions(prepared.setup, plan)
     member = jax.tree.map(lambda x: x[0], as_arrays([Member(0, plan.rate)]))
-    before = init(member, prepared.setup.sample())
+    setup = prepared.setup
+    before = init(member, setup.start_of(member["seed"], setup.sample()))
     rows = {"example": np.arange(plan.batch_sizes(0), dtype=np.int32)}
     batch = jax.tree.map(lambda x: jnp.asarray(x[rows["example"]]), prepared.setup.train)
     after, _ = jax.jit(step)(before, member, (batch, rows))

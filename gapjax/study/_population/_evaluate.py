@@ -1,15 +1,14 @@
 """Measuring members over a split: exact means, over ragged batches, and every example alone."""
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
 
 from gapjax import ghost, models, training
+from gapjax.study._population._each import for_each_member
 from gapjax.study._task import Task
 
 _ROWS = 8192  # examples of one batch, over all members
@@ -52,9 +51,9 @@ class Evaluator:
 
         self._outputs = outputs
         self._rows: int | None = None
-        self._sums = over_members(sums)
-        self._each = over_members(each)
-        self._statistics = over_members(statistics)
+        self._sums = for_each_member(sums)
+        self._each = for_each_member(each)
+        self._statistics = for_each_member(statistics)
         self._weights_of = jax.jit(task.weights)
 
     def means(self, weights: Weights, split: Any) -> dict[str, np.ndarray]:
@@ -110,30 +109,11 @@ class Evaluator:
 
 
 def _batches(split: Any, size: int) -> Iterator[tuple[Any, np.ndarray]]:
-    """A split in batches of one size; the last is filled up with rows that do not count."""
+    """A split in as few batches as may be of one size; rows that fill up the last do not count."""
     length = len(jax.tree.leaves(split)[0])
-    size = min(size, length)
+    size = -(-length // -(-length // size))  # no larger than it has to be, for that many
     for first in range(0, length, size):
         rows = np.arange(first, first + size)
         real = rows < length
         batch = jax.tree.map(lambda x, r=rows: x[np.minimum(r, length - 1)], split)
         yield batch, real.astype(np.float32)
-
-
-def over_members(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of a member and of what all share, for all members, each where it lies.
-
-    Compiled once per mesh.
-    """
-
-    @functools.cache
-    def compiled(mesh: Mesh | None, shared: int) -> Callable[..., Any]:
-        axes = (0, *[None] * shared)
-        return jax.jit(training.over_members(function, axes, mesh=mesh))
-
-    def call(members: Any, *shared: Any) -> Any:
-        at = jax.tree.leaves(members)[0].sharding
-        mesh = at.mesh if isinstance(at, NamedSharding) else None
-        return compiled(mesh, len(shared))(members, *shared)
-
-    return call

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from gapjax import data, training
 from gapjax.study._errors import naming
 from gapjax.study._optimizers import make_optimizer
 from gapjax.study._plan import Plan
+from gapjax.study._population._each import for_each_member
 from gapjax.study._population._evaluate import Weights
 from gapjax.study._population._setup import Setup
 
@@ -58,6 +59,7 @@ class Population(NamedTuple):
         advance: a segment of updates, see ``training.make_advance``.
         weights: ``(states, split) -> Weights``, what is evaluated.
         loop: ``"scan"`` or ``"host"``, how updates are made.
+        one: the shapes of the state of one member.
     """
 
     mesh: Mesh
@@ -65,25 +67,27 @@ class Population(NamedTuple):
     advance: Any
     weights: Callable[[training.TrainState, Any], Weights]
     loop: str
+    one: Any
 
 
 def make_population(setup: Setup, plan: Plan, members: int) -> Population:
     """What trains so many members in a regime; nothing is computed yet."""
     step, init = member_functions(setup, plan)
     mesh = training.population_mesh(members, devices_per_member=setup.devices_per_member)
-    start = as_arrays([Member(0, plan.rate)])
-    state = jax.eval_shape(
-        lambda m, x: init(jax.tree.map(lambda a: a[0], m), x), start, setup.sample()
-    )
+    one = jax.tree.map(lambda x: x[0], as_arrays([Member(0, plan.rate)]))
+    state = jax.eval_shape(lambda m, x: init(m, setup.start_of(m["seed"], x)), one, setup.sample())
     loop = training.loop_for(state.params, jax.default_backend())
-    at = NamedSharding(mesh, PartitionSpec(*MEMBERS))
     advance = training.make_advance(step, loop=loop, mesh=mesh, take=_take)
-    starts = training.jit_once(jax.vmap(init, (0, None)), out_shardings=at)
-    return Population(mesh, starts, advance, _evaluated(setup, plan), loop)
+    begin = for_each_member(lambda both: init(*both), jit=training.jit_once)
+
+    def starts(members: Any, examples: Any) -> training.TrainState:
+        return begin((members, setup.start(members["seed"], examples)))
+
+    return Population(mesh, starts, advance, _evaluated(setup, plan), loop, state)
 
 
 def member_functions(setup: Setup, plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """One update ``(state, member, (batch, rows))`` and the start ``(member, examples)``."""
+    """One update ``(state, member, (batch, rows))``, and the state of a member from its start."""
 
     def optimizer(member: Mapping[str, Any]) -> optax.GradientTransformation:
         # The regime's schedule, its height and its warm-up traced numbers: both are vmapped axes.
@@ -123,11 +127,9 @@ def member_functions(setup: Setup, plan: Plan) -> tuple[Callable[..., Any], Call
             after = jax.tree.map(lambda a, b: jnp.where(member["going"], a, b), after, state)
         return after, metrics
 
-    def init(member: Mapping[str, Any], examples: Any) -> training.TrainState:
-        start_key, run_key = jax.random.split(jax.random.key(member["seed"]))
-        params, model_state = setup.network.init(start_key, setup.inputs(examples))
-        tx = optimizer(member)
-        return training.init_state(params, tx, key=run_key, model_state=model_state)
+    def init(member: Mapping[str, Any], start: tuple[Any, Any, Any]) -> training.TrainState:
+        key, params, model_state = start
+        return training.init_state(params, optimizer(member), key=key, model_state=model_state)
 
     return step, init
 
@@ -190,9 +192,14 @@ def _evaluated(setup: Setup, plan: Plan) -> Callable[[training.TrainState, Any],
 
     compute = jax.jit(jax.vmap(other))
 
+    plainly: bool | None = None
+
     def weights(states: training.TrainState, split: Any) -> Weights:
+        nonlocal plainly
+        if plainly is None:  # the same for all states of a regime
+            plainly = not hooks and _evaluates_its_own(states)
         own = Weights(states.params, states.model_state)
-        if not hooks and _evaluates_its_own(states):
+        if plainly:
             return own
         # Statistics on the path of training are not those of weights that never were on it.
         changed = own._replace(params=compute(states))

@@ -10,7 +10,7 @@ import optax
 
 from gapjax import growth, training
 from gapjax.study._plan import Plan
-from gapjax.study._population._evaluate import over_members
+from gapjax.study._population._each import for_each_member
 from gapjax.study._population._member import loss_function
 from gapjax.study._population._setup import Setup
 
@@ -19,7 +19,7 @@ _PARTS = 32  # small batches that the noise is estimated from
 
 def noise_meter(setup: Setup, plan: Plan) -> Callable[[training.TrainState, Any], Any]:
     """The noise of the gradient of all members: ``(states, examples) -> {name: [P]}``."""
-    return over_members(noise_function(setup, plan))
+    return for_each_member(noise_function(setup, plan))
 
 
 def noise_function(setup: Setup, plan: Plan) -> Callable[[training.TrainState, Any], Any]:

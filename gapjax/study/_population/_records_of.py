@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from gapjax import training
-from gapjax.study._population._cost import flops_by
+from gapjax.study._population._cost import Costs
 from gapjax.study._population._setup import Setup
 from gapjax.study._population._train import Outcome, measured_names
 from gapjax.study._results._records import (
@@ -40,8 +40,8 @@ def run_of(setup: Setup, outcome: Outcome, rate: float, hyper: dict[str, float],
     )
 
 
-def curves_of(setup: Setup, outcome: Outcome) -> Curves:
-    """What was measured on the way, of the rate that counts."""
+def curves_of(setup: Setup, outcome: Outcome, costs: Costs) -> Curves:
+    """What was measured on the way, of the rate that counts, and what it cost."""
     curves, plan, seeds = outcome.curves, outcome.plan, len(setup.study.all_seeds)
     updates = curves.update.tolist()
     return Curves(
@@ -49,7 +49,7 @@ def curves_of(setup: Setup, outcome: Outcome) -> Curves:
         examples=[plan.batch_sizes.examples_before(u) for u in updates],
         seconds=curves.seconds.tolist(),
         values={name: column[:, :seeds].tolist() for name, column in curves.values.items()},
-        flops=flops_by(setup, plan, updates),
+        flops=costs.flops_by(plan, updates),
     )
 
 

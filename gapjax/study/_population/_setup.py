@@ -1,12 +1,14 @@
 """What the regimes of a study share: data, network, and how a network is looked at."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from gapjax import data, models
+from gapjax import data, models, training
+from gapjax.study._population._each import for_each_member
 from gapjax.study._population._evaluate import Evaluator
 from gapjax.study._study import Study
 from gapjax.study._task import Task
@@ -22,6 +24,7 @@ class Setup(NamedTuple):
         test: the test examples.
         normalizer: what the inputs go through, fitted to all training examples.
         augment: ``(keys, batch) -> batch``, of training; None where nothing is augmented.
+        start: ``start_of`` for all members, compiled once.
         evaluator: measures members over a split, compiled once.
         devices_per_member: over how many devices the batch of a member is split.
     """
@@ -32,6 +35,7 @@ class Setup(NamedTuple):
     test: Any
     normalizer: data.Normalizer
     augment: Callable[[jax.Array, Any], Any] | None
+    start: Callable[[Any, Any], Any]
     evaluator: Evaluator
     devices_per_member: int = 1
 
@@ -49,6 +53,10 @@ class Setup(NamedTuple):
         """What the network is given of a batch."""
         return self.normalizer(self.task.select(batch))
 
+    def start_of(self, seed: Any, examples: Any) -> tuple[jax.Array, Any, Any]:
+        """Where a seed starts, in every regime: the key of its run, parameters, model state."""
+        return _start(self.network, self.inputs, seed, examples)
+
     def sample(self, size: int = 2) -> Any:
         """A few training examples, for the shapes."""
         return jax.tree.map(lambda x: x[:size], self.train)
@@ -62,6 +70,10 @@ def make_setup(study: Study, dataset: data.Dataset, devices_per_member: int = 1)
     """
     network, task = study.make_network(dataset), study.task
     normalizer = data.fit_normalizer(task.select(dataset.train), dataset.normalize)
+
+    def inputs(batch: Any) -> Any:
+        return normalizer(task.select(batch))
+
     return Setup(
         study,
         network,
@@ -69,9 +81,17 @@ def make_setup(study: Study, dataset: data.Dataset, devices_per_member: int = 1)
         dataset.test,
         normalizer,
         data.make_augment(study.augment) if study.augment else None,
-        Evaluator(network, task, lambda batch: normalizer(task.select(batch))),
+        for_each_member(functools.partial(_start, network, inputs), jit=training.jit_once),
+        Evaluator(network, task, inputs),
         devices_per_member,
     )
+
+
+def _start(
+    network: models.Network, inputs: Callable[[Any], Any], seed: Any, examples: Any
+) -> tuple[jax.Array, Any, Any]:
+    start_key, run_key = jax.random.split(jax.random.key(seed))
+    return run_key, *network.init(start_key, inputs(examples))
 
 
 def count(split: Any) -> int:

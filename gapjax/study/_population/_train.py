@@ -18,6 +18,10 @@ from gapjax.study._population._member import MEMBERS, ROWS, Member, as_arrays, m
 from gapjax.study._population._noise import noise_meter
 from gapjax.study._population._setup import Setup, count
 
+# Compiled once for all regimes.
+_copy = jax.jit(lambda params: jax.tree.map(jnp.copy, params))
+_distances = jax.jit(jax.vmap(diffusion.distance))
+
 _MAX_ROWS = 4_000_000  # of one segment, in int32: 16 MB
 _SEGMENT_SECONDS = 10.0  # about; then it is asked whether to save or to leave
 
@@ -181,10 +185,9 @@ def train(
     population = make_population(setup, plan, total)
     hyper = training.lay_out(population.mesh, as_arrays(members), *MEMBERS)
     states = population.init(hyper, setup_sample(train_split))
-    start = jax.jit(lambda params: jax.tree.map(jnp.copy, params))(states.params)
+    start = _copy(states.params)
     on_device = training.lay_out(population.mesh, train_split)
     noise = noise_meter(setup, plan) if setup.study.measures_noise else None
-    distance = jax.jit(jax.vmap(diffusion.distance))
 
     if watched is None:
         watched = (Watch("train", train_split), Watch("test", test_split))
@@ -221,7 +224,7 @@ def train(
     def measure(mark: int) -> dict[str, float]:
         """Fill a row of the curves; what was measured, the mean over members."""
         nonlocal weights
-        row: dict[str, Any] = {"distance": training.to_host(distance(at.states.params, start))}
+        row: dict[str, Any] = {"distance": training.to_host(_distances(at.states.params, start))}
         curves.seconds[mark] = clock.seconds
         if at.update in plan.evaluations:
             weights = population.weights(at.states, train_split)

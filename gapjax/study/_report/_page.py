@@ -89,14 +89,16 @@ def _draw(result: StudyResult, section: str) -> list[dict[str, Any]]:
 
 def _drawings(result: StudyResult, figure: _list.Figure) -> dict[str, str]:
     """The drawings of a figure: one, or one for each axis that it can be drawn against."""
-    choices = [{"against": axis} for axis in _curves.axes_of(result)] if figure.switch else [{}]
-    drawn = {}
-    for choice in choices:
-        draw = functools.partial(figure.draw, result, **choice)
-        axis = choice.get("against", "")
-        svg = _style.to_svg(draw, height=figure.height(result))
-        drawn[axis] = scope(svg, f"{figure.name}-{axis}" if axis else figure.name)
-    return drawn
+    axes = _curves.axes_of(result) if figure.switch else ("",)
+    draws = {
+        axis: functools.partial(figure.draw, result, **({"against": axis} if axis else {}))
+        for axis in axes
+    }
+    svgs = _style.to_svgs(draws.values(), height=figure.height(result))
+    return {
+        axis: scope(svg, f"{figure.name}-{axis}" if axis else figure.name)
+        for axis, svg in zip(draws, svgs, strict=True)
+    }
 
 
 def scope(svg: str, name: str) -> str:

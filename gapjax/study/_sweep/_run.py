@@ -13,7 +13,7 @@ import numpy as np
 from gapjax import data, diffusion, training
 from gapjax._paths import local_path
 from gapjax.study._plan import Plan, make_plan
-from gapjax.study._population._cost import flops_by
+from gapjax.study._population._cost import Costs
 from gapjax.study._population._keep import Keeper, config_of, remove
 from gapjax.study._population._member import Member
 from gapjax.study._population._setup import count
@@ -92,10 +92,11 @@ def run_sweep(
     with contextlib.ExitStack() as stack:
         training.on_first(lambda: stack.enter_context(hold(folder)))
         training.on_first(lambda: open_folder(folder, config))
+        costs = stack.enter_context(Costs(prepared.updates))
         for job in jobs:
             path = record_path(folder, job.plan.name)
             if not _is_done(path, job, sweep, goal):
-                _train(sweep, prepared, job, goal, folder, hash_of(config.sweep), progress)
+                _train(sweep, prepared, job, goal, folder, hash_of(config.sweep), progress, costs)
             remove(_unfinished(folder, job.plan))
         result = find_all(read_config(folder), folder, goal)
         training.on_first(lambda: _page.write_files(result, folder))
@@ -234,11 +235,13 @@ def _train(
     folder: pathlib.Path,
     of: str,
     progress: OnProgress | None,
+    costs: Costs,
 ) -> None:
     """Train all rates and seeds of a size, and keep what was measured."""
     assert prepared.splits is not None
     setup, plan, (train_split, validation) = prepared.setup, job.plan, prepared.splits
     started, members = time.monotonic(), job.members(setup.study)
+    costs.begin(plan)  # while the first segment is traced
     looks = frozenset(plan.evaluations)
     rare = frozenset(_rare(sweep, plan, looks))
     watched = [Watch("validation", validation, looks), Watch("test", setup.test, rare)]
@@ -278,7 +281,7 @@ def _train(
         ghost_size=plan.ghost_size,
         rates=job.rates,
         seeds=setup.study.all_seeds,
-        flops=flops_by(setup, plan, [1])[0],
+        flops=costs.flops_by(plan, [1])[0],
         diverged=outcome.diverged.tolist(),
         seconds=time.monotonic() - started,
         target=goal.value if sweep.stop_at_target else None,

@@ -2,22 +2,37 @@
 
 import pytest
 
-from gapjax.study._plan import make_plan
-from gapjax.study._population._cost import flops_by
-from gapjax.study._population._setup import make_setup
+from gapjax.study._population._cost import Costs
+from gapjax.study._prepare import prepare_study
 from tests.study.conftest import tiny_study
 
 
 def _flops(regime, updates, **changes):
-    study = tiny_study(regimes=("SB", regime), **changes)
-    setup = make_setup(study, study.load_dataset())
-    return flops_by(setup, make_plan(study, study.all_regimes[-1], 64), updates)
+    prepared = prepare_study(tiny_study(regimes=("SB", regime), **changes))
+    with Costs(prepared.updates) as costs:
+        return costs.flops_by(list(prepared.plans.values())[-1], updates)
 
 
 def test_an_update_costs_about_three_passes_of_the_network():
     (one, ten) = _flops("LB", [1, 10])
     passes = 3 * 2 * 32 * (4 * 5 + 5 * 3)  # forward, and backward to weights and inputs
     assert ten == pytest.approx(10 * one) and passes < one < 4 * passes
+
+
+def test_a_compiler_that_does_not_tell_leaves_it_open():
+    prepared = prepare_study(tiny_study(regimes=("SB",)))
+
+    class Silent:
+        def lower(self):
+            return self
+
+        compile = lower
+
+        def cost_analysis(self):
+            return None
+
+    with Costs({"SB": dict.fromkeys(prepared.updates["SB"], Silent())}) as costs:
+        assert costs.flops_by(prepared.plans["SB"], [1, 10]) == [None, None]
 
 
 def test_a_growing_batch_costs_what_its_sizes_do():

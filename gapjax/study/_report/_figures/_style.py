@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from gapjax.study._findings._result import StudyResult
@@ -50,20 +50,43 @@ def color(index: int) -> str:
 
 def to_svg(draw: Callable[[Any], None], *, width: float = WIDTH, height: float = 3.5) -> str:
     """What ``draw`` puts on an axis, as SVG that follows the colours of the page it is in."""
+    (svg,) = to_svgs([draw], width=width, height=height)
+    return svg
+
+
+def to_svgs(
+    draws: Iterable[Callable[[Any], None]], *, width: float = WIDTH, height: float = 3.5
+) -> list[str]:
+    """Drawings that take each other's place, as ``to_svg``: their axes lie in the same place."""
     import matplotlib
 
+    place, texts = None, []
     with matplotlib.rc_context(STYLE):
         from matplotlib.figure import Figure as Canvas
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-        canvas = Canvas(figsize=(width, height), layout="constrained")
-        canvas.patch.set_alpha(0)
-        axis = canvas.add_subplot()
-        axis.patch.set_alpha(0)
-        draw(axis)
-        _plain_powers(axis)
-        text = io.StringIO()
-        canvas.savefig(text, format="svg", metadata={"Date": None})
-    svg = text.getvalue()
+        for draw in draws:
+            layout = ConstrainedLayoutEngine()
+            canvas = Canvas(figsize=(width, height), layout=layout)
+            canvas.patch.set_alpha(0)
+            axis = canvas.add_subplot()
+            axis.patch.set_alpha(0)
+            draw(axis)
+            _plain_powers(axis)
+            # Laid out here and once: saving would draw all once more for it.
+            if place is None:
+                layout.execute(canvas)
+                place = axis.get_position()
+            canvas.set_layout_engine(None)
+            axis.set_position(place)
+            text = io.StringIO()
+            canvas.savefig(text, format="svg", metadata={"Date": None})
+            texts.append(text.getvalue())
+    return [_on_a_page(text) for text in texts]
+
+
+def _on_a_page(svg: str) -> str:
+    """An SVG whose colours are those of the page it is in."""
     svg = svg[svg.index("<svg") :]
     names = {INK: "ink", MUTED: "muted", GRID: "grid"}
     names |= {paper: f"c{i}" for i, paper in enumerate(PALETTE)}
@@ -73,8 +96,11 @@ def to_svg(draw: Callable[[Any], None], *, width: float = WIDTH, height: float =
 
 
 def _plain_powers(axis: Any) -> None:
-    """Label logarithmic axes by letters: formulas at their ticks took a third of the time."""
-    from matplotlib.ticker import LogFormatterSciNotation
+    """Label logarithmic axes by letters: formulas at their ticks took a third of the time.
+
+    Where there are enough powers of ten they stand alone, for as much time again.
+    """
+    from matplotlib.ticker import LogFormatterSciNotation, NullLocator
 
     class Plain(LogFormatterSciNotation):
         def __call__(self, x: float, pos: Any = None) -> str:
@@ -83,6 +109,9 @@ def _plain_powers(axis: Any) -> None:
     for one in (axis.xaxis, axis.yaxis):
         if one.get_scale() != "log":
             continue
+        low, high = one.get_view_interval()
+        if high >= 1000 * low:
+            one.set_minor_locator(NullLocator())
         for which in ("major", "minor"):
             if type(getattr(one, f"get_{which}_formatter")()) is LogFormatterSciNotation:
                 getattr(one, f"set_{which}_formatter")(Plain(labelOnlyBase=which == "major"))
