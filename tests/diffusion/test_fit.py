@@ -76,6 +76,15 @@ def _dense(x, curve, length):
     return parameters, variance * np.linalg.inv(information), restricted, full
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_distance_that_saturates_has_a_power_law_above_0(seed):
+    # Noise like a random walk leaves the level open: -13 t^-0.04 rises as these do.
+    step = np.unique(np.geomspace(54, 28797, 40).astype(int))
+    walk = np.random.default_rng(seed).normal(0, 0.1, (8, len(step))).cumsum(axis=1)
+    fit = fit_diffusion(step, 26 - 15 * (step / 54) ** -0.5 + walk)
+    assert fit.power_factor > 0 and fit.power_exponent > 0
+
+
 def test_each_correlation_length_is_generalized_least_squares():
     x = np.log(STEP[::4].astype(float))
     curve = 1 + 0.5 * x + 0.1 * noise(np.random.default_rng(3), "ou", STEP[::4])[0]

@@ -7,7 +7,7 @@ import pytest
 
 from gapjax import models, study
 from gapjax.study._population import _evaluate
-from gapjax.study._population._evaluate import Evaluator, Weights
+from gapjax.study._population._evaluate import Evaluator, Weights, _batches
 from tests.study.conftest import make_blobs
 
 
@@ -86,3 +86,15 @@ def test_examples_of_many_outputs_come_in_smaller_batches(monkeypatch):
     whole = Evaluator(network, task, task.select).means(weights, split)
     for name, values in whole.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-5)
+
+
+def test_a_split_is_cut_as_evenly_as_its_batches_allow():
+    split = {"x": np.arange(1280)}
+    sizes = [(len(batch["x"]), int(mask.sum())) for batch, mask in _batches(split, 1024)]
+    assert sizes == [(640, 640), (640, 640)]  # and not 1024 twice, 768 of them for nothing
+    ragged = list(_batches({"x": np.arange(7)}, 3))
+    assert [(len(batch["x"]), int(mask.sum())) for batch, mask in ragged] == [
+        (3, 3),
+        (3, 3),
+        (3, 1),
+    ]
