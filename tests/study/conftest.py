@@ -54,8 +54,9 @@ def at_looks(sizes, first=8):
 def numbers(folder):
     """All that a study found, but how long it took."""
     found = json.loads((folder / "results.json").read_text())
-    for regime in found["regimes"].values():
-        regime.pop("seconds")
+    costs = [cost for target in found["targets"] for cost in target["costs"].values()]
+    for timed in (*found["regimes"].values(), *costs):
+        timed.pop("seconds")
     with open(folder / "history.csv") as file:
         rows = [{**row, "seconds": None} for row in csv.DictReader(file)]
     return found, rows
