@@ -12,7 +12,7 @@ from gapjax.study._controls import with_controls
 from gapjax.study._errors import first_line, naming
 from gapjax.study._plan import Plan, make_plan, make_plans, warn_of_rules
 from gapjax.study._population._branches import check_branches
-from gapjax.study._population._member import Member, as_arrays, member_functions
+from gapjax.study._population._member import member_functions, one_member
 from gapjax.study._population._noise import noise_function
 from gapjax.study._population._room import check_memory, check_time
 from gapjax.study._population._setup import Setup, count, make_setup
@@ -168,9 +168,8 @@ def _trace(setup: Setup, plan: Plan, members: int) -> dict[int, Any]:
         raise ValueError(f"regime {plan.name}: its learning rate is {rates}, and must be finite.")
     with naming(f"regime {plan.name}"):
         step, init = member_functions(setup, plan)
-        member = jax.tree.map(lambda x: x[0], as_arrays([Member(0, plan.rate)]))
+        member, state = one_member(setup, plan, init)
         examples = setup.sample()
-        state = jax.eval_shape(lambda m, x: init(m, setup.start_of(m["seed"], x)), member, examples)
         check_memory(plan, state, members, len(measured_names(setup)))
         update = training.jit_once(step, run=False)  # its cost is asked for, later
         for size in plan.sizes:

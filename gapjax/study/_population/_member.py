@@ -74,8 +74,7 @@ def make_population(setup: Setup, plan: Plan, members: int) -> Population:
     """What trains so many members in a regime; nothing is computed yet."""
     step, init = member_functions(setup, plan)
     mesh = training.population_mesh(members, devices_per_member=setup.devices_per_member)
-    one = jax.tree.map(lambda x: x[0], as_arrays([Member(0, plan.rate)]))
-    state = jax.eval_shape(lambda m, x: init(m, setup.start_of(m["seed"], x)), one, setup.sample())
+    _, state = one_member(setup, plan, init)
     loop = training.loop_for(state.params, jax.default_backend())
     advance = training.make_advance(step, loop=loop, mesh=mesh, take=_take)
     begin = for_each_member(lambda both: init(*both), jit=training.jit_once)
@@ -84,6 +83,15 @@ def make_population(setup: Setup, plan: Plan, members: int) -> Population:
         return begin((members, setup.start(members["seed"], examples)))
 
     return Population(mesh, starts, advance, _evaluated(setup, plan), loop, state)
+
+
+def one_member(
+    setup: Setup, plan: Plan, init: Callable[..., Any]
+) -> tuple[dict[str, Any], training.TrainState]:
+    """A member of a plan, and the shapes of the state that it starts from; nothing is computed."""
+    member = jax.tree.map(lambda x: x[0], as_arrays([Member(0, plan.rate)]))
+    start = jax.eval_shape(setup.start_of, member["seed"], setup.sample())
+    return member, jax.eval_shape(init, member, start)
 
 
 def member_functions(setup: Setup, plan: Plan) -> tuple[Callable[..., Any], Callable[..., Any]]:

@@ -66,8 +66,7 @@ def to_svgs(
         from matplotlib.layout_engine import ConstrainedLayoutEngine
 
         for draw in draws:
-            layout = ConstrainedLayoutEngine()
-            canvas = Canvas(figsize=(width, height), layout=layout)
+            canvas = Canvas(figsize=(width, height))
             canvas.patch.set_alpha(0)
             axis = canvas.add_subplot()
             axis.patch.set_alpha(0)
@@ -75,9 +74,8 @@ def to_svgs(
             _plain_powers(axis)
             # Laid out here and once: saving would draw all once more for it.
             if place is None:
-                layout.execute(canvas)
+                ConstrainedLayoutEngine().execute(canvas)
                 place = axis.get_position()
-            canvas.set_layout_engine(None)
             axis.set_position(place)
             text = io.StringIO()
             canvas.savefig(text, format="svg", metadata={"Date": None})
