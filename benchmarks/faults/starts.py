@@ -1,132 +1,241 @@
-"""Commands that are started twice on one folder, and killed at any moment: the same numbers.
+"""Commands that are started twice on one folder, and killed at any moment: the same results.
 
-`python -m benchmarks.faults.starts [STARTS] [KILLS]` runs a small study undisturbed; then starts it
-twice on one folder, 0 to 2 s apart, STARTS times (50 by default): one has to train it, the other to
-end with exit code 2 and one line that says who holds the folder, or to find it done. Then it kills
-the study with SIGKILL, SIGTERM or SIGINT at random moments, KILLS times (100 by default), and goes
-on; whenever it ends, it begins anew. All ends have to hold the numbers of the undisturbed run, and
-no regime that was finished may be trained again. Kept in `benchmarks/results/starts-cpu.json`.
+`python -m benchmarks.faults.starts [STARTS] [KILLS]` runs each of four jobs undisturbed: a study,
+one that measures the minima it found, one of two processes, and an import of images. Then it starts
+studies and imports twice on one folder, 0 to 2 s apart, STARTS times (50 by default): one has to
+make it, the other to end with exit code 2 and one line that says who holds the folder, or to find
+it done. Then it kills jobs with SIGKILL, SIGTERM or SIGINT at random moments, KILLS times (100 by
+default), and goes on; whenever one ends, it begins anew. All ends have to hold what the undisturbed
+runs hold, nothing that was finished may be lost or made again, and nothing of those that died may
+be left. Kept in `benchmarks/results/starts-cpu.json`.
 """
 
+import collections
+import concurrent.futures
+import hashlib
 import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
-_STUDY = ("--seeds", "1", "--epochs", "0.5", "--evaluations", "2", "--no-controls")
+_STUDY = ("study", "--seeds", "2", "--epochs", "0.5", "--evaluations", "2", "--no-controls")
+_REGIMES = ("--regimes", "SB", "LB")
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 _LONGEST = 600.0  # seconds of one run
+_IMAGES = 5000  # of an import: some seconds of work
 
 
-def _start(out: pathlib.Path, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "gapjax", "study", *_STUDY, "--regimes", "SB", "LB"]
+class Job(NamedTuple):
+    """A command that makes a folder.
+
+    Attributes:
+        command: its arguments, without the folder.
+        option: by which it is told the folder.
+        processes: how many make it together.
+        finished: files, as patterns, that stay as they are once they are there.
+    """
+
+    command: tuple[str, ...]
+    option: str = "--out"
+    processes: int = 1
+    finished: tuple[str, ...] = ("regimes/*.json",)
+
+
+def _jobs(source: pathlib.Path) -> dict[str, Job]:
+    small = ("--landscape", "--landscape-examples", "100")
+    return {
+        "study": Job((*_STUDY, *_REGIMES)),
+        "landscape": Job((*_STUDY, *_REGIMES, *small), finished=("regimes/*.json", "landscape/*")),
+        "two processes": Job((*_STUDY, *_REGIMES, "--distributed"), processes=2),
+        "import": Job(
+            ("data", "import", "mine", "--from", str(source)), "--data-dir", finished=("*/*/*",)
+        ),
+    }
+
+
+def _write_images(folder: pathlib.Path) -> None:
+    """MNIST's four files, of noise."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for stem, count in (("train", _IMAGES), ("t10k", _IMAGES // 10)):
+        for kind, shape, below in (("images-idx3", (28, 28), 256), ("labels-idx1", (), 10)):
+            sizes = (count, *shape)
+            header = bytes([0, 0, 8, len(sizes)]) + b"".join(n.to_bytes(4, "big") for n in sizes)
+            values = rng.integers(0, below, sizes, dtype=np.uint8)
+            (folder / f"{stem}-{kind}-ubyte").write_bytes(header + values.tobytes())
+
+
+def _start(job: Job, out: pathlib.Path) -> list[subprocess.Popen[str]]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    return subprocess.Popen(
-        [*command, "--out", str(out), *more],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+    # Most of a small job is compilation, and what was compiled once may be kept.
+    environment["JAX_COMPILATION_CACHE_DIR"] = str(out.parents[1] / "compiled")
+    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    if job.processes > 1:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            environment["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{probe.getsockname()[1]}"
+        environment["JAX_NUM_PROCESSES"] = str(job.processes)
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "gapjax", *job.command, job.option, str(out)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment | {"JAX_PROCESS_ID": str(number)},
+        )
+        for number in range(job.processes)
+    ]
 
 
-def _numbers(out: pathlib.Path) -> Any:
-    """All that a study found, but how long it took."""
-    found = json.loads((out / "results.json").read_text())
-    for regime in found["regimes"].values():
-        regime.pop("seconds")
-    return {name: found[name] for name in ("finding", "gap", "comparisons", "regimes")}
-
-
-def _told(process: subprocess.Popen[str]) -> str:
-    _, errors = process.communicate(timeout=_LONGEST)
-    assert "Traceback" not in errors, errors
+def _told(processes: list[subprocess.Popen[str]]) -> list[str]:
+    """The errors of processes that end, read side by side."""
+    with concurrent.futures.ThreadPoolExecutor(len(processes)) as pool:
+        said = pool.map(lambda process: process.communicate(timeout=_LONGEST)[1], processes)
+        errors = list(said)
+    for text in errors:
+        assert "Traceback" not in text, text
     return errors
 
 
-def double_starts(folder: pathlib.Path, count: int, rng: random.Random) -> Iterator[str]:
-    """Start twice at once; what became of the second.
+def _timeless(value: Any) -> Any:
+    """Without what says how long it took."""
+    if isinstance(value, dict):
+        return {k: _timeless(v) for k, v in value.items() if "seconds" not in k}
+    return value
+
+
+def _result(out: pathlib.Path) -> Any:
+    """All that a study found, but how long it took; the bytes of a data set that was made."""
+    if (out / "results.json").exists():
+        return _timeless(json.loads((out / "results.json").read_text()))
+    files = (path for path in sorted(out.rglob("*")) if path.is_file())
+    return {
+        str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+    }
+
+
+def _leftovers(out: pathlib.Path) -> list[str]:
+    """What is beside the folder and hidden: of those who died."""
+    return sorted(path.name for path in out.parent.glob(".*"))
+
+
+def start_twice(job: Job, out: pathlib.Path, apart: float) -> str:
+    """Start a job twice on one folder; what became of the second.
 
     Raises:
-        AssertionError: neither trained it, or one ended in another way than said.
+        AssertionError: none has made it, or one ended in another way than said.
     """
-    for number in range(count):
-        out = folder / str(number)
-        first = _start(out)
-        time.sleep(rng.uniform(0, 2))
-        both = (first, _start(out))
-        said = [_told(process) for process in both]
-        codes = sorted(process.returncode for process in both)
-        assert codes in ([0, 0], [0, 2]), (codes, said)
-        for process, errors in zip(both, said, strict=True):
-            if process.returncode == 2:
-                (line,) = [x for x in errors.splitlines() if x.startswith("gapjax: ")]
-                assert "is written to by process" in line, line
-                assert " since " in line, line
-        yield "refused" if codes == [0, 2] else "found it done"
+    first = _start(job, out)
+    time.sleep(apart)
+    both = [*first, *_start(job, out)]
+    said = _told(both)
+    codes = sorted(process.returncode for process in both)
+    assert codes in ([0, 0], [0, 2]), (codes, said)
+    if codes == [0, 0]:
+        return "found it done"
+    (errors,) = [e for process, e in zip(both, said, strict=True) if process.returncode == 2]
+    (line,) = re.findall("gapjax: .*", errors)
+    if re.search("is written to by process .* since ", line):
+        return "told who holds it"
+    assert "is there already" in line, line
+    return "told that it is there"
 
 
-def kills(folder: pathlib.Path, count: int, rng: random.Random) -> Iterator[dict[str, Any]]:
-    """Kill a study at random moments and go on; what each run had before it died.
+def kill(job: Job, out: pathlib.Path, after: float, how: signal.Signals) -> tuple[bool, int]:
+    """Start a job and kill it after so many seconds; whether it had ended, and what was finished.
 
     Raises:
-        AssertionError: a regime that was finished is gone or trained again, or a signal was
-            answered in another way than said.
+        AssertionError: what was finished before is gone or made again, or a signal was answered in
+            another way than said.
     """
-    out, whole = folder / "killed", 20.0
-    for _ in range(count):
-        done = {path: path.read_bytes() for path in (out / "regimes").glob("*.json")}
-        begun, how = time.monotonic(), rng.choice(_SIGNALS)
-        process = _start(out)
-        try:
-            process.wait(timeout=rng.uniform(0.2, whole))
-        except subprocess.TimeoutExpired:
+    done = {path: path.read_bytes() for glob in job.finished for path in out.glob(glob)}
+    processes, end = _start(job, out), time.monotonic() + after
+    try:
+        for process in processes:
+            process.wait(timeout=max(0.0, end - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        for process in processes:  # all of them, as a scheduler does
             process.send_signal(how)
-        errors = _told(process)
-        for path, content in done.items():
-            assert path.read_bytes() == content, f"{path} changed"
+    for process, errors in zip(processes, _told(processes), strict=True):
+        for path in done:
             assert f"train {path.stem}:" not in errors, errors
-        ended = process.returncode == 0
-        if ended:
-            whole = time.monotonic() - begun
-        elif how != signal.SIGKILL:
+        if process.returncode and how != signal.SIGKILL:
             assert process.returncode in (128 + how, -how), (process.returncode, errors)
-        yield {"signal": how.name, "ended": ended, "finished before": len(done)}
-        if ended:
-            yield {"numbers": _numbers(out)}
+    for path, content in done.items():
+        assert path.read_bytes() == content, f"{path} changed"
+    return not any(process.returncode for process in processes), len(done)
+
+
+def kill_until(
+    job: Job, out: pathlib.Path, wanted: Any, longest: float, count: int, rng: random.Random
+) -> list[dict[str, Any]]:
+    """Kill a job so often, going on each time; at each end hold it against what is wanted."""
+    moments: list[dict[str, Any]] = []
+    while len(moments) < count:
+        how, after = rng.choice(_SIGNALS), rng.uniform(0.2, longest)
+        ended, before = kill(job, out, after, how)
+        if not ended:
+            moments.append({"signal": how.name, "seconds": round(after, 2), "finished": before})
+        if ended or len(moments) == count:
+            while not ended:
+                ended, _ = kill(job, out, _LONGEST, how)
+            assert _result(out) == wanted, f"{out}: another result after kills"
+            assert not _leftovers(out), _leftovers(out)
             shutil.rmtree(out)
+    return moments
 
 
-def main(starts: int, dead: int) -> dict[str, Any]:
-    """Start twice and kill, so many times each."""
+def main(starts: int, kills: int) -> dict[str, Any]:
+    """Start twice and kill, so many times over all jobs."""
     rng = random.Random(0)
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(scratch)
-        undisturbed = _start(folder / "whole")
-        errors = _told(undisturbed)
-        assert undisturbed.returncode == 0, errors
-        wanted = _numbers(folder / "whole")
-        twice = list(double_starts(folder, starts, rng))
+        _write_images(folder / "images")
+        jobs, wanted, seconds = _jobs(folder / "images"), {}, {}
+        for name, job in jobs.items():
+            out = folder / f"whole {name}" / "out"
+            out.parent.mkdir()
+            begun = time.monotonic()
+            ended, _ = kill(job, out, _LONGEST, signal.SIGKILL)
+            assert ended, f"{name} fails undisturbed"
+            wanted[name], seconds[name] = _result(out), time.monotonic() - begun
+            print(f"{name}: {seconds[name]:.1f} s undisturbed", flush=True)
+        twice: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         for number in range(starts):
-            assert _numbers(folder / str(number)) == wanted, "other numbers"
-        killed = list(kills(folder, dead, rng))
-    ends = [one["numbers"] for one in killed if "numbers" in one]
-    assert all(end == wanted for end in ends), "other numbers after kills"
-    moments = [one for one in killed if "signal" in one]
+            name = "import" if number % 5 == 4 else "study"
+            out = folder / f"twice {number}" / "out"
+            out.parent.mkdir()
+            twice[name][start_twice(jobs[name], out, rng.uniform(0, 2))] += 1
+            assert _result(out) == wanted[name], f"{name}: another result after two starts"
+            assert not _leftovers(out), _leftovers(out)
+            shutil.rmtree(out)
+        print({name: dict(told) for name, told in twice.items()}, flush=True)
+        killed = {}
+        for number, (name, job) in enumerate(jobs.items()):
+            share = (kills + number) // len(jobs)  # so that they add up to all
+            out = folder / f"killed {name}" / "out"
+            out.parent.mkdir()
+            killed[name] = kill_until(job, out, wanted[name], seconds[name], share, rng)
+            print(f"{name}: killed {share} times", flush=True)
     return {
-        "double starts": {what: twice.count(what) for what in sorted({*twice})},
-        "kills": len(moments),
-        "ended": len(ends),
-        "moments": moments,
+        "seconds undisturbed, compilation and all": {
+            name: round(value, 1) for name, value in seconds.items()
+        },
+        "double starts": {name: dict(told) for name, told in twice.items()},
+        "kills": {name: len(moments) for name, moments in killed.items()},
+        "moments": killed,
     }
 
 

@@ -353,6 +353,10 @@ def test_of_many_examples_a_part_is_measured_on_with_its_sampling_error(
     assert all(len(row) == len(section["columns"]) for row in section["rows"])
     assert "Measured on 50 of 64 training examples" in section["notes"][0]
     assert "5 disjoint parts" in section["notes"][1]
+    study.write_report(dataclasses.replace(result, landscape=found), tmp_path / "part.html")
+    page = (tmp_path / "part.html").read_text()
+    # The chip of a regime's colour stands before its name, not before what is open of it.
+    assert "<td>SB: by examples</td>" in page and "</span>SB</td>" in page
 
 
 def _largest_mean(examples):
