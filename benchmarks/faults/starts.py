@@ -34,6 +34,7 @@ _STUDY = ("study", "--seeds", "2", "--epochs", "0.5", "--evaluations", "2", "--n
 _REGIMES = ("--regimes", "SB", "LB")
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 _LONGEST = 600.0  # seconds of one run
+_KILLED = 40.0  # seconds after which a job that is killed has been killed: some take minutes
 _IMAGES = 5000  # of an import: some seconds of work
 
 
@@ -113,7 +114,7 @@ def _timeless(value: Any) -> Any:
     """Without what says how long it took."""
     if isinstance(value, dict):
         return {k: _timeless(v) for k, v in value.items() if "seconds" not in k}
-    return value
+    return [_timeless(one) for one in value] if isinstance(value, list) else value
 
 
 def _result(out: pathlib.Path) -> Any:
@@ -184,7 +185,7 @@ def kill_until(
     """Kill a job so often, going on each time; at each end hold it against what is wanted."""
     moments: list[dict[str, Any]] = []
     while len(moments) < count:
-        how, after = rng.choice(_SIGNALS), rng.uniform(0.2, longest)
+        how, after = rng.choice(_SIGNALS), rng.uniform(0.2, min(longest, _KILLED))
         ended, before = kill(job, out, after, how)
         if not ended:
             moments.append({"signal": how.name, "seconds": round(after, 2), "finished": before})
