@@ -29,9 +29,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gapjax import data
+
 ROOT = pathlib.Path(__file__).parent.parent.parent
-_STUDY = ("study", "--seeds", "2", "--epochs", "0.5", "--evaluations", "2", "--no-controls")
-_REGIMES = ("--regimes", "SB", "LB")
+_STUDY = (
+    "study",
+    "--epochs",
+    "0.5",
+    "--evaluations",
+    "2",
+    "--regimes",
+    "SB",
+    "LB",
+    "--no-controls",
+)
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 _LONGEST = 600.0  # seconds of one run
 _KILLED = 40.0  # seconds after which a job that is killed has been killed: some take minutes
@@ -55,11 +66,11 @@ class Job(NamedTuple):
 
 
 def _jobs(source: pathlib.Path) -> dict[str, Job]:
-    small = ("--landscape", "--landscape-examples", "100")
+    one, two = ((*_STUDY, "--seeds", seeds) for seeds in "12")
     return {
-        "study": Job((*_STUDY, *_REGIMES)),
-        "landscape": Job((*_STUDY, *_REGIMES, *small), finished=("regimes/*.json", "landscape/*")),
-        "two processes": Job((*_STUDY, *_REGIMES, "--distributed"), processes=2),
+        "study": Job(one),
+        "landscape": Job((*one, "--landscape"), finished=("regimes/*.json", "landscape/*")),
+        "two processes": Job((*two, "--distributed"), processes=2),
         "import": Job(
             ("data", "import", "mine", "--from", str(source)), "--data-dir", finished=("*/*/*",)
         ),
@@ -118,13 +129,15 @@ def _timeless(value: Any) -> Any:
 
 
 def _result(out: pathlib.Path) -> Any:
-    """All that a study found, but how long it took; the bytes of a data set that was made."""
+    """All that a study found, but how long it took; the examples of a data set that was made."""
     if (out / "results.json").exists():
         return _timeless(json.loads((out / "results.json").read_text()))
-    files = (path for path in sorted(out.rglob("*")) if path.is_file())
-    return {
-        str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
-    }
+    made = data.load("mine", data_dir=out)  # whose files hold an example's fields in any order
+    return [
+        hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+        for split in (made.train, made.test)
+        for values in (split.images, split.labels)
+    ]
 
 
 def _leftovers(out: pathlib.Path) -> list[str]:

@@ -302,8 +302,7 @@ class Checkpoints:
             )
             if self._raise:
                 raise OSError(
-                    f"{message} Make room there or let it be written, or train on without: "
-                    'on_save_error="warn".'
+                    f"{message} Make room there or let it be written, and run it again."
                 ) from error
             warnings.warn(f"{message} Training goes on.", CheckpointWarning, stacklevel=4)
 
