@@ -1,11 +1,11 @@
 """Commands that are started twice on one folder, and killed at any moment: the same results.
 
 `python -m benchmarks.faults.starts [STARTS] [KILLS]` runs each of four jobs undisturbed: a study,
-one that measures the minima it found, one of two processes, and an import of images. Then it starts
-studies and imports twice on one folder, 0 to 2 s apart, STARTS times (50 by default): one has to
-make it, the other to end with exit code 2 and one line that says who holds the folder, or to find
-it done. Then it kills jobs with SIGKILL, SIGTERM or SIGINT at random moments, KILLS times (100 by
-default), and goes on; whenever one ends, it begins anew. All ends have to hold what the undisturbed
+one that measures the minima it found, one of two processes, and an import of images. Then it kills
+jobs with SIGKILL, SIGTERM or SIGINT at random moments, KILLS times (100 by default), and goes on;
+whenever one ends, it begins anew. And it starts studies and imports twice on one folder, 0 to 2 s
+apart, STARTS times (50 by default): one has to make it, the other to end with exit code 2 and one
+line that says who holds the folder, or to find it done. All ends have to hold what the undisturbed
 runs hold, nothing that was finished may be lost or made again, and nothing of those that died may
 be left. Kept in `benchmarks/results/starts-cpu.json`.
 """
@@ -56,7 +56,7 @@ class Job(NamedTuple):
         command: its arguments, without the folder.
         option: by which it is told the folder.
         processes: how many make it together.
-        finished: files, as patterns, that stay as they are once they are there.
+        finished: files, as patterns, whose content stays once it is there.
     """
 
     command: tuple[str, ...]
@@ -140,6 +140,13 @@ def _result(out: pathlib.Path) -> Any:
     ]
 
 
+def _content(path: pathlib.Path) -> dict[str, Any]:
+    """What a file holds: of JSON the fields, to which others may be added as work goes on."""
+    if path.suffix != ".json":
+        return {"bytes": path.read_bytes()}
+    return {name: value for name, value in json.loads(path.read_text()).items() if name != "seal"}
+
+
 def _leftovers(out: pathlib.Path) -> list[str]:
     """What is beside the folder and hidden: of those who died."""
     return sorted(path.name for path in out.parent.glob(".*"))
@@ -174,7 +181,7 @@ def kill(job: Job, out: pathlib.Path, after: float, how: signal.Signals) -> tupl
         AssertionError: what was finished before is gone or made again, or a signal was answered in
             another way than said.
     """
-    done = {path: path.read_bytes() for glob in job.finished for path in out.glob(glob)}
+    done = {path: _content(path) for glob in job.finished for path in out.glob(glob)}
     processes, end = _start(job, out), time.monotonic() + after
     try:
         for process in processes:
@@ -188,7 +195,8 @@ def kill(job: Job, out: pathlib.Path, after: float, how: signal.Signals) -> tupl
         if process.returncode and how != signal.SIGKILL:
             assert process.returncode in (128 + how, -how), (process.returncode, errors)
     for path, content in done.items():
-        assert path.read_bytes() == content, f"{path} changed"
+        now = _content(path)
+        assert {name: now.get(name) for name in content} == content, f"{path} changed"
     return not any(process.returncode for process in processes), len(done)
 
 
@@ -226,6 +234,13 @@ def main(starts: int, kills: int) -> dict[str, Any]:
             assert ended, f"{name} fails undisturbed"
             wanted[name], seconds[name] = _result(out), time.monotonic() - begun
             print(f"{name}: {seconds[name]:.1f} s undisturbed", flush=True)
+        killed = {}
+        for number, (name, job) in enumerate(jobs.items()):
+            share = (kills + number) // len(jobs)  # so that they add up to all
+            out = folder / f"killed {name}" / "out"
+            out.parent.mkdir()
+            killed[name] = kill_until(job, out, wanted[name], seconds[name], share, rng)
+            print(f"{name}: killed {share} times", flush=True)
         twice: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         for number in range(starts):
             name = "import" if number % 5 == 4 else "study"
@@ -236,13 +251,6 @@ def main(starts: int, kills: int) -> dict[str, Any]:
             assert not _leftovers(out), _leftovers(out)
             shutil.rmtree(out)
         print({name: dict(told) for name, told in twice.items()}, flush=True)
-        killed = {}
-        for number, (name, job) in enumerate(jobs.items()):
-            share = (kills + number) // len(jobs)  # so that they add up to all
-            out = folder / f"killed {name}" / "out"
-            out.parent.mkdir()
-            killed[name] = kill_until(job, out, wanted[name], seconds[name], share, rng)
-            print(f"{name}: killed {share} times", flush=True)
     return {
         "seconds undisturbed, compilation and all": {
             name: round(value, 1) for name, value in seconds.items()
