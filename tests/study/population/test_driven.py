@@ -121,7 +121,7 @@ def test_it_is_shown_means_over_seeds_the_loss_and_the_rate(noise, norm, loss, w
 
 
 def test_it_is_asked_at_evaluations_after_which_training_goes_on():
-    plan = _plan(controller=at_looks({1: 32}), evaluations=2)
+    plan = _plan(controller=at_looks({1: 32}), evaluations=4)
     driven, curves = _driven.start(plan), _curves(plan, [1.0], [1.0], [1.0])
     for row in range(len(plan.marks)):
         driven = _driven.look(driven, curves, row)
