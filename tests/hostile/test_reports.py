@@ -21,7 +21,7 @@ WRONG = {"text": "x", "list": [[]], "object": {"x": {}}, "true": True, "NaN": fl
 UNREAD = {("curves", "flops"), ("files", "checkpoints/LB")} | {
     (field.name,)
     for field in dataclasses.fields(RegimeRecord)
-    if field.default is not dataclasses.MISSING
+    if {field.default, field.default_factory} != {dataclasses.MISSING}
 }
 # Fields that may hold anything: what a study was, as a whole, and how it was run.
 FREE = ("environment", "hyper", "of", "seal")
