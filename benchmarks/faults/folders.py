@@ -121,6 +121,20 @@ def _open_tree(folder: pathlib.Path) -> Kind:
     return Kind(folder, read)
 
 
+def mnist_files(
+    rng: np.random.Generator, train: int, test: int, side: int, classes: int
+) -> dict[str, bytes]:
+    """The four files of MNIST's format, of noise."""
+    files = {}
+    for split, count in (("train", train), ("t10k", test)):
+        head = b"".join(n.to_bytes(4, "big") for n in (count, side, side))
+        pixels = rng.bytes(side * side * count)
+        files[f"{split}-images-idx3-ubyte"] = b"\0\0\x08\x03" + head + pixels
+        labels = bytes(i % classes for i in range(count))
+        files[f"{split}-labels-idx1-ubyte"] = b"\0\0\x08\x01" + head[:4] + labels
+    return files
+
+
 def _write_array_record(root: pathlib.Path) -> pathlib.Path:
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as source:

@@ -106,13 +106,9 @@ def _tree(rng: np.random.Generator) -> dict[str, bytes]:
     """The files of a small data set of one of the kinds that are imported."""
     kind = rng.integers(4)
     if kind == 0:
-        files = {}
-        for split, count in (("train", 20), ("t10k", 10)):
-            head = b"".join(n.to_bytes(4, "big") for n in (count, 6, 6))
-            files[f"{split}-images-idx3-ubyte"] = b"\0\0\x08\x03" + head + rng.bytes(36 * count)
-            labels = bytes(i % 3 for i in range(count))
-            files[f"{split}-labels-idx1-ubyte"] = b"\0\0\x08\x01" + head[:4] + labels
-        return files
+        from benchmarks.faults.folders import mnist_files
+
+        return mnist_files(rng, train=20, test=10, side=6, classes=3)
     if kind == 1:
         rows = {b"data": rng.integers(0, 256, (4, 3072), np.uint8), b"labels": [0, 1, 2, 3]}
         names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]

@@ -90,12 +90,17 @@ class Child:
             raise RuntimeError(f"the run failed:\n{self.errors.read_text()[-2000:]}")
 
 
+def free_port() -> int:
+    """A port of this machine at which processes can meet."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @contextlib.contextmanager
 def children(run: Run, processes: int, folder: pathlib.Path) -> Iterator[list[Child]]:
     """The processes of a run; whatever happens, none of them outlives this."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     started: list[Child] = []
     try:
         for number in range(processes):

@@ -20,7 +20,6 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,20 +28,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.faults.folders import mnist_files
+from benchmarks.faults.kill import ROOT, free_port
 from gapjax import data
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
-_STUDY = (
-    "study",
-    "--epochs",
-    "0.5",
-    "--evaluations",
-    "2",
-    "--regimes",
-    "SB",
-    "LB",
-    "--no-controls",
-)
+_SHORT = ("--epochs", "0.5", "--evaluations", "2", "--no-controls")
+_STUDY = ("study", *_SHORT, "--regimes", "SB", "LB")
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 _LONGEST = 600.0  # seconds of one run
 _KILLED = 40.0  # seconds after which a job that is killed has been killed: some take minutes
@@ -77,27 +68,13 @@ def _jobs(source: pathlib.Path) -> dict[str, Job]:
     }
 
 
-def _write_images(folder: pathlib.Path) -> None:
-    """MNIST's four files, of noise."""
-    rng = np.random.default_rng(0)
-    folder.mkdir()
-    for stem, count in (("train", _IMAGES), ("t10k", _IMAGES // 10)):
-        for kind, shape, below in (("images-idx3", (28, 28), 256), ("labels-idx1", (), 10)):
-            sizes = (count, *shape)
-            header = bytes([0, 0, 8, len(sizes)]) + b"".join(n.to_bytes(4, "big") for n in sizes)
-            values = rng.integers(0, below, sizes, dtype=np.uint8)
-            (folder / f"{stem}-{kind}-ubyte").write_bytes(header + values.tobytes())
-
-
 def _start(job: Job, out: pathlib.Path) -> list[subprocess.Popen[str]]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     # Most of a small job is compilation, and what was compiled once may be kept.
     environment["JAX_COMPILATION_CACHE_DIR"] = str(out.parents[1] / "compiled")
     environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     if job.processes > 1:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            environment["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{probe.getsockname()[1]}"
+        environment["JAX_COORDINATOR_ADDRESS"] = f"127.0.0.1:{free_port()}"
         environment["JAX_NUM_PROCESSES"] = str(job.processes)
     return [
         subprocess.Popen(
@@ -224,7 +201,10 @@ def main(starts: int, kills: int) -> dict[str, Any]:
     rng = random.Random(0)
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(scratch)
-        _write_images(folder / "images")
+        (folder / "images").mkdir()
+        noise = mnist_files(np.random.default_rng(0), _IMAGES, _IMAGES // 10, side=28, classes=10)
+        for file, content in noise.items():
+            (folder / "images" / file).write_bytes(content)
         jobs, wanted, seconds = _jobs(folder / "images"), {}, {}
         for name, job in jobs.items():
             out = folder / f"whole {name}" / "out"
