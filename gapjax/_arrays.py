@@ -103,7 +103,7 @@ def as_on_device(path: Any, array: np.ndarray) -> np.ndarray:
     dtype = jax.dtypes.canonicalize_dtype(array.dtype)
     if dtype != array.dtype and dtype.kind in "iu" and array.size:
         _check_range(path, array, dtype)
-    return array.astype(dtype, copy=False)
+    return _narrowed(path, array, dtype)
 
 
 def _as_jax_does(path: Any, array: np.ndarray) -> np.ndarray:
@@ -117,7 +117,7 @@ def _as_jax_does(path: Any, array: np.ndarray) -> np.ndarray:
     dtype = jax.dtypes.canonicalize_dtype(wide)
     if dtype.kind == "i" and array.size:
         _check_range(path, array, dtype)
-    return array.astype(dtype)
+    return _narrowed(path, array, dtype)
 
 
 def _no_numbers(path: Any, array: np.ndarray) -> ValueError:
@@ -127,6 +127,19 @@ def _no_numbers(path: Any, array: np.ndarray) -> ValueError:
         f"{_name(path)} holds {objects}{type(other).__name__.rstrip('_')} ({str(other)[:40]!r}), "
         "which cannot go onto a device; drop the field or turn it into numbers."
     )
+
+
+def _narrowed(path: Any, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        narrow = array.astype(dtype, copy=False)
+    if narrow is not array and dtype.kind in "fc" and np.isinf(narrow).any():
+        beyond = np.isinf(narrow) & np.isfinite(array.astype(np.complex128))
+        if beyond.any():
+            raise ValueError(
+                f"{_name(path)} holds {array[beyond].flat[0]}, which is infinite in {dtype}, the "
+                "type that JAX gives it; scale it down, or set jax_enable_x64."
+            )
+    return narrow
 
 
 def _check_range(path: Any, array: np.ndarray, dtype: np.dtype) -> None:

@@ -57,8 +57,15 @@ def as_arrays(
         {'images': (2, 3), 'labels': (2,)}
     """
     arrays = _read(source, columns, batched)
-    leaves = jax.tree.leaves(arrays)
-    if not leaves or not all(np.ndim(leaf) and len(leaf) for leaf in leaves):
+    lengths = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(arrays):
+        if not np.ndim(leaf):
+            raise ValueError(f"{_named(path)} is one number; it needs a leading axis of examples.")
+        lengths[_named(path)] = len(leaf)
+    if len(set(lengths.values())) > 1:
+        said = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        raise ValueError(f"All arrays need the same leading axis of examples, and {said}.")
+    if not any(lengths.values()):
         raise ValueError(f"This {type(source).__name__} holds no examples.")
     return jax.tree_util.tree_map_with_path(_as_jax_has_it, arrays)
 
@@ -129,7 +136,7 @@ def _table_reader(source: Any) -> Callable[[Any, Sequence[str] | None], Any] | N
         return _tables.pandas
     if _is_from(source, "polars") and kinds & {"DataFrame", "LazyFrame"}:
         return _tables.polars
-    if _is_from(source, "pyarrow") and "Table" in kinds:
+    if _is_from(source, "pyarrow") and kinds & {"Table", "RecordBatch"}:
         return _tables.arrow
     return None
 
@@ -198,7 +205,7 @@ def _plain_tree(record: Any, columns: Sequence[str] | None) -> Any:
 
 def _joined(batches: Sequence[Any], columns: Sequence[str] | None = None) -> Any:
     """Batches, one behind the other."""
-    batches = [_plain_tree(batch, columns) for batch in batches]
+    batches = [_plain_tree(_fields(batch), columns) for batch in batches]
     structure: Any = jax.tree.structure(batches[0])
     for batch in batches:
         if jax.tree.structure(batch) != structure:
@@ -215,6 +222,12 @@ def _joined(batches: Sequence[Any], columns: Sequence[str] | None = None) -> Any
         return np.concatenate(arrays)
 
     return jax.tree_util.tree_map_with_path(joined, *batches)
+
+
+def _fields(batch: Any) -> Any:
+    """A list of arrays as the fields of a batch, which loaders make of tuples."""
+    is_list = isinstance(batch, list) and batch and all(hasattr(x, "shape") for x in batch)
+    return tuple(batch) if is_list else batch
 
 
 def _torch_loader(source: Any, columns: Sequence[str] | None, batched: bool | None) -> Any:
@@ -237,6 +250,9 @@ def _array(path: Any, leaf: Any) -> np.ndarray:
     """A leaf as an array; a memory map as itself."""
     if isinstance(leaf, np.memmap):
         return leaf
+    for library, read in _tables.COLUMNS.items():
+        if _is_from(leaf, library):
+            return read(jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
     return _arrays.as_array(path, _plain(leaf))
 
 

@@ -1,6 +1,6 @@
 """Tables of other libraries (pandas, polars, Arrow, Hugging Face) as columns of NumPy arrays."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ def chosen(table: Any, columns: Sequence[str] | None) -> Any:
 
 def pandas(source: Any, columns: Sequence[str] | None) -> dict[str, np.ndarray]:
     """A data frame of pandas."""
+    _refuse_repeats(list(source.columns))
     table = chosen({name: source[name] for name in source.columns}, columns)
     return {str(name): _pandas_column(str(name), column) for name, column in table.items()}
 
@@ -56,19 +57,28 @@ def polars(source: Any, columns: Sequence[str] | None) -> dict[str, np.ndarray]:
 
 def arrow(source: Any, columns: Sequence[str] | None) -> dict[str, np.ndarray]:
     """A table of Arrow."""
-    table = chosen({name: source.column(name) for name in source.column_names}, columns)
+    _refuse_repeats(source.schema.names)
+    table = chosen({name: source.column(name) for name in source.schema.names}, columns)
     return {name: _arrow_column(name, column) for name, column in table.items()}
 
 
 def hugging_face(source: Any, columns: Sequence[str] | None) -> dict[str, np.ndarray]:
     """A data set of Hugging Face, whatever format it is set to."""
+    if source.format["type"] == "custom":
+        raise ValueError(
+            "This data set has a transform, which is applied as rows are asked for: apply it once "
+            "with source.map(...), or take it away with source.with_format(None)."
+        )
     names = list(chosen(dict.fromkeys(source.column_names), columns))
     table = source.select_columns(names).with_format("arrow")[:]
-    images = {name for name in names if type(source.features[name]).__name__ == "Image"}
-    return {
-        name: (_image_column if name in images else _arrow_column)(name, table.column(name))
-        for name in names
-    }
+
+    def column(name: str) -> np.ndarray:
+        feature = source.features[name]
+        if type(feature).__name__ == "Image":
+            return _image_column(name, table.column(name), feature.mode)
+        return _arrow_column(name, table.column(name))
+
+    return {name: column(name) for name in names}
 
 
 def _arrow_column(name: str, column: Any) -> np.ndarray:
@@ -80,6 +90,11 @@ def _arrow_column(name: str, column: Any) -> np.ndarray:
         values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)
     shape = [len(values)]
     while True:
+        if isinstance(values, pa.FixedShapeTensorArray):
+            if values.null_count:
+                raise _missing(name)
+            tensors = values.to_numpy_ndarray()
+            return tensors.reshape(*shape, *tensors.shape[1:])
         if isinstance(values, pa.ExtensionArray):
             values = values.storage
         if values.null_count:
@@ -106,11 +121,17 @@ def _arrow_column(name: str, column: Any) -> np.ndarray:
     return values.to_numpy(zero_copy_only=False).reshape(shape)
 
 
-def _image_column(name: str, column: Any) -> np.ndarray:
+def _image_column(name: str, column: Any, mode: str | None) -> np.ndarray:
     """A column of image files, as Hugging Face keeps them: bytes, or a path."""
     from gapjax import _outside
     from gapjax.data import _images
 
+    channels = {word: count for count, word in _images.MODES.items()}
+    if mode is not None and mode not in channels:
+        raise ValueError(
+            f"Column {name!r} holds images of mode {mode!r}, which are no pixels of 8 bits; cast "
+            f"it to one of {', '.join(map(repr, channels))}."
+        )
     pixels = []
     for number, cell in enumerate(column.to_pylist()):
         if cell is None:
@@ -119,12 +140,20 @@ def _image_column(name: str, column: Any) -> np.ndarray:
             content = cell["bytes"]
             content = _outside.read_file(cell["path"]) if content is None else content
             picture = _images.open_image(content)
-            pixels.append(_images.to_pixels(picture, 1 if _images.is_grey(picture) else 3))
+            told = 1 if _images.is_grey(picture) else 3
+            wanted = told if mode is None else channels[mode]
+            pixels.append(_images.to_pixels(_images.upright(picture), wanted))
         except (ValueError, OSError) as error:
             raise ValueError(
                 f"Column {name!r}: image {number} cannot be read ({error})."
             ) from error
     return _cells(name, pixels)
+
+
+def _refuse_repeats(names: Sequence[Any]) -> None:
+    repeated = sorted({str(name) for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"There is more than one column {repeated[0]!r}: rename all but one.")
 
 
 def _cells(name: str, cells: Sequence[Any]) -> np.ndarray:
@@ -156,3 +185,11 @@ def _unfit(name: str, kind: str, remedy: str = "turn it into numbers") -> ValueE
         f"Column {name!r} holds {kind}, which cannot go onto a device: {remedy}, or leave it out "
         "with columns=."
     )
+
+
+# How one column of each library is read, by its name and itself.
+COLUMNS: dict[str, Callable[[str, Any], np.ndarray]] = {
+    "pandas": _pandas_column,
+    "polars": lambda name, column: _arrow_column(name, column.to_arrow()),
+    "pyarrow": _arrow_column,
+}

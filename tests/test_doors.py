@@ -320,7 +320,7 @@ def test_sources_without_an_end_are_refused():
         ([], {}, "holds no examples"),
         ({}, {}, "holds no examples"),
         ({"x": np.zeros((0, 3))}, {}, "holds no examples"),
-        ({"x": np.float32(3)}, {}, "holds no examples"),
+        ({"x": np.float32(3)}, {}, "is one number"),
         (iter([]), {}, "holds no examples"),
         (3, {}, "int is no source of examples"),
         ("text", {}, "'text' is no source"),

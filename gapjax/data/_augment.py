@@ -60,6 +60,7 @@ def pad_crop(keys: jax.Array, images: jax.Array, *, padding: int = 4) -> jax.Arr
         (4, 8, 8, 3)
     """
     _checks.positive_int("padding", padding)
+    _check_images(images)
     sides = ((padding, padding), (padding, padding), (0, 0))
 
     def one(key: jax.Array, image: jax.Array) -> jax.Array:
@@ -85,8 +86,17 @@ def flip(keys: jax.Array, images: jax.Array) -> jax.Array:
         >>> flip(jax.random.split(jax.random.key(0), 4), images).shape
         (4, 1, 3, 1)
     """
+    _check_images(images)
     tossed = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, 1)))(keys)
     return jnp.where(tossed[:, None, None, None], images[:, :, ::-1], images)
+
+
+def _check_images(images: jax.Array) -> None:
+    if jnp.ndim(images) != 4:
+        raise ValueError(
+            f"images must be [B, H, W, C], not of shape {list(jnp.shape(images))}; grey ones need "
+            "a last axis of 1: images[..., None]."
+        )
 
 
 # What the command line knows; a number behind the name, as in "pad-crop:2", is its first argument.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gapjax import _checks, _doors
@@ -121,15 +122,20 @@ class Dataset:
             raise ValueError(f"name must be a text that is not empty, not {self.name!r}.")
         if self.normalize is not None:
             _checks.one_of("normalize", self.normalize, ("auto", *NORMALIZATIONS))
+        known: dict[str, tuple[str, ...]] = {}
         for part in ("train", "test"):
             split, names = _opened(getattr(self, part))
-            if names is not None and self.class_names is None:
-                object.__setattr__(self, "class_names", names)
+            if names is not None:
+                known[part] = names
             object.__setattr__(self, part, _checked(split, part))
+        _check_same_names(known)
+        if self.class_names is None and known:
+            object.__setattr__(self, "class_names", next(iter(known.values())))
         if isinstance(self.train, Split | StreamedSplit):
             object.__setattr__(self, "class_names", _class_names(self))
         elif self.class_names is not None:
-            object.__setattr__(self, "class_names", tuple(map(str, self.class_names)))
+            given = _checks.several("class_names", self.class_names)
+            object.__setattr__(self, "class_names", tuple(map(str, given)))
         _check_same_kind(self.train, self.test)
         if self.normalize == "auto":
             object.__setattr__(self, "normalize", _usual(self.train))
@@ -179,7 +185,7 @@ def _opened(split: Any) -> tuple[Any, tuple[str, ...] | None]:
 def _is_example(array: np.ndarray) -> bool:
     """Whether an array is what a ``Split`` holds: images or features."""
     images = array.ndim == 4 and array.dtype == np.uint8
-    return images or (array.ndim == 2 and np.issubdtype(array.dtype, np.floating))
+    return images or (array.ndim == 2 and jnp.issubdtype(array.dtype, jnp.floating))
 
 
 def _checked(split: Any, part: str) -> Any:
@@ -249,8 +255,9 @@ def _array(leaf: Any, place: str) -> np.ndarray:
                 )
         with np.errstate(over="ignore"):
             array = array.astype(narrow)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        bad = np.argwhere(~np.isfinite(array))[0]
+    finite = np.isfinite(array) if jnp.issubdtype(array.dtype, jnp.floating) else np.True_
+    if not finite.all():
+        bad = np.argwhere(~finite)[0]
         raise ValueError(
             f"{place}[{', '.join(map(str, bad))}] is {array[tuple(bad)]}: every number must be "
             "finite (in float32)."
@@ -279,12 +286,29 @@ def _check_same_kind(train: Any, test: Any) -> None:
             )
 
 
+def _check_same_names(known: dict[str, tuple[str, ...]]) -> None:
+    """Both splits must number their classes alike, where both tell."""
+    if len(set(known.values())) < 2:
+        return
+    train, test = known["train"], known["test"]
+    place = next(
+        (i for i, pair in enumerate(zip(train, test, strict=False)) if pair[0] != pair[1]),
+        min(len(train), len(test)),
+    )
+    one, other = (repr(names[place]) if place < len(names) else "none" for names in (train, test))
+    raise ValueError(
+        f"class {place} is {one} in train and {other} in test: number the classes of both alike, "
+        "with align_labels_with_mapping of the data set, say."
+    )
+
+
 def _class_names(dataset: Dataset) -> tuple[str, ...] | None:
     """The names of the classes of whole labels, checked against them."""
     names = dataset.class_names
     if isinstance(names, str):
         raise ValueError(f"class_names must be one name per class, not one text: {names!r}.")
-    names = names if names is None else tuple(map(str, names))
+    if names is not None:
+        names = tuple(map(str, _checks.several("class_names", names)))
     splits = {part: getattr(dataset, part) for part in ("train", "test")}
     whole = {part: split for part, split in splits.items() if isinstance(split, Split)}
     for part, split in whole.items():

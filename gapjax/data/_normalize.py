@@ -43,7 +43,7 @@ def channel_statistics(x: np.ndarray) -> ChannelStatistics:
     """
     x = np.asarray(x)
     pixels = x.dtype == np.uint8 and x.ndim == 4
-    if not (pixels or np.issubdtype(x.dtype, np.floating)) or x.ndim < 2 or not x.size:
+    if not (pixels or jnp.issubdtype(x.dtype, jnp.floating)) or x.ndim < 2 or not x.size:
         raise ValueError(
             f"x has dtype {x.dtype} and shape {x.shape}; it must be uint8 images [N, H, W, C], or "
             "floats [N, ..., features], of at least one example."
@@ -56,12 +56,16 @@ def channel_statistics(x: np.ndarray) -> ChannelStatistics:
             part = x[first : first + _ROWS].astype(np.float64)
             yield part / 255.0 if pixels else part
 
+    low, high = np.full_like(total, np.inf), np.full_like(total, -np.inf)
     for part in parts():
         total += part.sum(axes)
+        low, high = np.minimum(low, part.min(axes)), np.maximum(high, part.max(axes))
     mean = total / count
     for part in parts():
         squares += np.square(part - mean).sum(axes)
-    return ChannelStatistics(mean.astype(np.float32), np.sqrt(squares / count).astype(np.float32))
+    # What never varies differs from its mean by rounding, which is no deviation to divide by.
+    std = np.where(low < high, np.sqrt(squares / count), 0.0)
+    return ChannelStatistics(mean.astype(np.float32), std.astype(np.float32))
 
 
 def normalize(
@@ -133,7 +137,7 @@ def fit_normalizer(inputs: Any, how: str | None) -> Normalizer:
         return Normalizer(None, {})
     _checks.one_of("normalize", how, NORMALIZATIONS)
     leaves = named_leaves(inputs)
-    floats = {k: np.issubdtype(x.dtype, np.floating) for k, x in leaves.items()}
+    floats = {k: jnp.issubdtype(x.dtype, jnp.floating) for k, x in leaves.items()}
     images = {k: x.ndim == 4 and (floats[k] or x.dtype == np.uint8) for k, x in leaves.items()}
     wanted = {
         path: leaf

@@ -83,10 +83,10 @@ def grow_instead_of_decay(
     examples = 0
     for boundary in rising_boundaries("boundaries_and_scales", boundaries_and_scales):
         scale = boundaries_and_scales[boundary]
-        if not (isinstance(scale, numbers.Real) and 0 < scale <= 1):
+        if not (isinstance(scale, numbers.Real) and 1e-30 <= scale <= 1):
             raise ValueError(
-                f"The scale at update {boundary} must be above 0 and at most 1, not {scale!r}; to "
-                "raise the learning rate, join a warm-up to the schedule returned."
+                f"The scale at update {boundary} must be at least 1e-30 and at most 1, not "
+                f"{scale!r}; to raise the learning rate, join a warm-up to the schedule returned."
             )
         start = boundaries[-1] if boundaries else 0
         length = boundary - start
@@ -194,7 +194,8 @@ def seesaw(
     place = max(curve.peak, math.ceil(start * total))
     top = level = curve(place)
     largest = maximum - maximum % multiple
-    stages = [_Stage(0, base, None), _Stage(place, base, level)]  # warm-up, then the peak is held
+    # Warm-up, then the peak is held, where there is room to grow.
+    stages = [_Stage(0, base, None), _Stage(place, base, level if base < largest else None)]
     while stages[-1].size < largest:
         cut = curve.falls_to(level / factor, place)
         if cut is None:
@@ -275,22 +276,26 @@ def _spend(stages: list[_Stage], total: int) -> list[_Stage]:
     placed, update, seen = [stages[0]], 0, 0
     for stage in stages[1:]:
         updates = max(0, -((seen - stage.start) // placed[-1].size))
-        if seen + updates * placed[-1].size > total:
+        if seen + updates * placed[-1].size >= total:
             break
         update, seen = update + updates, seen + updates * placed[-1].size
         if not updates:
             placed.pop()  # it has come to hold nowhere
         placed.append(stage._replace(start=update))
     # What is left over makes one more update of some of the sizes, and perhaps a first one.
-    left, more = (total - seen) % placed[-1].size, []
+    last, left = divmod(total - seen, placed[-1].size)
+    more = []
     for stage in reversed(placed):
         updates, left = divmod(left, stage.size)
         more.append(updates)
-    shifts = itertools.accumulate(reversed(more), initial=1 if left else 0)
+    shifts = [*itertools.accumulate(reversed(more), initial=1 if left else 0)]
+    end = update + last + shifts[-1]
     placed = [
         stage._replace(start=stage.start + shift)
         for stage, shift in zip(placed, shifts, strict=False)
     ]
+    # The last size holds nowhere where what was left over was less than it.
+    placed = [stage for stage in placed if stage.start < end]
     return [_Stage(0, left, None), *placed] if left else placed
 
 

@@ -1,7 +1,7 @@
 """The re-sharding iterator: one exact stream of examples, cut into batches that may grow."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -104,7 +104,7 @@ class GrowingBatches(Iterator[Any]):
         prefetch: int | None = None,
         workers: int = 1,
     ):
-        self._seed = _checks.whole_number("seed", seed)
+        self._seed = _stream.check_seed(seed)
         self._end = _checks.one_of("end_of_epoch", end_of_epoch, _stream.ENDS)
         if microbatch is not None and ghost_size is None and not independent_examples:
             raise ValueError(
@@ -213,12 +213,12 @@ class GrowingBatches(Iterator[Any]):
         Raises:
             ValueError: if the batch would shrink or the size does not fit.
         """
-        current = self.batch_size
+        size, current = _checks.positive_int("A batch size", size), self.batch_size
         if size < current:
             raise ValueError(f"The batch would shrink from {current} to {size}; it only grows.")
         self._sharding.microbatches(size)
         if size > current:
-            self._floor, self._reason = int(size), reason
+            self._floor, self._reason = size, reason
             self._ahead.forget()
 
     def fork(
@@ -321,9 +321,11 @@ class GrowingBatches(Iterator[Any]):
 
         Raises:
             ValueError: if it belongs to other data, another seed, another end of epochs or another
-                version; nothing is changed then.
+                version, or is no state; nothing is changed then.
         """
         own = self.state()
+        if not isinstance(state, Mapping):
+            raise ValueError(f"A state is what state() returned, not {state!r}.")
         for name, remedy in (
             ("version", "use the release of gapjax that wrote it"),
             ("num_examples", "it belongs to another data set"),
@@ -336,12 +338,21 @@ class GrowingBatches(Iterator[Any]):
                     f"This state does not fit: its {name} is {state.get(name)!r}, here it is "
                     f"{own[name]!r}; {remedy}."
                 )
-        row = int(state["epoch"]) * self._source.num_examples + int(state["offset"])
-        self._cursor = _Cursor(row, state["update"], state["examples"], state["size"])
-        self._floor, self._reason = state["grown_to"], state["grown_because"]
-        if self._controller is not None and state["control"]:
-            self._control = ControllerState(*state["control"])
-        self._switches = [Switch(*switch) for switch in state["switches"]]
+        try:
+            row = int(state["epoch"]) * self._source.num_examples + int(state["offset"])
+            cursor = _Cursor(row, *(int(state[name]) for name in ("update", "examples", "size")))
+            floor, reason = int(state["grown_to"]), state["grown_because"]
+            control = ControllerState(*state["control"]) if state["control"] else None
+            switches = [Switch(*switch) for switch in state["switches"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"This state is not what state() returned ({type(error).__name__}: {error}); give "
+                "one that was kept whole."
+            ) from error
+        self._cursor, self._floor, self._reason = cursor, floor, reason
+        if self._controller is not None and control is not None:
+            self._control = control
+        self._switches = switches
         self._ahead.forget()
 
     def _source_fingerprint(self) -> str:

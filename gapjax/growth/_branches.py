@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
@@ -100,6 +101,8 @@ def branched_critical_batch(
     Raises:
         ValueError: for multiples without 1, sizes that are not whole or do not fit, fewer examples
             than a branch needs, fewer than 2 seeds, or batches that do not carry over epochs.
+        FloatingPointError: the branch of the smallest batch diverges; of a larger one it tells that
+            the batch is too large.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -132,7 +135,11 @@ def branched_critical_batch(
     tolerance = _checks.number("tolerance", tolerance, least=0)
     if not _checks.positive_float("level", level) < 1:
         raise ValueError(f"level must lie between 0 and 1, not {level!r}.")
-    chosen = list(range(seeds)) if isinstance(seeds, int) else _checks.several("seeds", seeds)
+    chosen = (
+        list(range(seeds))
+        if isinstance(seeds, numbers.Integral)
+        else _checks.several("seeds", seeds)
+    )
     if len(set(chosen)) != len(chosen) or len(chosen) < 2:
         raise ValueError(f"A paired test needs at least 2 different seeds, not {seeds!r}.")
     sizes = _sizes(batches, multiples, examples, looks)
@@ -143,6 +150,11 @@ def branched_critical_batch(
             branch = batches.fork(constant_batch(size), seed=seed)
             curves[k, s] = _train(start, step, branch, evaluate, examples // looks // size, looks)
     final = curves[..., -1]
+    if not np.isfinite(final[0]).all():
+        raise FloatingPointError(
+            f"The branch of the smallest batch, {sizes[0]}, diverged, and there is nothing to "
+            "compare the others with: branch at a lower learning rate, or where training is stable."
+        )
     rises, p_values = _compare(final, tolerance, level)
     worse = np.flatnonzero(p_values < level)
     return CriticalBatch(
@@ -189,7 +201,7 @@ def _compare(losses: np.ndarray, tolerance: float, level: float) -> tuple[np.nda
         rises[k] = rise.mean()
         error = rise.std(ddof=1) / math.sqrt(seeds)
         excess = rises[k] - tolerance
-        if not math.isfinite(excess):  # it has diverged
+        if not np.isfinite(losses[k]).all():  # it has diverged
             p_value = 0.0
         elif error == 0:
             p_value = float(excess <= 0)

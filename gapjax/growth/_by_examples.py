@@ -1,6 +1,7 @@
 """Schedules over examples, asked by update: what a batch ramp does to the clock."""
 
 import bisect
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,8 @@ from gapjax import _checks, _whole
 from gapjax._batch_rules import RULES, rule_factor
 from gapjax.growth._ramp_strings import stepwise
 from gapjax.growth._schedules import StepwiseBatch
+
+_WIDEST = 2**32 - 1
 
 
 def by_examples(
@@ -133,6 +136,11 @@ def segments(batch_schedule: StepwiseBatch) -> Callable[[ArrayLike], tuple[Any, 
     Of a Python number, Python numbers; of an array, an index and ``_whole.Words``.
     """
     stepwise(batch_schedule)
+    if max(batch_schedule.values) > _WIDEST:
+        raise ValueError(
+            f"A batch of {max(batch_schedule.values)} is more than {_WIDEST}, the most that is "
+            "counted on a device."
+        )
     # An int32 counts no further than this.
     near = sum(boundary <= _whole.LARGEST for boundary in batch_schedule.boundaries) + 1
     starts = np.asarray((0, *batch_schedule.boundaries)[:near], np.uint32)
@@ -141,7 +149,8 @@ def segments(batch_schedule: StepwiseBatch) -> Callable[[ArrayLike], tuple[Any, 
     high, low = np.asarray(words, np.uint32).T
 
     def segment_at(update: ArrayLike) -> tuple[Any, Any]:
-        if isinstance(update, int):
+        if isinstance(update, numbers.Integral):
+            update = int(update)
             at = bisect.bisect_right(batch_schedule.boundaries, update)
             return at, batch_schedule.examples_before(update)
         count = jnp.maximum(jnp.asarray(update), 0).astype(jnp.uint32)

@@ -91,7 +91,11 @@ def noise_scale_controller(
     def target(size: int, noise: NoiseScale, loss: Any, learning_rate: Any) -> float:
         del size, loss, learning_rate
         trace, norm = float(noise.trace), float(noise.squared_norm)
-        return trace / norm if norm > 0 or math.isnan(norm) else math.inf
+        if math.isnan(trace) or math.isnan(norm):
+            return math.nan
+        if trace <= 0:  # an estimate of what is not negative: there is no noise to speak of
+            return 0.0
+        return trace / norm if norm > 0 else math.inf
 
     return _ladder("noise scale", target, initial, maximum, factor, hysteresis, min_dwell)
 

@@ -321,7 +321,9 @@ def _twenty_percent(
         return place + rise + float(np.interp(place, log_sizes, residuals))
 
     goal = log_examples(start) + math.log(_EXCESS)
-    places = [start, *log_sizes[log_sizes > start], log_sizes[-1] + math.log(_FAR)]
+    # The grid ends where a critical batch can no longer be told from an infinite one.
+    beyond = [] if curve.batch(best) == math.inf else [log_sizes[-1] + math.log(_FAR)]
+    places = [start, *log_sizes[log_sizes > start], *beyond]
     for one, other in itertools.pairwise(places):
         if log_examples(other) >= goal:
             return math.exp(brentq(lambda place: log_examples(place) - goal, one, other))

@@ -340,10 +340,11 @@ def _linear(start: int, increment: int, last: int) -> list[int]:
 
 
 def _whole_over_devices(name: str, value: float, num_devices: int) -> int:
-    total = Fraction(_checks.positive_float(name, value)) * num_devices
-    if total.denominator != 1:
+    total = _checks.positive_float(name, value) * num_devices
+    # 4/3 has no float, and three times the nearest one is 4 all the same.
+    if round(total) < 1 or abs(total - round(total)) > 1e-9 * total:
         raise ValueError(f"{name}={value} on {num_devices} devices is no whole number of examples.")
-    return int(total)
+    return round(total)
 
 
 def _whole_examples(tokens: int, length: int) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 
 from gapjax import _checks
 
+_MOST = 2**64 - 1  # the key of the generator has words of 64 bits
 ENDS = ("carry", "pad", "drop")
 
 
@@ -37,6 +38,11 @@ class Window(NamedTuple):
     size: int
 
 
+def check_seed(value: int) -> int:
+    """A seed of a stream."""
+    return _checks.whole("seed", value, least=0, most=_MOST)
+
+
 def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     """The order of the examples in an epoch; read-only, since callers share it.
 
@@ -59,8 +65,8 @@ def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
         array([0, 2, 9, 1, 8, 5, 4, 3, 6, 7], dtype=int32)
     """
     return _order(
-        _checks.whole_number("seed", seed),
-        _checks.whole_number("epoch", epoch),
+        check_seed(seed),
+        _checks.whole("epoch", epoch, least=0, most=_MOST),
         _checks.positive_int("num_examples", num_examples),
     )
 
@@ -100,7 +106,7 @@ def stream_rows(seed: int, start: int, stop: int, *, num_examples: int) -> Rows:
         ([6, 7, 5, 3], [0, 0, 1, 1])
     """
     num_examples = _checks.positive_int("num_examples", num_examples)
-    seed = _checks.whole_number("seed", seed)
+    seed = check_seed(seed)
     start, stop = _checks.whole_number("start", start), _checks.whole_number("stop", stop)
     if stop < start:
         raise ValueError(f"stop={stop} lies before start={start}; rows are counted forwards.")

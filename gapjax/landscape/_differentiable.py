@@ -4,7 +4,8 @@ from typing import Any
 
 import jax
 
-from gapjax.landscape._data import Batches, loss_kernel, lower_mean
+from gapjax.landscape._data import Batches, loss_kernel
+from gapjax.landscape._linear import lower_product
 from gapjax.landscape._products import HESSIAN_PRODUCTS, Gradient
 from gapjax.landscape._space import VectorSpace
 
@@ -16,7 +17,7 @@ def check_hessian_product(
     batch = batches.first
 
     def fails(name: str) -> Exception | None:
-        return _failure(HESSIAN_PRODUCTS[name](space), space, batch, loss_fn, params)
+        return _failure(HESSIAN_PRODUCTS[name](space), space, batches, loss_fn, params)
 
     error = fails(name)
     if error is None:
@@ -34,11 +35,10 @@ def check_hessian_product(
 
 def check_network_product(kernel: Any, space: VectorSpace, batches: Batches, *args: Any) -> None:
     """Refuses a network that cannot be differentiated forward, as J^T C J needs."""
-    batch = batches.first
-    error = _failure(kernel, space, batch, *args)
+    error = _failure(kernel, space, batches, *args)
     if error is None:
         return
-    apply_fn, output_loss, params = args
+    batch, (apply_fn, output_loss, params) = batches.first, args
     jax.eval_shape(lambda p: output_loss(apply_fn(p, batch), batch), params)
     raise ValueError(
         f"the network cannot be differentiated forward ({_first_line(error)}), and the products "
@@ -47,10 +47,10 @@ def check_network_product(kernel: Any, space: VectorSpace, batches: Batches, *ar
     ) from error
 
 
-def _failure(kernel: Any, space: VectorSpace, batch: Any, *args: Any) -> Exception | None:
+def _failure(kernel: Any, space: VectorSpace, batches: Batches, *args: Any) -> Exception | None:
     """What lowering a product raises."""
     try:
-        lower_mean(kernel, space.abstract, batch, *args, space.abstract)
+        lower_product(kernel, space, batches, *args)
     except Exception as error:  # of any type: each rule of differentiation refuses in its own way
         return error
     return None

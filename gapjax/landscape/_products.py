@@ -38,6 +38,11 @@ class ForwardOverReverse:
         at, along = self.space.select(params), self.space.tangents(vector)
         return self.space.as_vector(jax.jvp(gradient, (at,), (along,))[1])
 
+    def linear(self, batch: Any, loss_fn: Any, params: Any) -> Callable[[Any], Any]:
+        """The product as a function of the vector alone, with all else computed."""
+        gradient = Gradient(self.space).at(batch, loss_fn, params)
+        return jax.linearize(gradient, self.space.select(params))[1]
+
 
 @dataclasses.dataclass(frozen=True)
 class ReverseOverReverse:
@@ -49,6 +54,12 @@ class ReverseOverReverse:
         gradient = Gradient(self.space).at(batch, loss_fn, params)
         _, back = jax.vjp(gradient, self.space.select(params))
         return self.space.as_vector(back(self.space.tangents(vector))[0])
+
+    def linear(self, batch: Any, loss_fn: Any, params: Any) -> Callable[[Any], Any]:
+        """As `ForwardOverReverse.linear`."""
+        gradient = Gradient(self.space).at(batch, loss_fn, params)
+        _, back = jax.vjp(gradient, self.space.select(params))
+        return jax.tree_util.Partial(lambda back, along: back(along)[0], back)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,15 +124,25 @@ class OutputProduct:
     def __call__(
         self, batch: Any, apply_fn: Any, output_loss: Any, params: Any, vector: Vector
     ) -> Vector:
+        linear = self.linear(batch, apply_fn, output_loss, params)
+        return self.space.as_vector(linear(self.space.tangents(vector)))
+
+    def linear(
+        self, batch: Any, apply_fn: Any, output_loss: Any, params: Any
+    ) -> Callable[[Any], Any]:
+        """As `ForwardOverReverse.linear`."""
+
         def network(leaves: list[jax.Array]) -> jax.Array:
             return apply_fn(self.space.replace(params, leaves), batch)
 
         # linearize evaluates the network once; its transpose serves the way back.
         outputs, push = jax.linearize(network, self.space.select(params))
-        along = push(self.space.tangents(vector))
-        bent = self.of_outputs(output_loss, batch, outputs, along)
-        (back,) = jax.linear_transpose(push, self.space.select(params))(bent)
-        return self.space.as_vector(back)
+
+        def product(push: Any, outputs: Any, batch: Any, output_loss: Any, along: Any) -> Any:
+            bent = self.of_outputs(output_loss, batch, outputs, push(along))
+            return jax.linear_transpose(push, along)(bent)[0]
+
+        return jax.tree_util.Partial(product, push, outputs, batch, output_loss)
 
 
 def loss_curvature(output_loss: Any, batch: Any, outputs: Any, along: Any) -> Any:

@@ -188,7 +188,7 @@ class Plan:
     def evaluations(self) -> frozenset[int]:
         """The updates after which metrics are measured: evenly spaced, and early ones."""
         if self.looks is not None:
-            return frozenset(self.looks)
+            return frozenset(look for look in self.looks if look <= self.updates)
         points, updates = math.ceil(self.study.evaluations * self.times), self.start.updates
         evenly = {round(u) for u in np.linspace(0, updates, points + 1)} - {0}
         early = diffusion.log_spaced(updates, per_decade=4)

@@ -137,7 +137,7 @@ def _traded(plan: "Plan", rule: str) -> Ramp:
         )
     except ValueError as error:
         raise ValueError(f"regime {plan.name}: {error}") from None
-    if not sizes.boundaries:
+    if max(sizes.values) <= small:
         raise ValueError(
             f"regime {plan.name}: the batch grows where the rate would halve, and schedule="
             f"{study.schedule!r} never lets it: use schedule='cosine', say."

@@ -27,9 +27,10 @@ class Course(NamedTuple):
 
 
 def _step(study: Any, updates: int, peak: float) -> Course:
-    drops: dict[int, float | None] = {
-        max(1, round(at * updates)): study.decay_factor for at in study.decay_at
-    }
+    drops: dict[int, float | None] = {}
+    for at in study.decay_at:  # of few updates, some may fall on one
+        update = max(1, round(at * updates))
+        drops[update] = study.decay_factor * (drops.get(update) or 1.0)
     return Course(piecewise(peak, drops), drops)
 
 
@@ -88,7 +89,12 @@ def _own(function: Callable[[int, float], Any], updates: int, peak: float) -> op
     if not callable(schedule):
         raise ValueError(f"{wanted}, and {name} gave {schedule!r}, which is no function of steps.")
     for step in (0, updates - 1):
-        rate = np.asarray(schedule(step))
+        try:
+            rate = np.asarray(schedule(step), np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{wanted}; at step {step} what {name} gave raised: {error}"
+            ) from error
         if rate.shape != () or not np.isfinite(rate) or rate < 0:
             raise ValueError(
                 f"{wanted}, and at step {step} what {name} gave is {schedule(step)!r}: a rate is "

@@ -147,7 +147,7 @@ def test_rows_are_what_growing_batches_deliver():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((-1, 0, 4), "seed must be a whole number of at least 0, not -1"),
+        ((-1, 0, 4), "seed must be a whole number of at least 0 and at most"),
         ((0, -1, 4), "start must be"),
         ((0, 0, 2.0), "stop must be"),
         ((0, 5, 4), "stop=4 lies before start=5"),

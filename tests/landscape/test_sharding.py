@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import AxisType
 
 from gapjax import landscape, training
-from gapjax.landscape import _lanczos
+from gapjax.landscape import _lanczos, _linear
 from gapjax.landscape._data import _move_mean, as_partial
 from gapjax.landscape._products import ForwardOverReverse
 from tests.landscape import networks, transformer
@@ -43,6 +43,7 @@ def test_eigenpairs_are_those_of_one_device_and_lie_like_the_parameters(problem,
         if progress.done == 20:
             held.append(_bytes_on_first_device())
 
+    op @ params  # the activations stay
     before = _bytes_on_first_device()
     pairs = landscape.eigh_topk(op, KEY, 5, progress=look)
     assert pairs.converged.all()
@@ -74,20 +75,23 @@ def test_no_program_gathers_more_than_a_weight(problem, how, kind):
     params, batches = transformer.place(mesh, *problem, how)
     space = landscape.hessian(transformer.loss, params, batches, check=False).space
     vector, block = space.normal(KEY), space.zeros(16)
-    product = _move_mean.lower(
-        ForwardOverReverse(space),
-        space.zeros(),
-        np.float32(1),
-        batches[0],
-        as_partial(transformer.loss),
-        params,
-        vector,
-    )
+    kernel, args = ForwardOverReverse(space), (batches[0], as_partial(transformer.loss), params)
+    mean = space.zeros(), np.float32(1)
+    kept = _linear._linearize(kernel, *args)
+    products = [
+        _move_mean.lower(kernel, *mean, *args, vector),
+        _linear._linearize.lower(kernel, *args),
+        _move_mean.lower(_linear.Linearized(space), *mean, (kept, np.float32(1)), vector),
+    ]
     largest = max(leaf.size for leaf in jax.tree.leaves(params))
-    for one in training.inspect_program(product.compile()).collectives:
-        for _, shape in one.arrays if one.kind != "all-reduce" else ():
-            activation = 16 in shape  # of so many sequences; the compiler may move these instead
-            assert activation or np.prod(shape) <= largest, shape
+    for product in products:
+        for one in training.inspect_program(product.compile()).collectives:
+            for _, shape in one.arrays if one.kind != "all-reduce" else ():
+                # Of so many sequences is an activation; the compiler may move these instead.
+                assert 16 in shape or np.prod(shape) <= largest, shape
+    whole = {leaf.shape for leaf in jax.tree.leaves(params) if not leaf.is_fully_replicated}
+    for leaf in jax.tree.leaves(kept):
+        assert leaf.shape not in whole or not leaf.is_fully_replicated, "a weight is kept gathered"
     weights = np.ones((16, 16), np.float32)
     for program in (
         _lanczos._project_out.lower(block, vector),

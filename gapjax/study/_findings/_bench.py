@@ -29,15 +29,21 @@ class Bench:
     def __init__(self, setup: Setup):
         self.setup = setup
         self.part = part_of(setup)
-        self.parts = [] if self.part is None else _parts(setup.train, self.part)
-        train = [batch for part in self.parts for batch in part] or _batches(setup.train)
-        self.batches = {"train": train, "test": _batches(setup.test)}
+        drawn = None
+        self.parts: list[list[Any]] = []
+        if self.part is not None:
+            drawn = growth.epoch_order(0, 0, self.part.of)[: self.part.examples]
+            self.parts = [
+                _batches(rows_of(setup.train, rows)) for rows in np.split(drawn, self.part.parts)
+            ]
+        train = setup.train if drawn is None else rows_of(setup.train, drawn)
+        self.batches = {"train": _batches(train), "test": _batches(setup.test)}
         network, task = setup.network, setup.task
         # Taken beforehand: a loss is asked for very often.
         weigh = jax.jit(lambda batch: jnp.sum(task.weights(batch)))
         weights = {
             id(jax.tree.leaves(batch)[0]): float(weigh(batch))
-            for batches in self.batches.values()
+            for batches in (*self.batches.values(), *self.parts)
             for batch in batches
         }
         self.weight_fn = lambda batch: weights[id(jax.tree.leaves(batch)[0])]
@@ -150,12 +156,6 @@ def part_of(setup: Setup) -> Part | None:
     if asked >= setup.num_examples:
         return None
     return Part(asked - asked % _PARTS, setup.num_examples, _PARTS)
-
-
-def _parts(split: Any, part: Part) -> list[list[Any]]:
-    """The batches of each disjoint part, all of one size."""
-    drawn = growth.epoch_order(0, 0, part.of)[: part.examples]
-    return [_batches(rows_of(split, rows)) for rows in np.split(drawn, part.parts)]
 
 
 def _batches(split: Any) -> list[Any]:

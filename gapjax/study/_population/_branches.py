@@ -103,7 +103,7 @@ def branch_meter(
 
     Returns:
         The function that gives the two ends of the interval, NaN where fewer than two members go
-        on.
+        on or the branch of the smallest batch diverges.
     """
     part, held = hold_out(setup.study, train_split)
     # The rate is told at every update, so its schedule is constant.
@@ -141,16 +141,19 @@ def branch_meter(
         batches = growth.GrowingBatches(
             part, growth.constant_batch(size), seed=0, with_index=True, ghost_size=now.ghost_size
         )
-        found = growth.branched_critical_batch(
-            at.states,
-            step,
-            batches,
-            evaluate=loss,
-            multiples=[k for k in _MULTIPLES if k * size <= count(part)],
-            examples=window(now, size),
-            seeds=list(places),
-            reseed=start,
-        )
+        try:
+            found = growth.branched_critical_batch(
+                at.states,
+                step,
+                batches,
+                evaluate=loss,
+                multiples=[k for k in _MULTIPLES if k * size <= count(part)],
+                examples=window(now, size),
+                seeds=list(places),
+                reseed=start,
+            )
+        except FloatingPointError:  # a branch that was to be compared with
+            return {LOW: np.nan, HIGH: np.nan}
         return {LOW: float(found.low), HIGH: found.high}
 
     return measure

@@ -230,7 +230,9 @@ def find_point(config: SweepConfig, record: SizeRecord, goal: Goal) -> SizePoint
     curves = record.curves
     update = np.array(curves.update, np.float64)
     shape = len(record.rates), len(record.seeds)
-    steps = reached(update, goal.cost(curves.array(goal.curve)), goal.value).reshape(shape)
+    cost = goal.cost(curves.array(goal.curve))
+    goal.check_not_met(cost[0])
+    steps = reached(update, cost, goal.value).reshape(shape)
     trials = []
     for rate, row in zip(record.rates, steps, strict=True):
         there = row[np.isfinite(row)]

@@ -45,6 +45,21 @@ class Goal(NamedTuple):
         """The target in words, with its value."""
         return f"{self.name} of {self.target:g}"
 
+    def check_not_met(self, at_start: np.ndarray) -> None:
+        """Refuse a target that networks meet before their first update.
+
+        Args:
+            at_start: the cost of each network there.
+
+        Raises:
+            ValueError: one of them is no higher than the target.
+        """
+        if (at_start <= self.value).any():
+            raise ValueError(
+                f"the target, a {self.text}, is met before the first update: the networks start "
+                f"at {self.shown(float(at_start.min())):.4g}. Give a harder --target."
+            )
+
 
 def make_goal(facts: TaskFacts, target: float | None, watch: str) -> Goal:
     """The target of a task.

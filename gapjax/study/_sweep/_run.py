@@ -43,6 +43,7 @@ from gapjax.study._sweep._records import (
 from gapjax.study._sweep._sweep import Sweep
 
 _PER_DECADE = 30  # evaluations; between two of them the curve is a line
+_LEAST, _MOST = 1e-30, 1e30  # a rate, as float32 holds it
 _TESTS = 8  # to a decade: how often the test set is looked at, for the budgets alone
 
 
@@ -141,6 +142,7 @@ def prepare(sweep: Sweep) -> tuple[list[Job], Prepared]:
         sweep.study,
         dataset=dataset,
         regimes=regimes,
+        factorial=(),
         controller=None,
         schedule="constant",
         keep="updates",
@@ -154,12 +156,13 @@ def prepare(sweep: Sweep) -> tuple[list[Job], Prepared]:
     left = count(prepared.splits.train)
     most = sweep.most_updates(left)
     looks = {0, *diffusion.log_spaced(most, per_decade=_PER_DECADE), sweep.updates(left)}
-    equal = {min(most, _same_examples(sweep, left, size)) for size in sweep.batch_sizes}
     told = describe(study, prepared.dataset, prepared.setup.network)["regimes"]
     jobs = []
     for name, regime, described in zip(names, regimes, told, strict=True):
         plan = make_plan(study, regime, left)
-        plan = dataclasses.replace(plan, looks=tuple(sorted(looks | equal)))
+        # No other size has a say, so that a size may go on beside others than it began with.
+        equal = min(most, _same_examples(sweep, left, plan.batch_size))
+        plan = dataclasses.replace(plan, looks=tuple(sorted({*looks, equal})))
         jobs.append(Job(name, described["remedies"], plan, _rates(sweep, plan)))
     return jobs, prepared
 
@@ -189,7 +192,16 @@ def _rates(sweep: Sweep, plan: Plan) -> list[float]:
         plan.peak, batch_size=plan.batch_size, base_batch_size=plan.small_batch, rule=rule
     )
     below = sweep.rates // 2
-    return [float(middle * sweep.rate_factor**k) for k in range(-below, sweep.rates - below)]
+    powers = np.arange(-below, sweep.rates - below)
+    with np.errstate(over="ignore"):
+        found = np.float64(middle) * np.float64(sweep.rate_factor) ** powers
+    if not (found[0] >= _LEAST and found[-1] <= _MOST):
+        raise ValueError(
+            f"{sweep.rates} rates, each {sweep.rate_factor:g} times the one before, run from "
+            f"{found[0]:.3g} to {found[-1]:.3g} at a batch of {plan.batch_size}: take fewer, or a "
+            f"smaller rate_factor, so that all lie between {_LEAST:g} and {_MOST:g}."
+        )
+    return found.tolist()
 
 
 def _config(sweep: Sweep, prepared: Prepared, command: str | None) -> SweepConfig:
@@ -250,12 +262,7 @@ def _train(
 
     def look(curves: Curves, weights: Any) -> None:
         del weights
-        cost = goal.cost(curves.values[goal.curve])
-        if len(cost) == 1 and (cost <= goal.value).any():
-            raise ValueError(
-                f"the target, a {goal.text}, is met before the first update: the networks start "
-                f"at {goal.shown(float(cost.min())):.4g}. Give a harder --target."
-            )
+        goal.check_not_met(goal.cost(curves.values[goal.curve])[0])
 
     def is_certain(curves: Curves) -> bool:
         steps = reached(curves.update, goal.cost(curves.values[goal.curve]), goal.value)
@@ -271,7 +278,10 @@ def _train(
         enough=is_certain if sweep.stop_at_target else lambda _: False,
         at_evaluation=look,
         progress=reporter(progress, plan, "train"),
-        keeper=Keeper(_unfinished(folder, plan), config_of(of, plan.name, members)),
+        keeper=Keeper(
+            _unfinished(folder, plan),
+            {**config_of(of, plan.name, members), "looks": sorted(plan.evaluations)},
+        ),
     )
     curves = outcome.curves
     record = SizeRecord(

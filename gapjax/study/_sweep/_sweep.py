@@ -92,12 +92,15 @@ class Sweep:
             )
         object.__setattr__(self, "batch_sizes", tuple(sorted(sizes)))
         object.__setattr__(self, "remedies", _remedies(self.remedies))
-        _checks.whole("rates", self.rates, least=1, most=1000)
-        _checks.number("rate_factor", self.rate_factor, above=1)
-        if self.epochs is None:
-            object.__setattr__(self, "epochs", _SHARE * self.study.epochs)
-        _checks.number("epochs", self.epochs, above=0, most=1e9)
-        _checks.number("limit", self.limit, least=1)
+        epochs = _SHARE * self.study.epochs if self.epochs is None else self.epochs
+        own = {
+            "rates": _checks.whole("rates", self.rates, least=1, most=1000),
+            "rate_factor": _checks.number("rate_factor", self.rate_factor, above=1),
+            "epochs": _checks.number("epochs", epochs, above=0, most=1e9),
+            "limit": _checks.number("limit", self.limit, least=1),
+        }
+        for name, value in own.items():  # 1 and 1.0 are one sweep
+            object.__setattr__(self, name, value)
         _checks.one_of("watch", self.watch, ("validation", "train"))
         if not isinstance(self.stop_at_target, bool):
             raise ValueError(f"stop_at_target must be True or False, not {self.stop_at_target!r}.")
@@ -116,7 +119,9 @@ class Sweep:
 
     def most_updates(self, num_examples: int) -> int:
         """The most updates that any size makes."""
-        return math.ceil(self.limit * self.updates(num_examples))
+        assert self.epochs is not None
+        # As the plan of a study over so many epochs counts them.
+        return max(1, math.ceil(self.epochs * self.limit * num_examples / self.study.small_batch))
 
     def regime(self, size: int, remedy: "tuple[str, tuple[Remedy, ...]]") -> Regime:
         """The regime of a size under a remedy."""
