@@ -1,5 +1,6 @@
 """One table: every kind of source gives the same arrays, and so the same first batch everywhere."""
 
+import io
 import itertools
 
 import jax
@@ -363,3 +364,84 @@ def test_a_folder_of_images(tmp_path):
         from_folder(tmp_path / "pets" / "train")
     with pytest.raises(ValueError, match="no folder at"):
         from_folder(tmp_path / "none")
+
+
+def test_class_names_must_agree_between_splits():
+    datasets = pytest.importorskip("datasets")
+
+    def split(names):
+        features = datasets.Features(
+            {
+                "x": datasets.Sequence(datasets.Value("float32")),
+                "label": datasets.ClassLabel(names=names),
+            }
+        )
+        columns = {"x": [[0.0, 1.0], [1.0, 0.0]], "label": ["cat", "dog"]}
+        return datasets.Dataset.from_dict(columns, features=features)
+
+    with pytest.raises(ValueError, match="class 0 is 'cat' in train and 'dog' in test"):
+        Dataset(split(["cat", "dog"]), split(["dog", "cat"]))
+    with pytest.raises(ValueError, match="class 2 is none in train and 'cow' in test"):
+        Dataset(split(["cat", "dog"]), split(["cat", "dog", "cow"]))
+    assert Dataset(split(["cat", "dog"]), split(["cat", "dog"])).class_names == ("cat", "dog")
+
+
+def test_images_are_as_hugging_face_decodes_them():
+    datasets = pytest.importorskip("datasets")
+    turned, buffer = PIL.Image.Exif(), io.BytesIO()
+    turned[0x0112] = 6
+    pixels = np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
+    PIL.Image.fromarray(pixels).save(buffer, "PNG", exif=turned)
+    cell = {"bytes": buffer.getvalue(), "path": None}
+    for mode in (None, "L", "RGBA"):
+        features = datasets.Features({"image": datasets.Image(mode=mode)})
+        source = datasets.Dataset.from_dict({"image": [cell]}, features=features)
+        own = as_arrays(source)["image"][0]
+        np.testing.assert_array_equal(own.squeeze(), np.asarray(source[0]["image"]))
+
+
+def test_a_transform_is_not_dropped_in_silence():
+    datasets = pytest.importorskip("datasets")
+    source = datasets.Dataset.from_dict({"a": [1, 2]})
+    with pytest.raises(ValueError, match="has a transform"):
+        as_arrays(source.with_transform(lambda rows: {"a": [10 * x for x in rows["a"]]}))
+
+
+def test_columns_of_other_libraries_in_a_dict():
+    pandas = pytest.importorskip("pandas")
+    pyarrow = pytest.importorskip("pyarrow")
+    for column in (pandas.Series([1, None, 3], dtype="Int64"), pyarrow.array([1, None, 3])):
+        with pytest.raises(ValueError, match="Column 'a' has missing values"):
+            as_arrays({"a": column})
+    tensor = np.arange(24.0, dtype=np.float32).reshape(2, 3, 4)
+    table = pyarrow.table({"a": pyarrow.FixedShapeTensorArray.from_numpy_ndarray(tensor)})
+    np.testing.assert_array_equal(as_arrays(table)["a"], tensor)
+    batch = pyarrow.RecordBatch.from_pydict({"a": [1, 2]})
+    assert as_arrays(batch)["a"].tolist() == [1, 2]
+    twice = pyarrow.table([pyarrow.array([1]), pyarrow.array([2])], names=["a", "a"])
+    for source in (twice, pandas.DataFrame([[1, 2]], columns=["a", "a"])):
+        with pytest.raises(ValueError, match="more than one column 'a'"):
+            as_arrays(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"x": np.ones(3), "y": np.ones(4)}, r"\['x'\] has 3, Field \['y'\] has 4"),
+        ({"x": [1e40, 1.0]}, "1e\\+40, which is infinite in float32"),
+        ({"x": np.array([1e40, 1.0])}, "1e\\+40, which is infinite in float32"),
+        ({"x": (1, 2, 3)}, "is one number"),
+    ],
+)
+def test_arrays_that_do_not_fit(source, message):
+    with pytest.raises(ValueError, match=message):
+        as_arrays(source)
+    assert as_arrays({"x": np.array([np.inf, 1.0])})["x"][0] == np.inf
+
+
+def test_a_list_of_two_arrays_alike_is_a_batch_of_two_fields():
+    batches = [[np.ones((2, 3)), np.zeros((2, 3))] for _ in range(2)]
+    found = as_arrays(iter(batches), ("x", "y"), batched=True)
+    assert {name: array.shape for name, array in found.items()} == {"x": (4, 3), "y": (4, 3)}
+    x, y = as_arrays(iter(batches), batched=True)
+    assert x.shape == y.shape == (4, 3) and x.all() and not y.any()

@@ -1,18 +1,24 @@
 """Arguments of a wrong type are ValueErrors, in the words of wrong values."""
 
+import functools
 import warnings
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from gapjax import diffusion, growth
+from gapjax import diffusion, ghost, growth, landscape
+from gapjax.ghost import linen
 
 SCHEDULE = optax.constant_schedule(0.1)
 STEP = np.array([50, 60, 80, 100, 200, 400, 900])
 DISTANCE = np.log(STEP)
 SOURCE = {"x": np.zeros((64, 2), np.float32)}
+KEY = jax.random.key(0)
+X = jnp.linspace(0.5, 1.5, 24).reshape(8, 3)
+OPERATOR = landscape.from_matvec(lambda v: 2 * v, jnp.zeros(3))
 CASES = {
     "constant_batch": (growth.constant_batch, {"size": 4}),
     "geometric_batch": (
@@ -217,12 +223,66 @@ CASES = {
             "steps_per_update": 1.0,
         },
     ),
+    "walk": (
+        functools.partial(diffusion.random_potential_walk, KEY),
+        {"alpha": 1.0, "num_steps": 100, "num_walkers": 2, "strength": 1.0, "num_records": 5},
+    ),
+    "travel": (
+        functools.partial(diffusion.updates_to_travel, diffusion.fit_diffusion(STEP, DISTANCE)),
+        {"distance": 3.0},
+    ),
+    "moments": (functools.partial(ghost.ghost_moments, X), {"ghost_size": 4, "axis": -1}),
+    "normalize": (
+        functools.partial(ghost.normalize, X),
+        {"mean": X[:1], "var": X[:1], "ghost_size": 8, "axis": -1},
+    ),
+    "running": (
+        functools.partial(ghost.update_running, (X[0], X[0]), ghost.ghost_moments(X, 4)),
+        {"momentum": 0.9, "update": "mean", "variance": "within"},
+    ),
+    "layer": (
+        lambda **arguments: linen.GhostBatchNorm(False, **arguments).init(KEY, X),
+        {
+            "ghost_size": 4,
+            "update": "mean",
+            "variance": "within",
+            "remainder": "error",
+            "rescale_momentum": False,
+            "momentum": 0.9,
+        },
+    ),
+    "hessian": (
+        landscape.hessian,
+        {
+            "loss_fn": lambda w, batch: jnp.mean((batch @ w) ** 2),
+            "params": X[0],
+            "data": [X],
+            "where": lambda path, leaf: True,
+            "product": "forward_over_reverse",
+            "weight_fn": len,
+        },
+    ),
+    "top": (
+        functools.partial(landscape.eigh_topk, OPERATOR, KEY),
+        {"k": 1, "which": "LA", "tol": 1e-3, "max_matvecs": 10, "basis_size": 3},
+    ),
+    "of op": (lambda op: landscape.eigh_topk(op, KEY, 1), {"op": OPERATOR}),
+    "trace op": (lambda op: landscape.trace(op, KEY, 4), {"op": OPERATOR}),
+    "density": (
+        functools.partial(landscape.spectral_density, OPERATOR, KEY),
+        {"num_probes": 2, "num_steps": 2, "sigma": 0.1},
+    ),
+    "count": (
+        functools.partial(landscape.count_above, OPERATOR, key=KEY),
+        {"threshold": 0.5, "num_probes": 2, "num_steps": 2},
+    ),
 }
 
 WRONG = ["a", None, [], {}, -1, 0, 1.5, float("nan"), float("inf"), True, object()]
 
 
-ARRAYS = {"part_squared_norm", "squared_norm"}  # may be traced: what they are is not looked at
+# May be traced: what they are is not looked at.
+ARRAYS = {"part_squared_norm", "squared_norm", "mean", "var", "params"}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -6,7 +6,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gapjax._checks import number, numbers_array, positive_int
+from gapjax._checks import number, numbers_array, positive_float, positive_int
 from gapjax.diffusion._laws import Law, fit_log, fit_power, quantile
 
 FEWEST = 5  # points, below which neither law can be told from anything
@@ -195,8 +195,7 @@ def updates_to_travel(fit: DiffusionFit, distance: float) -> tuple[float, float,
     References:
         Fieller, Some problems in interval estimation, J. R. Stat. Soc. B 16, 1954.
     """
-    if not (math.isfinite(distance) and distance > 0):
-        raise ValueError(f"distance must be finite and above 0, not {distance!r}.")
+    positive_float("distance", distance)
     if fit.log_slope <= 0:
         raise ValueError(
             f"The fit does not rise (log_slope = {fit.log_slope:.3g}), so by it no number of "
@@ -227,8 +226,7 @@ def _points(
             "step must have shape [n] and distance [n], or [S, n] for S seeds, not "
             f"{t.shape} and {d.shape}."
         )
-    if not (isinstance(momentum, int | float) and 0 <= momentum < 1):
-        raise ValueError(f"momentum must be in [0, 1), not {momentum!r}.")
+    momentum = number("momentum", momentum, least=0, below=1)
     start = (
         math.ceil(BALLISTIC / (1 - momentum) - 1e-6)
         if first is None

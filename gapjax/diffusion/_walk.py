@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gapjax._checks import one_of, positive_int
+from gapjax._checks import number, one_of, positive_int
 
 MOST_SITES = 2**21
 MOST_STEPS = {"valley": 1e38, "step": 2**31 - 1}
@@ -116,6 +116,8 @@ def random_potential_walk(
     """
     one_of("method", method, MOST_STEPS)
     num_walkers = positive_int("num_walkers", num_walkers)
+    alpha, strength = number("alpha", alpha), number("strength", strength)
+    num_steps = number("num_steps", num_steps)
     if not 0 < alpha < 2:
         raise ValueError(
             f"alpha must be in (0, 2), not {alpha!r}: in one dimension the potential of the log-t "

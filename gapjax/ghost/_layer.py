@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike, DTypeLike
 
-from gapjax._checks import one_of, positive_int
+from gapjax._checks import boolean, one_of, positive_int
 from gapjax.ghost._devices import Layout, layout
 from gapjax.ghost._moments import ghost_moments, normalize, per_feature
 from gapjax.ghost._partition import REMAINDERS
-from gapjax.ghost._running import UPDATES, VARIANCES, Running, update_running
+from gapjax.ghost._running import UPDATES, VARIANCES, Running, check_momentum, update_running
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +33,8 @@ class Ghosts:
         one_of("update", self.update, UPDATES)
         one_of("variance", self.variance, VARIANCES)
         one_of("remainder", self.remainder, REMAINDERS)
-        momentum = self.momentum
-        if isinstance(momentum, float | int) and not 0 <= momentum <= 1:
-            raise ValueError(f"momentum is the fraction kept, from 0 to 1, not {momentum!r}.")
+        boolean("rescale_momentum", self.rescale_momentum)
+        check_momentum(self.momentum)
 
 
 # Running statistics after a call are those of the batch alone.

@@ -297,6 +297,13 @@ def normalize(
     if not x.size:
         return x
     cut = partition(x, ghost_size, remainder)
+    wanted = (len(cut.sizes), *features)
+    for name, array in (("mean", mean), ("var", var)):
+        if array.shape != wanted:
+            raise ValueError(
+                f"{name} has shape {array.shape}; for {wanted[0]} ghosts it must be {wanted}. Of "
+                "running statistics, which all examples share, give mean[None] and var[None]."
+            )
     mul: Any = lax.rsqrt(var + epsilon)
     if scale is not None:
         mul = mul * jnp.asarray(scale).astype(dtype).reshape(features)
@@ -318,4 +325,6 @@ def normalize(
 
 
 def _constant(shift, dtype, features):
+    if np.size(shift) != math.prod(features):
+        raise ValueError(f"shift has shape {np.shape(shift)}; it must be {features}, the features.")
     return lax.stop_gradient(jnp.asarray(shift)).astype(dtype).reshape(features)

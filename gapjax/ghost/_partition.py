@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import numbers
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -29,6 +30,8 @@ def feature_axes(ndim: int, axis: int | Iterable[int]) -> tuple[int, ...]:
     """The axes that keep their own statistics, counted from the front, in order."""
     axes = tuple(axis) if isinstance(axis, Iterable) else (axis,)
     for one in axes:
+        if isinstance(one, bool) or not isinstance(one, numbers.Integral):
+            raise ValueError(f"axis must be a whole number, or several, not {axis!r}.")
         if not -ndim <= operator.index(one) < ndim:
             raise ValueError(f"axis {one} does not exist in an input with {ndim} axes.")
     return tuple(sorted({operator.index(one) % ndim for one in axes}))

@@ -1,5 +1,6 @@
 """Running statistics from the moments of ghosts."""
 
+import numbers
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,14 @@ class Running(NamedTuple):
 
     mean: jax.Array
     var: jax.Array
+
+
+def check_momentum(momentum: Any) -> None:
+    """Refuse what is no fraction, as far as it is known."""
+    if isinstance(momentum, jax.Array | np.ndarray):
+        return
+    if not (isinstance(momentum, numbers.Real) and 0 <= float(momentum) <= 1):
+        raise ValueError(f"momentum is the fraction kept, from 0 to 1, not {momentum!r}.")
 
 
 def update_running(
@@ -72,6 +81,7 @@ def update_running(
         >>> update_running(start, moments, momentum=0.5, update="mean").mean.tolist()
         [5.5]
     """
+    check_momentum(momentum)
     one_of("update", update, UPDATES)
     one_of("variance", variance, VARIANCES)
     old_mean, old_var = (jnp.asarray(r) for r in running)

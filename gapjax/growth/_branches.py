@@ -156,13 +156,15 @@ def branched_critical_batch(
             "compare the others with: branch at a lower learning rate, or where training is stable."
         )
     rises, p_values = _compare(final, tolerance, level)
+    with np.errstate(invalid="ignore"):  # of a branch that diverged there is none
+        stderr = final.std(axis=1, ddof=1) / math.sqrt(len(chosen))
     worse = np.flatnonzero(p_values < level)
     return CriticalBatch(
         low=sizes[worse[0] - 1] if worse.size else sizes[-1],
         high=float(sizes[worse[0]]) if worse.size else math.inf,
         sizes=np.array(sizes),
         losses=final.mean(axis=1),
-        stderr=final.std(axis=1, ddof=1) / math.sqrt(len(chosen)),
+        stderr=stderr,
         rises=rises,
         p_values=p_values,
         examples=np.arange(1, looks + 1) * (examples // looks),
@@ -197,16 +199,14 @@ def _compare(losses: np.ndarray, tolerance: float, level: float) -> tuple[np.nda
     count, seeds = losses.shape
     rises, p_values = np.full(count, math.nan), np.full(count, math.nan)
     for k in range(1, count):
+        if not np.isfinite(losses[k]).all():  # it has diverged
+            rises[k], p_values[k] = math.inf, 0.0
+            break
         rise = losses[k] - losses[:k].mean(axis=0)  # all of them have passed
         rises[k] = rise.mean()
         error = rise.std(ddof=1) / math.sqrt(seeds)
         excess = rises[k] - tolerance
-        if not np.isfinite(losses[k]).all():  # it has diverged
-            p_value = 0.0
-        elif error == 0:
-            p_value = float(excess <= 0)
-        else:
-            p_value = float(stdtr(seeds - 1, -excess / error))
+        p_value = float(excess <= 0) if error == 0 else float(stdtr(seeds - 1, -excess / error))
         p_values[k] = min(1.0, p_value * (count - 1))
         if p_values[k] < level:
             break

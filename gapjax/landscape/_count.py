@@ -5,11 +5,11 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from gapjax._checks import positive_int
+from gapjax._checks import numbers_array, positive_int
 from gapjax.landscape._estimate import Estimate, stderr_of_mean
 from gapjax.landscape._lanczos import Krylov
 from gapjax.landscape._memory import require_vectors
-from gapjax.landscape._operators import Operator
+from gapjax.landscape._operators import Operator, check_operator
 from gapjax.landscape._progress import Progress, Tracker
 from gapjax.landscape._quadrature import quadrature
 
@@ -62,11 +62,12 @@ def count_above(
         >>> round(count.mean, 3), round(count.stderr, 3), round(count.bias, 3)
         (3.0, 0.0, 0.0)
     """
+    check_operator(op)
     positive_int("num_probes", num_probes)
     positive_int("num_steps", num_steps)
     if num_probes < 2:
         raise ValueError("num_probes must be at least 2: one probe has no standard error.")
-    thresholds = np.atleast_1d(np.asarray(threshold, np.float64))
+    thresholds = np.atleast_1d(numbers_array("threshold", threshold))
     if not np.isfinite(thresholds).all():
         raise ValueError(f"thresholds must be finite, not {threshold!r}.")
     steps = min(num_steps, op.size)

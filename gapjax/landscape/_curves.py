@@ -116,6 +116,8 @@ def fit_curve(
     batches = Batches(data)
     check_scalar_loss(loss_fn, start, batches)
     tx = optax.adam(1e-3) if optimizer is None else optimizer
+    if not hasattr(tx, "update"):
+        raise ValueError(f"optimizer must be an optax transform, not {tx!r}.")
     shares = np.linspace(0, 1, num_bends + 2)[1:-1]
     start, end = widened(start), widened(end)
     space = space_of(start)
@@ -134,7 +136,8 @@ def fit_curve(
             return loss_fn(space.replace(start, jax.tree.leaves(at)), batch)
 
         value, slope = jax.value_and_grad(loss)(bends)
-        change, state = tx.update(slope, state, bends)
+        with jax.numpy_dtype_promotion("standard"):  # the chains of optax mix types
+            change, state = tx.update(slope, state, bends)
         return optax.apply_updates(bends, change), state, value
 
     state, losses = tx.init(bends), []

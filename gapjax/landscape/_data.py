@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gapjax import _checks
 from gapjax._examples import count_examples, example_weights
 
 NOTHING_COUNTS = "all batches have weight 0; at least one example must count."
@@ -42,7 +43,9 @@ class Batches:
     def __post_init__(self) -> None:
         """Refuses what is no data set, before any work."""
         refuse_single_batch("data", self.data)
-        if not callable(self.data) and not isinstance(self.data, Sequence):
+        _checks.function("weight_fn", self.weight_fn)
+        is_text = isinstance(self.data, str | bytes)
+        if not callable(self.data) and (is_text or not isinstance(self.data, Sequence)):
             raise ValueError(
                 f"data must be a sequence of batches, or a callable that yields them again at "
                 f"each call, not {type(self.data).__name__}: an iterator is empty after one pass. "
@@ -125,6 +128,7 @@ def loss_kernel(batch: Any, loss_fn: Any, params: Any) -> jax.Array:
 
 def check_scalar_loss(loss_fn: Any, params: Any, batches: Batches) -> Any:
     """Refuses a loss that is no scalar; returns its dtype."""
+    _checks.function("loss_fn", loss_fn)
     try:
         out = jax.eval_shape(loss_fn, params, batches.first)
     except Exception as error:

@@ -10,7 +10,7 @@ from gapjax._checks import positive_float, positive_int
 from gapjax._text import readable_bytes
 from gapjax.landscape._estimate import Estimate, ratio_of_means, stderr_of_mean, student
 from gapjax.landscape._memory import require_vectors
-from gapjax.landscape._operators import Operator
+from gapjax.landscape._operators import Operator, check_operator
 from gapjax.landscape._progress import Progress, Tracker
 from gapjax.landscape._quadrature import fewer_steps, quadrature
 
@@ -162,6 +162,7 @@ def spectral_density(
         >>> density.nodes.shape
         (4, 20)
     """
+    check_operator(op)
     positive_int("num_probes", num_probes)
     positive_int("num_steps", num_steps)
     if sigma is not None:

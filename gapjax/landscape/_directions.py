@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gapjax._checks import one_of, positive_int
+from gapjax._checks import one_of, positive_int, several
 from gapjax.landscape._space import check_match, combination, space_of, widened
 
 
@@ -177,6 +177,7 @@ def trajectory_pca(
     """
     one_of("center", center, ["last", "mean"])
     positive_int("num_components", num_components)
+    checkpoints = several("checkpoints", checkpoints)
     count = len(checkpoints)
     if count <= num_components:
         raise ValueError(

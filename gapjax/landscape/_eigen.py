@@ -11,7 +11,7 @@ from gapjax._checks import one_of, positive_float, positive_int
 from gapjax._text import readable_bytes
 from gapjax.landscape._lanczos import Krylov, LanczosState
 from gapjax.landscape._memory import require_vectors
-from gapjax.landscape._operators import Operator
+from gapjax.landscape._operators import Operator, check_operator
 from gapjax.landscape._progress import Progress, Tracker
 from gapjax.landscape._space import l2_norm, scaled
 
@@ -90,6 +90,7 @@ def eigh_topk(
         >>> pairs.values.round(3).tolist(), bool(pairs.converged.all())
         ([49.0, 48.0], True)
     """
+    check_operator(op)
     positive_int("k", k)
     one_of("which", which, _MEASURES)
     positive_float("tol", tol)

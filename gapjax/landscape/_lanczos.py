@@ -13,7 +13,7 @@ from jax import lax
 from gapjax._checks import positive_int
 from gapjax._text import readable_bytes
 from gapjax.landscape._memory import require_vectors
-from gapjax.landscape._operators import Operator
+from gapjax.landscape._operators import Operator, check_operator
 from gapjax.landscape._progress import Progress, Tracker
 from gapjax.landscape._space import Vector, inner, l2_norm, rows_combined
 
@@ -139,6 +139,8 @@ class Krylov:
     @classmethod
     def resume(cls, op: Operator, key: jax.Array, state: LanczosState) -> "Krylov":
         """From a saved state, which is left as it is."""
+        if not isinstance(state, LanczosState):
+            raise ValueError(f"resume must be a LanczosState, not {state!r:.60}.")
         saved = [tuple(part.shape[1:]) for part in state.blocks[0]]
         if saved != op.space.chosen(op.space.shapes):
             raise ValueError(
@@ -322,6 +324,7 @@ def lanczos(
         >>> np.linalg.eigvalsh(state.projection).round(4).tolist()
         [1.0, 2.0, 4.0]
     """
+    check_operator(op)
     positive_int("num_steps", num_steps)
     if num_steps > op.size:
         raise ValueError(

@@ -91,6 +91,14 @@ class Operator:
         return self.matvec(tree)
 
 
+def check_operator(op: Any) -> None:
+    """Refuse what is no operator."""
+    if not isinstance(op, Operator):
+        raise ValueError(
+            f"op must be an Operator, as hessian(...) or from_matvec(...) gives, not {op!r:.60}."
+        )
+
+
 @jax.jit
 def _all_finite(vector: Vector) -> jax.Array:
     """Whether every entry is finite."""

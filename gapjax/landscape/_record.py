@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gapjax._paths import local_path
 from gapjax.landscape._operators import Operator
 from gapjax.landscape._space import Vector, l2_norm
 
@@ -60,7 +61,9 @@ def recorded(op: Operator, path: str | pathlib.Path) -> Operator:
             "keep the state that lanczos returns or that progress.partial() hands out, arrays laid "
             "out like the parameters, in a checkpoint, and go on with resume=."
         )
-    path, space = pathlib.Path(path), op.space
+    path, space = local_path("path", path), op.space
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; recorded keeps products in a file of its own.")
     shapes, dtype = space.chosen(space.shapes), np.dtype(space.dtype)
     _begin(path, {"shapes": shapes, "dtype": dtype.name})
     length = len(MARK) + HASH + space.size * dtype.itemsize + HASH

@@ -16,6 +16,8 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from gapjax import _checks
+
 Where = Callable[[str, Any], bool]
 Vector = tuple[jax.Array, ...]
 
@@ -244,6 +246,8 @@ def space_of(params: Any, where: Where | None = None) -> VectorSpace:
                 f"parameter {name} is {dtype}: curvature needs real parameters. Keep the real and "
                 "the imaginary part as two arrays, and join them in the loss."
             )
+    if where is not None:
+        _checks.function("where", where)
     real = [jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes]
     if not any(real):
         raise ValueError(

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from gapjax import _checks
 from gapjax.landscape._progress import Progress, Tracker
 
 Evaluate = Callable[..., Any] | Mapping[str, Callable[..., Any]]
@@ -23,6 +24,8 @@ def sweep(
     result: Callable[[dict[str, np.ndarray]], Any],
 ) -> Any:
     """Evaluates every point that `done` lacks (not a number there), and wraps up the result."""
+    for one in evaluate.values() if isinstance(evaluate, Mapping) else (evaluate,):
+        _checks.function("evaluate", one)
     values = {name: np.array(v, np.float64).ravel() for name, v in (done or {}).items()}
     for name, known in values.items():
         if len(known) != len(points):
@@ -55,5 +58,8 @@ def _figures(evaluate: Evaluate, params: Any, state: tuple[Any, ...]) -> dict[st
     for name, function in evaluate.items():
         found = function(params, *state)
         for key, value in (found if isinstance(found, Mapping) else {"": found}).items():
-            figures["/".join(filter(None, (name, key))) or "value"] = float(value)
+            flat = "/".join(filter(None, (name, key))) or "value"
+            if np.size(value) != 1:
+                raise ValueError(f"evaluate must give numbers, and {flat!r} is {value!r:.80}.")
+            figures[flat] = float(np.reshape(value, ()))
     return figures

@@ -9,7 +9,7 @@ from gapjax._checks import one_of, positive_int
 from gapjax.landscape._estimate import Estimate, stderr_of_mean
 from gapjax.landscape._lanczos import Krylov
 from gapjax.landscape._memory import require_vectors
-from gapjax.landscape._operators import Operator
+from gapjax.landscape._operators import Operator, check_operator
 from gapjax.landscape._progress import Progress, Tracker
 from gapjax.landscape._space import inner
 
@@ -57,6 +57,7 @@ def trace(
         >>> landscape.trace(op, jax.random.key(0), 8)
         Estimate(mean=6.0, stderr=0.0, num_matvecs=8, bias=0.0, num_samples=8, unresolved=0.0)
     """
+    check_operator(op)
     one_of("method", method, ["hutchinson", "krylov"])
     positive_int("num_matvecs", num_matvecs)
     sketch = num_matvecs // 2 if method == "krylov" else 0

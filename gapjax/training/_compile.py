@@ -148,7 +148,13 @@ class CompiledStep:
 
     def _check(self, batch: Any) -> None:
         for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
-            size = leaf.shape[self.axis]
+            if np.ndim(leaf) <= self.axis:
+                raise ValueError(
+                    f"batch{jax.tree_util.keystr(path)} has shape {np.shape(leaf)}, and axis "
+                    f"{self.axis} of a batch is split over the devices: bind what is no example "
+                    "to the step, or repeat it for each."
+                )
+            size = np.shape(leaf)[self.axis]
             if size % self.devices:
                 below = size - size % self.devices
                 raise ValueError(

@@ -1,6 +1,6 @@
 """Pure evaluation steps: the values of examples, or their sums."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -64,6 +64,11 @@ def make_eval_step(
 
     def step(state: TrainState, batch: Batch) -> dict[str, jax.Array]:
         values = eval_fn(state.params, state.model_state, batch)
+        if not isinstance(values, Mapping):
+            raise ValueError(
+                "eval_fn must give {name: value of each example, [B]}, not "
+                f"{jax.tree.structure(values)}."
+            )
         if taken in values:
             raise ValueError(f"eval_fn gives a value {taken!r}, which this step has for its own.")
         weights = example_weights(batch) if weight_fn is None else jnp.asarray(weight_fn(batch))

@@ -88,7 +88,8 @@ class ValueAndGrad:
         """Gradient, model state and metrics of the examples that lie on this device."""
         value_and_grad = jax.value_and_grad(self.loss_fn, has_aux=True)
         (loss, (after, metrics)), grads = value_and_grad(params, model_state, batch, key)
-        return grads, after, {**metrics, "loss": loss}
+        # JAX gives the conjugate of the direction in which the loss of complex weights rises.
+        return jax.tree.map(jnp.conj, grads), after, {**metrics, "loss": loss}
 
     def mean(self, grads: Any, batch: Batch) -> Any:
         """A gradient of this batch as its mean over all devices; as it is, if there is one."""

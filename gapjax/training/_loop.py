@@ -73,6 +73,10 @@ def fit(
         >>> history.metrics["sum"].tolist()
         [1.0, 3.0, 6.0]
     """
+    _checks.function("step", step)
+    callbacks = [
+        _checks.function("a callback", one) for one in _checks.several("callbacks", callbacks)
+    ]
     _checks.positive_int("num_updates", num_updates)
     _checks.positive_int("record_every", record_every)
     _checks.positive_int("in_flight", in_flight)
@@ -107,7 +111,7 @@ def fit(
                     f"batches ended after {update - 1} of num_updates={num_updates} updates: give "
                     "more batches, or an iterable that goes on."
                 ) from None
-            state, metrics = step(state, batch)
+            state, metrics = _both(step(state, batch))
             waiting.append((update, metrics))
             if checkpoints is not None and not checkpoints.overlap:
                 checkpoints.wait()  # for what is written since the update before
@@ -164,6 +168,13 @@ def _go_on(
     if "skipped" in metrics:
         kept |= metrics["skipped"] >= 0
     return found.update, found.state, jax.tree.map(lambda column: column[kept], found.history)
+
+
+def _both(given: Any) -> tuple[Any, Any]:
+    """A state and metrics, as a step has to give them."""
+    if not (isinstance(given, tuple | list) and len(given) == 2):
+        raise ValueError(f"step must give (state, metrics), not {jax.tree.structure(given)}.")
+    return given[0], given[1]
 
 
 def _says_stop(answer: Any) -> bool:

@@ -1,12 +1,13 @@
 """Loss functions as a step sees them: in one form, checked, in the types to compute in, weighed."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from gapjax import _checks
 from gapjax._examples import example_weights
 from gapjax.training._means import Weight
 
@@ -17,6 +18,7 @@ LossFn = Callable[..., Any]
 
 def with_state(loss_fn: LossFn) -> LossFn:
     """``loss_fn`` with the four arguments of the general form."""
+    _checks.function("loss_fn", loss_fn)
     parameters = inspect.signature(loss_fn).parameters.values()
     required = [
         p
@@ -41,10 +43,12 @@ def checked(loss_fn: LossFn) -> LossFn:
         given = loss_fn(params, model_state, batch, key)
         try:
             loss, (after, metrics) = given
+            if not isinstance(metrics, Mapping):
+                raise TypeError
         except (TypeError, ValueError):
             raise ValueError(
                 "loss_fn of (params, model_state, batch, key) must give (loss, (model_state, "
-                f"metrics)), not {jax.tree.structure(given)}."
+                f"metrics)), metrics a dict, not {jax.tree.structure(given)}."
             ) from None
         if not hasattr(loss, "shape") or loss.shape:
             found = f"shape {loss.shape}" if hasattr(loss, "shape") else f"a {type(loss).__name__}"
@@ -57,7 +61,11 @@ def checked(loss_fn: LossFn) -> LossFn:
 def check_dtype(dtype: Any) -> None:
     if dtype is None:
         return
-    if not jnp.issubdtype(dtype, jnp.floating):
+    try:
+        good = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except TypeError:
+        good = False
+    if not good:
         raise ValueError(f"compute_dtype must be a floating-point type, not {dtype!r}.")
     if jnp.finfo(dtype).maxexp < jnp.finfo(jnp.float32).maxexp:
         raise ValueError(
@@ -67,22 +75,26 @@ def check_dtype(dtype: Any) -> None:
 
 
 def computing_in(dtype: Any, loss_fn: LossFn) -> LossFn:
-    """``loss_fn`` on parameters and batch in another type; what it gives stays as it was."""
+    """A checked ``loss_fn`` on parameters and batch in another type; it gives what it gave."""
     if dtype is None:
         return loss_fn
 
     def cast(tree: Any, dtype: Any) -> Any:
         def one(x: Any) -> Any:
-            return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+            return jnp.asarray(x, dtype) if jnp.issubdtype(_dtype(x), jnp.floating) else x
 
         return jax.tree.map(one, tree)
 
     def loss(params: Any, model_state: Any, batch: Batch, key: jax.Array) -> Any:
         value, (after, metrics) = loss_fn(cast(params, dtype), model_state, cast(batch, dtype), key)
-        after = jax.tree.map(lambda new, old: new.astype(old.dtype), after, model_state)
+        after = jax.tree.map(lambda new, old: cast(new, _dtype(old)), after, model_state)
         return value.astype(jnp.float32), (after, cast(metrics, jnp.float32))
 
     return loss
+
+
+def _dtype(x: Any) -> Any:
+    return x.dtype if hasattr(x, "dtype") else jnp.result_type(x)
 
 
 def weigh(batch: Batch, weight_fn: Callable[[Batch], Any] | None) -> Weight:

@@ -50,6 +50,8 @@ def init_state(
         >>> int(state.step)
         0
     """
+    if not hasattr(tx, "init"):
+        raise ValueError(f"tx must be an optimizer, such as optax.sgd(0.1), not {tx!r}.")
     model_state = {} if model_state is None else model_state
     state = TrainState(jnp.zeros((), jnp.int32), params, model_state, tx.init(params), key)
     return without_aliases(strong(state))

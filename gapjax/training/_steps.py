@@ -149,7 +149,7 @@ class TrainStep:
         if self.axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(self.axis_name))
         value_and_grad = ValueAndGrad(
-            checked(computing_in(self.compute_dtype, self.loss_fn)),
+            computing_in(self.compute_dtype, checked(self.loss_fn)),
             functools.partial(weigh, weight_fn=self.weight_fn),
             self.axis_name,
         )

@@ -119,3 +119,9 @@ def test_several_augmentations_are_those_of_an_example_whatever_the_batch():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("augment", [flip, pad_crop])
+def test_images_without_a_channel_are_refused(augment):
+    with pytest.raises(ValueError, match=r"images\[\.\.\., None\]"):
+        augment(_keys(2), jnp.ones((2, 4, 4)))

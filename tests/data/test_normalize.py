@@ -70,3 +70,22 @@ def test_every_array_of_its_kind_is_normalized_and_no_other():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("value", [0, 1, 7, 100, 255])
+def test_what_never_varies_has_no_deviation(value):
+    images = np.random.default_rng(0).integers(0, 256, (5000, 2, 2, 2), np.uint8)
+    images[..., 1] = value
+    found = channel_statistics(images)
+    assert found.std[0] > 0 and found.std[1] == 0
+    assert np.abs(normalize(jnp.asarray(images[:4]), *found)[..., 1]).max() < 1e-6
+    table = np.full((5000, 2), value / 10)
+    assert not channel_statistics(table).std.any()
+
+
+def test_bfloat16_is_a_number():
+    x = jnp.arange(8, dtype=jnp.bfloat16).reshape(4, 2)
+    normal = fit_normalizer({"x": np.asarray(x), "y": np.asarray(x, np.float32)}, "feature")
+    found = normal({"x": x, "y": x.astype(jnp.float32)})
+    np.testing.assert_allclose(found["x"], found["y"])
+    assert found["x"].std() > 0.9

@@ -217,3 +217,38 @@ def test_bad_input(changes, message):
     } | changes
     with pytest.raises(ValueError, match=message):
         seesaw(arguments.pop("schedule"), **arguments)
+
+
+def test_without_room_to_grow_the_schedule_is_followed():
+    schedule = optax.cosine_decay_schedule(1.0, 1280)
+    for maximum, multiple in ((128, 1), (200, 128)):
+        rate, sizes = seesaw(
+            schedule, total_examples=1280, batch_size=128, maximum=maximum, multiple=multiple
+        )
+        assert sizes.sizes() == (128,)
+        found = [float(rate(update)) for update in range(10)]
+        np.testing.assert_allclose(found, [float(schedule(128 * u)) for u in range(10)], rtol=1e-6)
+
+
+@given(
+    st.sampled_from([1, 2, 8]),
+    st.integers(1, 8),
+    st.integers(2, 300),
+    st.integers(1, 40),
+    st.sampled_from([optax.cosine_decay_schedule, lambda v, n: optax.linear_schedule(v, 0.0, n)]),
+)
+@settings(max_examples=40, deadline=None)
+def test_every_size_is_trained_with(multiple, base, updates, room, schedule):
+    base *= multiple
+    total = base * updates
+    _, sizes = seesaw(
+        schedule(1.0, total),
+        total_examples=total,
+        batch_size=base,
+        maximum=base * room,
+        multiple=multiple,
+    )
+    end = sizes.update_at(total)
+    assert sizes.examples_before(end) == total
+    assert all(boundary < end for boundary in sizes.boundaries)
+    assert all(size % multiple == 0 for size in sizes.values)

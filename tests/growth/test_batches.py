@@ -367,3 +367,17 @@ def test_a_fork_goes_on_by_itself(devices):
     assert (next(other).example != next(batches.fork(constant_batch(8))).example).any()
     with pytest.raises(ValueError, match="larger than the data"):
         batches.fork(constant_batch(64))
+
+
+def test_a_state_that_is_none_changes_nothing():
+    batches = GrowingBatches({"x": np.arange(12)}, constant_batch(2), seed=0)
+    next(batches)
+    state = batches.state()
+    lacking = {name: value for name, value in state.items() if name != "epoch"}
+    for wrong in (None, [], lacking, {**state, "switches": [[1]]}, {**state, "size": "x"}):
+        with pytest.raises(ValueError, match="tate"):
+            batches.restore(wrong)
+        assert batches.state() == state
+    for wrong in (None, "4", 2.5):
+        with pytest.raises(ValueError, match="whole number"):
+            batches.grow(wrong)

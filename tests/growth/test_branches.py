@@ -246,3 +246,21 @@ def test_only_batches_that_carry_over_epochs():
         branched_critical_batch(
             jnp.zeros(2), sgd, batches, evaluate=loss, multiples=(1, 2), examples=32, seeds=2
         )
+
+
+def test_a_smallest_branch_that_diverges_says_nothing_of_the_others():
+    batches = GrowingBatches(NOISE, constant_batch(4), seed=0)
+    call = functools.partial(
+        branched_critical_batch, jnp.zeros(COORDINATES), multiples=(1, 2, 4), examples=32
+    )
+
+    def diverging_at(size):
+        def step(w, batch):
+            return w + (jnp.inf if len(batch) == size else 0.0), None
+
+        return step
+
+    with pytest.raises(FloatingPointError, match="branch of the smallest batch, 4, diverged"):
+        call(diverging_at(4), batches, evaluate=lambda w: w.sum(), seeds=np.int64(2))
+    found = call(diverging_at(8), batches, evaluate=lambda w: w.sum(), seeds=np.int64(2))
+    assert (found.low, found.high) == (4, 8.0)

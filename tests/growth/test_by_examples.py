@@ -171,3 +171,11 @@ SCHEDULE = optax.constant_schedule(0.1)
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_numpy_numbers_count_as_pythons_do():
+    rate = by_examples(optax.linear_schedule(0.0, 1.0, 1e10), constant_batch(1))
+    for update in (2**31, 3_000_000_000):
+        assert float(rate(np.int64(update))) == float(rate(update)) > 0.2
+    with pytest.raises(ValueError, match="8589934592 is more than"):
+        by_examples(optax.constant_schedule(1.0), constant_batch(2**33))

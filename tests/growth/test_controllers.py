@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pytest
@@ -134,3 +135,12 @@ def test_batches_on_a_schedule_observe_nothing():
 def test_every_rung_must_fit():
     with pytest.raises(ValueError, match="ghosts of 8"):
         _batches(ghost_size=8)
+
+
+@pytest.mark.parametrize("noise", [(math.nan, -1.0), (1.0, math.nan), (-5.0, -1.0), (-5.0, 1.0)])
+def test_estimates_that_cannot_be_grow_nothing(noise):
+    controller = noise_scale_controller(64, maximum=256, min_dwell=1)
+    found = NoiseScale(*noise, math.nan, math.nan)
+    assert controller.update(controller.init(), found)[0].size == 64
+    drowned = NoiseScale(5.0, -1.0, math.inf, math.nan)
+    assert controller.update(controller.init(), drowned)[0].size == 128

@@ -160,3 +160,9 @@ def test_without_a_knee_there_is_no_bound():
 def test_bad_input(sizes, steps, kwargs, message):
     with pytest.raises(ValueError, match=message):
         fit_critical_batch(sizes, steps, **kwargs)
+
+
+def test_without_a_critical_batch_there_is_no_20_percent_batch():
+    sizes = 2.0 ** np.arange(3, 8)
+    found = fit_critical_batch(sizes, 1e4 / sizes)
+    assert found.critical_batch == found.twenty_percent_batch == math.inf

@@ -332,3 +332,10 @@ def test_olmo_core_there_and_back():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_thirds_of_an_example_a_device():
+    ramp = StepwiseBatch((63, 105), (4, 6, 8))
+    settings = ramp_to_maxtext(ramp, num_devices=3)
+    settings.pop("enable_rampup_batch_size")
+    assert ramp_from_maxtext(**settings, num_devices=3).values == ramp.values

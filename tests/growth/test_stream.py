@@ -159,3 +159,10 @@ def test_bad_input(arguments, message):
         stream_rows(*arguments, num_examples=10)
     with pytest.raises(ValueError, match="num_examples must be"):
         stream_rows(0, 0, 4, num_examples=0)
+
+
+def test_the_largest_seeds():
+    assert sorted(epoch_order(2**64 - 1, 2**64 - 1, 5)) == list(range(5))
+    for seed, epoch in ((2**64, 0), (0, 2**64)):
+        with pytest.raises(ValueError, match="at most 18446744073709551615"):
+            epoch_order(seed, epoch, 5)

@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from gapjax.study import SCHEDULES, Study
+from gapjax.study import SCHEDULES, Regime, Study
+from gapjax.study._plan import make_plan
 from gapjax.study._schedules import course, warmed_up
 
 
@@ -84,3 +85,22 @@ def test_what_is_no_schedule(schedule, message):
 def test_functions_that_give_no_schedule(schedule, message):
     with pytest.raises(ValueError, match=message):
         course(Study(schedule=schedule), 10, 0.1)
+
+
+@pytest.mark.parametrize("schedule", [lambda step: None, lambda step, other: 0.1])
+def test_a_function_that_gives_no_rates(schedule):
+    with pytest.raises(ValueError, match=r"schedule must be a function .* at step 0 what"):
+        make_plan(
+            Study(schedule=lambda updates, peak: schedule), Regime.parse("SB"), 1280
+        ).schedule()
+
+
+def test_drops_that_fall_on_one_update_are_both_made():
+    plan = make_plan(Study(decay_at=(0.5, 0.52), epochs=0.2), Regime.parse("SB"), 1280)
+    end = float(plan.schedule()(plan.updates - 1))
+    assert end == pytest.approx(plan.rate * plan.study.decay_factor**2, rel=1e-5)
+
+
+def test_a_batch_that_never_grows_is_refused():
+    with pytest.raises(ValueError, match="never lets it"):
+        make_plan(Study(schedule="constant"), Regime.parse("SEESAW+LATE"), 1280)

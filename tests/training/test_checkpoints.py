@@ -576,3 +576,22 @@ def test_no_damage_to_a_tree_goes_unnoticed(tmp_path):
             ):
                 training.load_tree(folder)
             shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "message"),
+    [
+        (np.arange(3.0).astype(">f8"), "holds >f8"),
+        (np.array(["a"]), "holds <U1"),
+        (np.array([None]), "holds object"),
+        (np.longdouble(1), "holds <f16"),
+        (2**70, "more than 64 bits"),
+        (np.ma.array([1, 2], mask=[0, 1]), "masked array"),
+    ],
+)
+def test_what_cannot_come_back_is_not_saved(tmp_path, leaf, message):
+    with (
+        training.Checkpoints(tmp_path / "run", every=1) as checkpoints,
+        pytest.raises(ValueError, match=message),
+    ):
+        checkpoints.save(1, {"x": leaf})

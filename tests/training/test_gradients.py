@@ -462,3 +462,24 @@ def test_groups_on_their_devices_add_no_communication():
         programs.append(training.inspect_program(compiled.lower(state, batch).compile()).by_kind())
     (_, plain), (_, grouped) = (kinds.pop("all-reduce") for kinds in programs)
     assert programs == [{}, {}] and grouped == plain
+
+
+@pytest.mark.parametrize(
+    "gradient",
+    [
+        None,
+        training.sam(0.01),
+        training.penalize_gradient(0.01),
+        training.penalize_gradient(0.01, method="exact"),
+    ],
+)
+def test_complex_weights_go_downhill(gradient):
+    def loss(w, batch):
+        return jnp.mean(jnp.abs(w - (1 + 2j)) ** 2 * batch["x"])
+
+    tx = optax.sgd(0.1)
+    state = training.init_state(jnp.zeros((), jnp.complex64), tx, key=jax.random.key(0))
+    step = jax.jit(training.make_train_step(loss, tx, gradient=gradient))
+    for _ in range(50):
+        state, _ = step(state, {"x": jnp.ones(4)})
+    assert abs(state.params - (1 + 2j)) < 0.01

@@ -277,3 +277,18 @@ def test_what_is_no_array_is_named(batch, told):
 def test_batches_must_be_an_iterable():
     with pytest.raises(ValueError, match=r"an iterable of batches, not a int: a list of them"):
         training.fit(_step, np.float32(0), 3, num_updates=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"callbacks": print}, "callbacks must be a list"),
+        ({"callbacks": [3]}, "a callback must be a function, not 3"),
+        ({"step": None}, "step must be a function"),
+        ({"step": lambda state, batch: state}, "must give \\(state, metrics\\)"),
+    ],
+)
+def test_what_fit_is_given_is_looked_at(arguments, message):
+    given = {"step": lambda state, batch: (state, {}), "state": jnp.zeros(()), **arguments}
+    with pytest.raises(ValueError, match=message):
+        training.fit(batches=[1.0, 2.0], num_updates=2, **given)

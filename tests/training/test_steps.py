@@ -196,3 +196,39 @@ def test_types_that_cannot_train_are_refused():
         training.make_train_step(_quadratic, optax.sgd(0.1), compute_dtype=jnp.float16)
     with pytest.raises(ValueError, match="must be a floating-point type, not 'int8'"):
         training.make_train_step(_quadratic, optax.sgd(0.1), compute_dtype="int8")
+
+
+def test_mixed_precision_leaves_keys_and_counts_of_the_model_state_alone():
+    tx = optax.sgd(0.1)
+    kept = {"key": jax.random.key(1), "count": jnp.int32(1), "mean": jnp.zeros(3)}
+    state = training.init_state({"w": jnp.ones(3)}, tx, key=jax.random.key(0), model_state=kept)
+
+    def loss(params, model_state, batch, key):
+        after = {**model_state, "mean": batch["x"].mean(0)}
+        return _quadratic(params, batch), (after, {"constant": 1.0})
+
+    step = training.make_train_step(loss, tx, compute_dtype=jnp.bfloat16)
+    after, metrics = step(state, _batch())
+    chex.assert_trees_all_equal_shapes_and_dtypes(after.model_state, kept)
+    assert metrics["constant"] == 1
+
+
+def _gives(what):
+    return lambda params, model_state, batch, key: what(params, model_state)
+
+
+@pytest.mark.parametrize("compute_dtype", [None, jnp.bfloat16])
+@pytest.mark.parametrize(
+    ("loss_fn", "message"),
+    [
+        (None, "loss_fn must be a function, not None"),
+        (_gives(lambda params, _: params["w"].sum()), "must give"),
+        (_gives(lambda params, state: (params["w"].sum(), (state, None))), "metrics a dict"),
+        (lambda params, batch: 1.0, "one number, not a float"),
+    ],
+)
+def test_what_a_loss_must_give(loss_fn, message, compute_dtype):
+    tx = optax.sgd(0.1)
+    state = training.init_state({"w": jnp.ones(3)}, tx, key=jax.random.key(0))
+    with pytest.raises(ValueError, match=message):
+        training.make_train_step(loss_fn, tx, compute_dtype=compute_dtype)(state, _batch())

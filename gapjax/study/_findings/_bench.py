@@ -107,7 +107,7 @@ class Bench:
         loss_fn = jax.tree_util.Partial(self.loss, model_state)
         metric_fn = jax.tree_util.Partial(self.metrics, model_state)
 
-        def on(train: list[Any], check: bool, parts: tuple[Solution, ...] = ()) -> Solution:
+        def on(train: list[Any], check: bool, **more: Any) -> Solution:
             evaluate = {
                 name: landscape.evaluator(metric_fn, batches, weight_fn=self.weight_fn)
                 for name, batches in {**self.batches, "train": train}.items()
@@ -115,10 +115,10 @@ class Bench:
             hessian = landscape.hessian(
                 loss_fn, params, train, weight_fn=self.weight_fn, check=check
             )
-            return Solution(params, loss_fn, evaluate, train, self.weight_fn, hessian, parts)
+            return Solution(params, loss_fn, evaluate, train, self.weight_fn, hessian, **more)
 
         # The same loss on fewer examples needs no second look.
-        parts = tuple(on(part, check=False) for part in self.parts)
+        parts = tuple(on(part, check=False, searches=1) for part in self.parts)
         return on(self.batches["train"], check=True, parts=parts)
 
     def ends(

@@ -32,6 +32,8 @@ class Solution(NamedTuple):
         batches: the training examples that are measured on.
         weight_fn: what a batch counts.
         hessian: of the training loss.
+        searches: how many starts a search for the highest loss nearby has. One will do for a part:
+            what counts there is how the parts differ.
         parts: the same weights on disjoint parts of these examples, where they are themselves a
             part of the training set; none where they are all of it.
     """
@@ -42,6 +44,7 @@ class Solution(NamedTuple):
     batches: list[Any]
     weight_fn: Callable[[Any], float]
     hessian: landscape.Operator
+    searches: int = 3
     parts: tuple[Any, ...] = ()
 
 
@@ -216,6 +219,22 @@ def _sharpness(
     return compute
 
 
+def _keskar(epsilon: float) -> Callable[[Solution, OnStep], dict[str, Any]]:
+    """Keskar's sharpness in a box of some size."""
+
+    def compute(at: Solution, on_step: OnStep) -> dict[str, Any]:
+        measure = _sharpness(
+            landscape.keskar_sharpness,
+            "value",
+            "loss_max",
+            epsilon=epsilon,
+            num_starts=at.searches,
+        )
+        return measure(at, on_step)
+
+    return compute
+
+
 def _line(at: Solution, on_step: OnStep) -> dict[str, Any]:
     # The same draw for all; filter by filter it is as long as the weights of each.
     direction = landscape.random_direction(jax.random.key(5), at.params)
@@ -269,7 +288,7 @@ MEASURES: tuple[Measure, ...] = (
     *(
         Measure(
             f"keskar_{epsilon:g}",
-            _sharpness(landscape.keskar_sharpness, "value", "loss_max", epsilon=epsilon),
+            _keskar(epsilon),
             (
                 Number(
                     f"keskar_{epsilon:g}",

@@ -32,10 +32,11 @@ def bundle(state: Any) -> tuple[Tree, dict[str, Any]]:
     """
     paths, leaves = _flat(state)
     for path, leaf in zip(paths, leaves, strict=True):
-        if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float | complex):
+        unfit = _unfit(leaf)
+        if unfit:
             raise ValueError(
-                f"state{jax.tree_util.keystr(path)} is a {type(leaf).__name__}; a checkpoint holds "
-                "arrays and numbers. Keep it out of the state."
+                f"state{jax.tree_util.keystr(path)} {unfit}; a checkpoint holds arrays and "
+                "numbers, as JAX has them. Keep it out of the state, or turn it into one."
             )
     raw, names = [_raw(leaf) for leaf in leaves], _names(paths)
     about = {
@@ -47,6 +48,22 @@ def bundle(state: Any) -> tuple[Tree, dict[str, Any]]:
     for i, held in zip(small, jax.device_get([raw[i] for i in small]), strict=True):
         raw[i] = np.asarray(held)
     return _nested(names, raw), about
+
+
+def _unfit(leaf: Any) -> str:
+    """What is wrong with a leaf, if anything is."""
+    if isinstance(leaf, jax.Array):
+        return ""
+    if isinstance(leaf, np.ma.MaskedArray):
+        return "is a masked array"
+    if isinstance(leaf, np.ndarray | np.generic):
+        dtype = leaf.dtype
+        if dtype.kind in "biufc":
+            return "" if dtype.isnative and dtype.char not in "gG" else f"holds {dtype.str}"
+        return "" if jnp.issubdtype(dtype, np.number) else f"holds {dtype}"
+    if isinstance(leaf, int) and not -(2**63) <= leaf < 2**64:
+        return f"is {leaf}, more than 64 bits"
+    return "" if isinstance(leaf, _PYTHON) else f"is a {type(leaf).__name__}"
 
 
 def wanted(about: dict[str, Any], like: Any) -> Tree:

@@ -1,6 +1,7 @@
 """Sweeps that are trained: what lies in the folder, going on, adding, and what is refused."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -122,3 +123,49 @@ def test_stopping_at_the_target_finds_the_same_rate_with_fewer_updates(swept, tm
 )
 def test_a_rate_is_certain_once_no_other_can_overtake_it(steps, now, certain):
     assert _run._is_certain(np.array(steps).ravel(), now, 2) == certain
+
+
+def test_the_looks_of_a_size_are_its_own():
+    alone, _ = _run.prepare(tiny_sweep((32,)))
+    beside, _ = _run.prepare(tiny_sweep((4, 8, 16, 32)))
+    assert alone[0].plan.evaluations == beside[-1].plan.evaluations
+
+
+@pytest.mark.parametrize("epochs", [0.1, 0.3, 0.7, 1.1, 2.3])
+@pytest.mark.parametrize("limit", [1.0, 1.3, 2.0])
+def test_no_look_lies_beyond_the_last_update(epochs, limit):
+    sweep = tiny_sweep((8,), epochs=epochs, limit=limit)
+    (job,), prepared = _run.prepare(sweep)
+    left = len(prepared.splits.train.labels)
+    assert job.plan.updates == sweep.most_updates(left) == max(job.plan.evaluations)
+
+
+def test_whole_numbers_and_floats_are_one_sweep():
+    one, other = (
+        tiny_sweep(epochs=kind(2), limit=kind(2), rate_factor=kind(3)) for kind in (int, float)
+    )
+    assert repr((one.epochs, one.limit, one.rate_factor)) == repr(
+        (other.epochs, other.limit, other.rate_factor)
+    )
+
+
+@pytest.mark.parametrize("changes", [{"rate_factor": 1e200}, {"rates": 1000}])
+def test_rates_that_no_float_holds(changes):
+    with pytest.raises(ValueError, match=r"rates, each .* times the one before, run from"):
+        _run.prepare(tiny_sweep(**changes))
+
+
+def test_a_target_that_was_met_at_the_start_is_refused_when_it_is_read(swept):
+    folder, *_ = swept
+    before = (folder / "results.json").read_bytes()
+    with pytest.raises(ValueError, match="is met before the first update"):
+        study.load_sweep(folder, target=0.99)
+    assert (folder / "results.json").read_bytes() == before
+
+
+def test_a_factorial_is_not_used():
+    regimes = ("SB", "LB", "LB+LR", "LB+GBN", "LB+LR+GBN")
+    sweep = tiny_sweep((8,))
+    crossed = dataclasses.replace(sweep.study, regimes=regimes, factorial=("LR", "GBN"))
+    jobs, _ = _run.prepare(dataclasses.replace(sweep, study=crossed))
+    assert len(jobs) == 1
