@@ -25,7 +25,8 @@ if os.environ.get("CI"):
 # What compiles very many programs: these folders and files; single tests carry the mark themselves.
 SLOW = {
     *("landscape", "models", "population", "sweep"),
-    *("test_add_a_thing.py", "test_communication.py", "test_compile.py", "test_docs.py"),
+    *("test_add_a_thing.py", "test_communication.py", "test_compile.py"),
+    "test_docs.py",
     *("test_fuzz.py", "test_gradients.py", "test_layer_noise.py", "test_meshes.py"),
     *("test_noise_scale.py", "test_population.py", "test_properties.py", "test_remedies.py"),
     *("test_reports.py", "test_run.py", "test_scopes.py", "test_sharding.py", "test_sums.py"),

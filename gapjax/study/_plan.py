@@ -283,7 +283,12 @@ def make_plans(study: Any, regimes: Sequence[Any], num_examples: int) -> dict[st
             )
         if plan.follows == name:
             raise ValueError(f"regime {name} cannot follow itself; see baseline.")
-    return dict(sorted(plans.items(), key=lambda item: item[1].follows is not None))
+
+    def place(item: tuple[str, Plan]) -> tuple[bool, bool]:
+        # Of regimes that are tuned as one the first is trained: an end of the gap, if it is there.
+        return item[1].follows is not None, item[0] not in study.baseline
+
+    return dict(sorted(plans.items(), key=place))
 
 
 def _check(plan: Plan) -> None:

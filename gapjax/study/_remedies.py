@@ -127,7 +127,8 @@ def _match(tx: Any, plan: Plan) -> Any:
 
 def _average(tx: Any, plan: Plan) -> Any:
     half_life = float(plan.num_examples)
-    return optax.chain(tx, training.average_weights(half_life, batch_size=plan.batch_size))
+    size = None if len(plan.sizes) > 1 else plan.batch_size  # the step tells that of each update
+    return optax.chain(tx, training.average_weights(half_life, batch_size=size))
 
 
 def _averaged(state: training.TrainState, plan: Plan) -> Any:

@@ -29,14 +29,25 @@ _RULES = ("LR", "LINEAR")  # remedies that only say where the grid lies
 
 
 def one_algorithm(plans: Mapping[str, Plan], name: str) -> list[str]:
-    """The regimes that differ from one only in the rule of the rate, itself among them."""
+    """The regimes that differ from one only in the rule of the rate, itself among them.
+
+    For Adam and its kin there are none: the rule changes more than the rate.
+    """
     own = _algorithm(plans[name])
     return [other for other, plan in plans.items() if _algorithm(plan) == own]
 
 
 def _algorithm(plan: Plan) -> Any:
     kept = [remedy for remedy in plan.regime.remedies if remedy.name not in _RULES]
-    return plan.regime.batch, tuple(map(id, kept))
+    return (
+        (
+            plan.regime.batch,
+            tuple(map(id, kept)),
+            plan.optimizer,
+            tuple(sorted(plan.hyper.items())),
+        ),
+        (plan.keep, plan.warmup, plan.ghost_size),
+    )
 
 
 def rule_hyper(plan: Plan) -> dict[str, float]:

@@ -37,6 +37,7 @@ def exact_distances(potential, num_doublings):
     return np.array(result)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [1.0, 1.5])
 def test_valleys_agree_with_the_exact_propagator(alpha):
     times = 1.5 * 2.0 ** np.arange(22)  # to 3e6
@@ -54,6 +55,7 @@ def test_valleys_agree_with_the_exact_propagator(alpha):
     assert rms[14:].mean() < 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [1.0, 1.5])
 def test_valleys_agree_with_plain_steps(alpha):
     def walk(method):

@@ -73,6 +73,7 @@ def stopped(tmp_path_factory):
     return own, study.run_study(own, tmp_path_factory.mktemp("stopped") / "run")
 
 
+@pytest.mark.slow
 def test_seeds_stop_where_their_loss_does(stopped):
     own, result = stopped
     for record in result.regimes.values():
@@ -94,6 +95,7 @@ def test_seeds_stop_where_their_loss_does(stopped):
                 assert record.run.values[name].values[place] == at[0]
 
 
+@pytest.mark.slow
 def test_what_stopped_and_what_never_did_is_said(stopped):
     _, result = stopped
     assert any(result.regimes["8"].stopped) and result.regimes["64"].stopped == [None] * 3

@@ -16,6 +16,7 @@ DENSE = [64, 128, 128, 128, 10]
 PARAMETERS = sum(a * b + b for a, b in itertools.pairwise(DENSE)) + 2 * sum(DENSE[1:-1])
 
 
+@pytest.mark.slow
 def test_needs_are_those_of_the_program():
     needs = {n.plan.name: n for n in study.dry_run(SMALL)}
     assert list(needs) == ["SB", "LB+LR+GBN", "GROW", "SB+LONG"]
@@ -52,6 +53,7 @@ class Spy:
         return self.advance.lower(*arguments)
 
 
+@pytest.mark.slow
 def test_the_program_is_the_one_that_trains(monkeypatch):
     small = study.Study(seeds=2, epochs=1, regimes=("LB+LR+GBN",), evaluations=2)
     given = []
@@ -70,6 +72,7 @@ def test_the_program_is_the_one_that_trains(monkeypatch):
     assert len(given) > 1 and all(one == given[0] for one in given)
 
 
+@pytest.mark.slow
 def test_tuning_is_told_before_training():
     tuned = study.Study(seeds=3, epochs=1, regimes=("SB",), tune=2)
     tune, trained = study.dry_run(tuned)
@@ -83,6 +86,7 @@ def test_tuning_is_told_before_training():
     assert "at most 2 times" in study.needs_notes(trained)[-1]
 
 
+@pytest.mark.slow
 def test_one_algorithm_is_tuned_once_over_the_union():
     tuned = study.Study(
         seeds=2, epochs=1, regimes=("LB", "LB+LINEAR"), baseline=("LB", "LB+LINEAR"), tune=3
@@ -96,12 +100,14 @@ def test_one_algorithm_is_tuned_once_over_the_union():
     ]
 
 
+@pytest.mark.slow
 def test_random_search_has_no_edge():
     drawn = study.Study(seeds=1, epochs=1, regimes=("SB",), tune=2, tune_also=("momentum=0.5:0.9",))
     tune, _ = study.dry_run(drawn)
     assert tune.more == 0 and len(study.needs_notes(tune)) == 2
 
 
+@pytest.mark.slow
 def test_regimes_that_follow_a_curve_are_compiled_too():
     *_, match = study.dry_run(study.Study(seeds=1, epochs=1, regimes=("SB", "LB+MATCH")))
     assert match.plan.name == "LB+MATCH" and match.program.memory.peak > 0

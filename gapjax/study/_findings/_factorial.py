@@ -60,6 +60,8 @@ def find_effects(
         signs = [np.prod([1.0 if f in there else -1.0 for f in some]) for there in tables]
         contrast = np.tensordot(signs, np.stack(list(tables.values())), 1)
         contrast *= 2.0 ** (len(some) - len(factors))
+        if not contrast.any():  # tuned, rules of one algorithm are one: there is no effect to tell
+            continue
         none = np.zeros_like(contrast)
         found.append(Effect(list(some), paired_difference(contrast, none, weight=weight), None))
     told = [effect for effect in found if effect.estimate.p_value is not None]

@@ -109,7 +109,7 @@ def find_gap(
             alike = len({table.shape for table in three}) == 1
             shares[name] = share_of_gap(*three, weight=weight) if alike else NO_SHARE
             together[name] = share_of_gap(*three, weight=weight, level=level) if alike else NO_SHARE
-    control = control_of(records, small)
+    control = control_of({name: records[name] for name in tables}, small)
     pairs = [
         (name, end)
         for end in (small, large)
@@ -118,7 +118,8 @@ def find_gap(
         if not (name == small and end == large)  # the same as the other way round
     ]
     if control is not None:
-        pairs += [(name, control) for name in sees_more(records, small) if name != control]
+        more = [name for name in sees_more(records, small) if name in tables]
+        pairs += [(name, control) for name in more if name != control]
     comparisons = [
         Comparison(
             name,
@@ -165,6 +166,7 @@ def of_run(
     run = record.rule if which == "rule" and record.rule is not None else record.run
     table = np.array(examples[name], np.float64)
     lost = {one.seed for one in run.diverged}
+    table[:, np.asarray(examples.get("weight", 1.0)) == 0] = 0.0  # whatever was measured there
     table[[seed in lost for seed in record.seeds]] = np.nan
     return table
 

@@ -179,13 +179,18 @@ def geometric_ratio(over: np.ndarray, under: np.ndarray) -> Interval:
         >>> round(found.mean, 2), round(found.low, 2), round(found.high, 2)
         (4.0, 0.71, 22.38)
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.log(np.asarray(over, np.float64) / np.asarray(under, np.float64))
-    found = mean_interval(logs)
+    found = mean_interval(log_ratio(over, under))
     mean, low, high = (
         None if v is None else math.exp(v) for v in (found.mean, found.low, found.high)
     )
     return Interval(mean, low, high, found.p_value)
+
+
+def log_ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
+    """The logarithm of a ratio of two quantities, NaN where either is not above 0."""
+    over, under = np.asarray(over, np.float64), np.asarray(under, np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where((over > 0) & (under > 0), np.log(over / under), np.nan)
 
 
 def widened(ratio: Interval, half: float) -> Interval:

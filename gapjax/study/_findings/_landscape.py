@@ -78,7 +78,7 @@ def measure_landscape(
             both = functools.partial(bench.ends, folder, pair, member)
             paths[member] = _measured(place(stem, *pair), (way,), both, report)["path"]
     found = summarize(kept, paths, levels, records, config, bench.part)
-    keep(folder / "landscape.json", found, of=_folder.origin(config, records.values(), "all"))
+    keep(folder / "landscape.json", found, of=_origin(config, records))
     # As every later reader has it.
     return read_landscape(folder, config, records)  # type: ignore[return-value]
 
@@ -90,8 +90,13 @@ def read_landscape(
     path = folder / "landscape.json"
     if not path.exists():
         return None
-    of = _folder.origin(config, records.values(), "all")
+    of = _origin(config, records)
     return read(path, LandscapeFindings, of=of, cost="--landscape puts it together again")
+
+
+def _origin(config: Config, records: Mapping[str, RegimeRecord]) -> dict[str, Any]:
+    """What the findings belong to: the networks, of which regimes that are one have one."""
+    return _folder.origin(config, [r for r in records.values() if r.same_as is None], "all")
 
 
 class _Place(NamedTuple):

@@ -144,13 +144,20 @@ def _groups(
     def others(name: str) -> Hashable:
         record = records[name]
         kept = frozenset(record.remedies) - {"LR", "LINEAR"}  # these are the rate
-        hyper = {"batch": record.batch_size, "rate": record.run.learning_rate}
-        return kept, hyper["rate" if axis == "batch" else "batch"], record.budget
+        return kept, of(name)["rate" if axis == "batch" else "batch"], record.budget
+
+    def of(name: str) -> dict[str, Hashable]:
+        record = records[name]
+        sizes = tuple(size for _, size in record.batch_sizes)  # one that grows is no large one
+        tuned = tuple(sorted(record.run.hyper.items()))
+        return {"batch": sizes, "rate": (record.run.learning_rate, tuned)}
 
     groups: dict[Hashable, list[int]] = {}
     for place, name in enumerate(names):
         groups.setdefault(others(name), []).append(place)
-    return [group for group in groups.values() if len(group) > 1]
+    return [
+        group for group in groups.values() if len({of(names[place])[axis] for place in group}) > 1
+    ]
 
 
 def _bounded(found: Interval) -> Interval:

@@ -6,7 +6,13 @@ from typing import Any
 import numpy as np
 
 from gapjax import landscape
-from gapjax.study._findings._intervals import Interval, geometric_ratio, mean_interval, widened
+from gapjax.study._findings._intervals import (
+    Interval,
+    geometric_ratio,
+    log_ratio,
+    mean_interval,
+    widened,
+)
 from gapjax.study._findings._measures import MEASURES, Measure, Number
 from gapjax.study._findings._ranks import find_ranks
 from gapjax.study._findings._surroundings import (
@@ -108,8 +114,7 @@ def _ratios(
             ratio = geometric_ratio(top, bottom)
             if part is not None:
                 parts = (_on_parts(side, measure, number) for side in (over, under))
-                with np.errstate(divide="ignore", invalid="ignore"):
-                    logs = np.log(top / bottom), np.log(np.divide(*parts))
+                logs = log_ratio(top, bottom), log_ratio(*parts)
                 ratio = widened(ratio, _sampling(*logs, part))
             found[number.name] = ratio
     return found

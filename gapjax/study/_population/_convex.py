@@ -29,7 +29,8 @@ def keep_convex(
 ) -> None:
     """Train a linear network of the study's task and data, unless that is done; keep its curves.
 
-    Nothing is kept where the task has no linear network: inputs that are no numbers, say.
+    Nothing is kept where the task has no linear network: inputs that are no numbers, say, or
+    targets of several axes; or where its loss is too steep for the rate.
 
     Args:
         setup: of the study.
@@ -43,22 +44,32 @@ def keep_convex(
     if (folder / _FILE).exists() or width is None or not _are_numbers(inputs):
         return
     x = jnp.asarray(inputs).reshape(len(inputs), -1)
-    # No step of a softmax, a sigmoid or a square can be too long at this rate.
-    rate = 1 / float(jnp.linalg.norm(x, ord=2) ** 2 / len(x))
+    # No step of a softmax, a sigmoid or a square can be too long at this rate; a bias sees ones.
+    seen = jnp.concatenate([x, jnp.ones((len(x), 1), x.dtype)], axis=1)
+    rate = 1 / float(jnp.linalg.norm(seen, ord=2) ** 2 / len(x))
     updates = min(updates, _UPDATES)
-    distance = np.asarray(_distances(setup, examples, x, width, rate, updates), np.float64)
+    try:
+        found = _distances(setup, examples, x, width, rate, updates)
+    except (TypeError, ValueError):  # targets that no linear network has the shape of
+        return
+    distance = np.asarray(found, np.float64)
+    if not np.isfinite(distance).all():  # a loss of its own that is steeper than these
+        return
     marks = diffusion.log_spaced(updates)
     rows = distance.T[np.array(marks) - 1]
-    found = Convex(count(examples), rate, _MOMENTUM, list(marks), rows.tolist())
+    control = Convex(count(examples), rate, _MOMENTUM, list(marks), rows.tolist())
     of = _folder.origin(config, (), "convex")
-    training.on_first(lambda: keep(folder / _FILE, found, of=of))
+    training.on_first(lambda: keep(folder / _FILE, control, of=of))
 
 
 def read_convex(folder: pathlib.Path, config: Config) -> Convex | None:
     """The curves of the convex network; None where none was trained."""
     path = folder / _FILE
     of = _folder.origin(config, (), "convex")
-    return read(path, Convex, of=of, cost="it is trained again") if path.exists() else None
+    if not path.exists():
+        return None
+    found = read(path, Convex, of=of, cost="it is trained again")
+    return found if np.isfinite(np.array(found.distance, np.float64)).all() else None
 
 
 def _are_numbers(inputs: Any) -> bool:

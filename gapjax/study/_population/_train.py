@@ -255,7 +255,8 @@ def train(
             if plan.stopping is not None:
                 stopped = _stopped(plan, curves, number)
                 done = (stopped >= 0) | (at.diverged > 0)
-                if done.all():
+                # The last row says how every member ended, so it must have been measured.
+                if done.all() and at.update in plan.evaluations:
                     break
                 hyper = {**hyper, "going": training.lay_out(population.mesh, ~done, *MEMBERS)}
             while at.update < mark:

@@ -13,7 +13,7 @@ def rows(result: StudyResult) -> list[dict[str, str]]:
 
 def _row(result: StudyResult, one: Comparison) -> dict[str, str]:
     task, found = result.config.task, one.difference
-    scale, places = task.scale(task.headline), digits(task, task.headline)
+    scale, places = task.scale(task.headline), _places(result)
 
     def error(value: float | None) -> str:
         return NOTHING if value is None else fixed(scale * value, places)
@@ -31,10 +31,16 @@ def _row(result: StudyResult, one: Comparison) -> dict[str, str]:
     }
 
 
+def _places(result: StudyResult) -> int:
+    """Digits behind the point, by the size of the gap."""
+    gap = result.gap.gap
+    return digits(result.config.task, result.config.task.headline, gap and gap.mean)
+
+
 def effects(result: StudyResult) -> list[dict[str, str]]:
     """A row of text per main effect and interaction."""
     task = result.config.task
-    scale, places = task.scale(task.headline), digits(task, task.headline)
+    scale, places = task.scale(task.headline), _places(result)
     return [
         {
             "name": " with ".join(one.remedies),

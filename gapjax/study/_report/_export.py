@@ -69,7 +69,7 @@ def write_figures(result: StudyResult, folder: str | os.PathLike[str]) -> tuple[
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     sections = dict.fromkeys(figure.section for figure in _list.FIGURES)
-    if result.landscape is None:
+    if result.landscape is None or not result.landscape.regimes:
         sections.pop("landscape")
     for section in sections:
         for figure in _list.figures_of(result, section):

@@ -188,24 +188,33 @@ def rank_words(result: StudyResult) -> str | None:
         return None
     titles = {n.name: n.title for measure in MEASURES for n in measure.numbers}
     told = [one for one in found.ranks if _excludes_zero(one.tau)]
-    names = ", ".join(f"{titles[one.number]} ({interval(one.tau, 2)})" for one in told)
     count = found.ranks[0].runs
     if not told:
         return (
             f"Over the {count} runs that were measured no measure of sharpness is told from going "
             "with the gap by chance (Kendall's rank correlation, 95% intervals over seeds)."
         )
+    parts = []
+    for way, sign in (("with", 1), ("against", -1)):
+        own = [one for one in told if _sign(one.tau) == sign]
+        if own:
+            names = ", ".join(f"{titles[one.number]} ({interval(one.tau, 2)})" for one in own)
+            parts.append(f"these go {way} the gap: {names}")
     within = [
         f"{titles[one.number]} by {axis}"
-        for one in found.ranks
+        for one in told
         for axis in HYPER
-        if _excludes_zero(one.psi[axis])
+        if _excludes_zero(one.psi[axis]) and _sign(one.psi[axis]) == _sign(one.tau)
     ]
-    rest = f"is left of it for {', '.join(within)}" if within else "none of it is resolved"
+    rest = f"that is left for {', '.join(within)}" if within else "none of it is resolved"
     return (
-        f"Over the {count} runs that were measured these go with the gap: {names}. Among runs that "
-        f"differ in batch or rate alone {rest}."
+        f"Over the {count} runs that were measured {'; '.join(parts)}. Among runs that differ in "
+        f"batch or rate alone {rest}."
     )
+
+
+def _sign(value: Interval) -> int:
+    return 1 if (value.mean or 0.0) > 0 else -1
 
 
 def _excludes_zero(value: Interval) -> bool:

@@ -1,5 +1,6 @@
 """The table of a study, the same rows in the terminal, in the report and as plain text."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -90,7 +91,11 @@ def rows(result: StudyResult, which: str = "run") -> list[list[str]]:
                 cost(record.curves.flops),
                 setting(run) + _edge(record, which),
                 measured(task, run, "train", headline),
-                plus_minus(run.gap, digits(task, headline), task.scale(headline)),
+                plus_minus(
+                    run.gap,
+                    digits(task, headline, run.values[f"test_{headline}"].mean),
+                    task.scale(headline),
+                ),
                 *rest,
                 plus_minus(run.values["distance"], 2),
             ]
@@ -106,7 +111,11 @@ def setting(run: Run) -> str:
 
 def unmet(record: RegimeRecord) -> int:
     """How many seeds never got to where the loss would have stopped them."""
-    return 0 if record.stopped is None else record.stopped.count(None)
+    if record.stopped is None:
+        return 0
+    lost = {one.seed for one in record.run.diverged}
+    pairs = zip(record.seeds, record.stopped, strict=True)
+    return sum(stop is None and seed not in lost for seed, stop in pairs)
 
 
 def _unmet(record: RegimeRecord) -> str:
@@ -139,15 +148,25 @@ def _title(task: TaskFacts, measure: str) -> str:
     return measure.replace("accuracy", "acc").replace("_", " ") + task.unit(measure)
 
 
-def digits(task: TaskFacts, measure: str) -> int:
-    """How many digits behind the point a measure is shown with."""
-    return 2 if measure in task.percent else 3
+def digits(task: TaskFacts, measure: str, size: float | None = None) -> int:
+    """How many digits behind the point a measure is shown with: three that count, of small ones.
+
+    Args:
+        task: of the study.
+        measure: which.
+        size: what is shown, or what it is to be seen beside.
+    """
+    if measure in task.percent:
+        return 2
+    if not size or not math.isfinite(size):
+        return 3
+    return min(max(3, 2 - math.floor(math.log10(abs(size)))), 12)
 
 
 def measured(task: TaskFacts, run: Run, split: str, measure: str) -> str:
     """A measure over seeds, as a table shows it."""
     value = run.values[f"{split}_{measure}"]
-    return plus_minus(value, digits(task, measure), task.scale(measure))
+    return plus_minus(value, digits(task, measure, value.mean), task.scale(measure))
 
 
 def closed(result: StudyResult, which: str = "run") -> dict[str, str]:

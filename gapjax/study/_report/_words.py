@@ -5,7 +5,7 @@ from gapjax.study._findings._gap import GapFindings
 from gapjax.study._findings._intervals import Interval
 from gapjax.study._findings._result import StudyResult
 from gapjax.study._report._numbers import count_of, interval, share
-from gapjax.study._report._table import gap_of, unmet
+from gapjax.study._report._table import digits, gap_of, unmet
 from gapjax.study._results._records import RegimeRecord
 
 
@@ -25,35 +25,40 @@ def finding(result: StudyResult, which: str = "run") -> str:
     if small is None or large is None:
         missing = " and ".join(n for n, r in zip(names, result.ends, strict=True) if r is None)
         return f"{missing} was not trained, so there is no gap between {' and '.join(names)}."
+    alive = [_alive(record, which) for record in (small, large)]
     if found.gap is None or found.gap.mean is None:
-        return f"{' or '.join(names)} diverged in every seed: there is no gap to speak of."
+        lost = [name for name, own in zip(names, alive, strict=True) if not own]
+        why = f"{' and '.join(lost)} diverged in every seed"
+        if not lost:
+            why = f"No seed went through in both {' and '.join(names)}"
+        return f"{why}: there is no gap to speak of."
+    seeds = _seeds(small, alive[0] & alive[1])
     task = config.task
     percent = task.headline in task.percent
-    amount = f"{task.scale(task.headline) * abs(found.gap.mean):.{2 if percent else 3}f}"
+    places = digits(task, task.headline, found.gap.mean)
+    amount = f"{task.scale(task.headline) * abs(found.gap.mean):.{places}f}"
     better = found.gap.mean > 0 if task.maximize else found.gap.mean < 0
     verb = "falls" if found.gap.mean > 0 else "rises"
     text = (
-        f"From {_batch(small)} to {_batch(large)}, {large.budget} ({_budgets(small, large)}), test "
-        f"{task.headline.replace('_', ' ')} {verb if float(amount) else 'changes'} by {amount}"
+        f"From {_end(small, large)} to {_end(large, small)}, {large.budget} "
+        f"({_budgets(small, large)}), test {task.headline.replace('_', ' ')} {verb if float(amount) else 'changes'} by {amount}"
         f"{' points' if percent else ''} "
     )
     unmet = _unmet(result)
     if found.gap.low is None or found.gap.high is None:
-        return " ".join([f"{text}(one seed: nothing tells how much of that is chance).", *unmet])
+        return " ".join([f"{text}({seeds}: nothing tells how much of that is chance).", *unmet])
     scale = task.scale(task.headline)
     low, high = sorted(abs(scale * end) for end in (found.gap.low, found.gap.high))
-    digits = 2 if percent else 3
     if not found.is_clear(task.maximize):
         why = "There is no gap to close." if not better else "That is not told from chance."
         ends = sorted((-scale * found.gap.low, -scale * found.gap.high))
         text += (
-            f"(95% interval of the change {ends[0]:+.{digits}f} to {ends[1]:+.{digits}f}, over "
-            f"{_seeds(small)} and the test examples). {why}"
+            f"(95% interval of the change {ends[0]:+.{places}f} to {ends[1]:+.{places}f}, over "
+            f"{seeds} and the test examples). {why}"
         )
         return " ".join([text, *unmet])
     text += (
-        f"(95% interval {low:.{digits}f} to {high:.{digits}f}, over {_seeds(small)} and the test "
-        "examples)."
+        f"(95% interval {low:.{places}f} to {high:.{places}f}, over {seeds} and the test examples)."
     )
     closed = _closed(result, found, small)
     return " ".join([text, *unmet, *closed, *_controlled(result, found)])
@@ -95,10 +100,11 @@ def _controlled(result: StudyResult, found: GapFindings) -> list[str]:
     if control is None:
         return []
     record, percent = result.regimes[control], task.headline in task.percent
-    digits, scale = (2, 100.0) if percent else (3, 1.0)
+    scale = 100.0 if percent else 1.0
+    places = digits(task, task.headline, found.gap and found.gap.mean)
     unit = " points" if percent else ""
     beside = [
-        f"{_signed(one.difference, digits, -scale)}{unit} from {one.regime}"
+        f"{_signed(one.difference, places, -scale)}{unit} from {one.regime}"
         + ("" if one.resolved else " (not resolved)")
         for one in found.comparisons
         if one.baseline == control and one.difference.mean is not None
@@ -141,9 +147,22 @@ def _cost(record: RegimeRecord, small: RegimeRecord) -> str:
     return f" at {more:.3g} times the examples ({_budget(record)})" if more > MORE else ""
 
 
-def _batch(record: RegimeRecord) -> str:
+def _end(record: RegimeRecord, other: RegimeRecord) -> str:
+    """An end of the gap by its batch, or by its name where both have the same."""
+    if record.batch_size == other.batch_size:
+        return record.name
     return f"batch {count_of(record.batch_size)}"
 
 
-def _seeds(record: RegimeRecord) -> str:
-    return f"{len(record.seeds)} seed{'s' if len(record.seeds) != 1 else ''}"
+def _alive(record: RegimeRecord, which: str) -> set[int]:
+    """The seeds of a regime that did not diverge."""
+    run = record.rule if which == "rule" and record.rule is not None else record.run
+    return set(record.seeds) - {one.seed for one in run.diverged}
+
+
+def _seeds(record: RegimeRecord, alive: set[int]) -> str:
+    """How many seeds there are to tell from."""
+    count, all_of_them = len(alive), len(record.seeds)
+    if count == all_of_them:
+        return "one seed" if count == 1 else f"{count} seeds"
+    return f"{count} of {all_of_them} seeds, the others diverged in one or the other"

@@ -129,6 +129,7 @@ def test_what_has_no_state_to_read_is_named():
     assert digest and vague == ["optimizer['a']"]
 
 
+@pytest.mark.slow
 def test_a_study_of_another_optimizer_or_closure_is_another_study(tmp_path):
     def sgd(schedule, m):
         return optax.sgd(schedule, momentum=m)
