@@ -39,15 +39,8 @@ def one_algorithm(plans: Mapping[str, Plan], name: str) -> list[str]:
 
 def _algorithm(plan: Plan) -> Any:
     kept = [remedy for remedy in plan.regime.remedies if remedy.name not in _RULES]
-    return (
-        (
-            plan.regime.batch,
-            tuple(map(id, kept)),
-            plan.optimizer,
-            tuple(sorted(plan.hyper.items())),
-        ),
-        (plan.keep, plan.warmup, plan.ghost_size),
-    )
+    others = plan.optimizer, tuple(sorted(plan.hyper.items())), plan.keep, plan.warmup
+    return plan.regime.batch, tuple(map(id, kept)), plan.ghost_size, others
 
 
 def rule_hyper(plan: Plan) -> dict[str, float]:

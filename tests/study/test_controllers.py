@@ -12,6 +12,11 @@ from gapjax.study._results._identity import identity
 from gapjax.study._results._records import Decision, RegimeRecord, from_plain, to_plain
 from tests.study.conftest import at_looks, tiny_study
 
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("controllers"),
+]  # they share runs that take long
+
 
 def _plan(regime="GROW", **changes):
     own = tiny_study(regimes=("SB", "LB", regime), **changes)

@@ -43,14 +43,32 @@ def run_of(setup: Setup, outcome: Outcome, rate: float, hyper: dict[str, float],
 def curves_of(setup: Setup, outcome: Outcome, costs: Costs) -> Curves:
     """What was measured on the way, of the rate that counts, and what it cost."""
     curves, plan, seeds = outcome.curves, outcome.plan, len(setup.study.all_seeds)
-    updates = curves.update.tolist()
+    rows = _rows_of(outcome, seeds)
+    updates = curves.update[:rows].tolist()
     return Curves(
         update=updates,
         examples=[plan.batch_sizes.examples_before(u) for u in updates],
-        seconds=curves.seconds.tolist(),
-        values={name: column[:, :seeds].tolist() for name, column in curves.values.items()},
+        seconds=curves.seconds[:rows].tolist(),
+        values={name: column[:rows, :seeds].tolist() for name, column in curves.values.items()},
         flops=costs.flops_by(plan, updates),
     )
+
+
+def _rows_of(outcome: Outcome, seeds: int) -> int:
+    """How many rows there are until the last of the first seeds ended.
+
+    Where the loss stops them, members at other rates, which are trained beside them, may go on.
+    """
+    update = outcome.curves.update
+    if outcome.stopped is None:
+        return len(update)
+    ends = []
+    for stop, lost in zip(outcome.stopped[:seeds], outcome.diverged[:seeds], strict=True):
+        if stop < 0 and not lost:
+            return len(update)
+        ends.append(stop if stop >= 0 else int(np.searchsorted(update, lost)))
+    looked_at = np.isin(update, list(outcome.plan.evaluations))
+    return int(np.flatnonzero(looked_at & (np.arange(len(update)) >= max(ends)))[0]) + 1
 
 
 def examples_of(setup: Setup, outcome: Outcome, rates: int) -> dict[str, np.ndarray]:

@@ -34,7 +34,7 @@ def _row(result: StudyResult, one: Comparison) -> dict[str, str]:
 def _places(result: StudyResult) -> int:
     """Digits behind the point, by the size of the gap."""
     gap = result.gap.gap
-    return digits(result.config.task, result.config.task.headline, gap and gap.mean)
+    return digits(result.config.task, result.config.task.headline, gap.mean if gap else None)
 
 
 def effects(result: StudyResult) -> list[dict[str, str]]:

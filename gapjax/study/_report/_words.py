@@ -39,9 +39,11 @@ def finding(result: StudyResult, which: str = "run") -> str:
     amount = f"{task.scale(task.headline) * abs(found.gap.mean):.{places}f}"
     better = found.gap.mean > 0 if task.maximize else found.gap.mean < 0
     verb = "falls" if found.gap.mean > 0 else "rises"
+    what = task.headline.replace("_", " ")
     text = (
         f"From {_end(small, large)} to {_end(large, small)}, {large.budget} "
-        f"({_budgets(small, large)}), test {task.headline.replace('_', ' ')} {verb if float(amount) else 'changes'} by {amount}"
+        f"({_budgets(small, large)}), test {what} "
+        f"{verb if float(amount) else 'changes'} by {amount}"
         f"{' points' if percent else ''} "
     )
     unmet = _unmet(result)
@@ -101,7 +103,7 @@ def _controlled(result: StudyResult, found: GapFindings) -> list[str]:
         return []
     record, percent = result.regimes[control], task.headline in task.percent
     scale = 100.0 if percent else 1.0
-    places = digits(task, task.headline, found.gap and found.gap.mean)
+    places = digits(task, task.headline, found.gap.mean if found.gap else None)
     unit = " points" if percent else ""
     beside = [
         f"{_signed(one.difference, places, -scale)}{unit} from {one.regime}"
@@ -165,4 +167,4 @@ def _seeds(record: RegimeRecord, alive: set[int]) -> str:
     count, all_of_them = len(alive), len(record.seeds)
     if count == all_of_them:
         return "one seed" if count == 1 else f"{count} seeds"
-    return f"{count} of {all_of_them} seeds, the others diverged in one or the other"
+    return f"the {count} of {all_of_them} seeds that went through in both"
