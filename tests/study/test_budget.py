@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gapjax import study
+from gapjax import data, models, study
 from gapjax.study._budget import Budget, is_flat, parse_keep
 from gapjax.study._plan import make_plan
 from tests.study.conftest import tiny_study
@@ -104,3 +104,52 @@ def test_what_stopped_and_what_never_did_is_said(stopped):
     assert "3 never got there within the maximum of 8 updates, and are shown as they were" in notes
     assert "(never in 3 of 3)" in study.rows(result)[1][3]
     assert "never got there within the stated maximum: 64." in study.finding(result)
+
+
+@pytest.mark.slow
+def test_seeds_that_diverge_between_two_evaluations_are_evaluated(tmp_path):
+    x = np.random.default_rng(0).normal(size=(256, 4)).astype(np.float32)
+    table, test = ({"x": x[:n], "y": x[:n, 0]} for n in (256, 64))
+    for rate in (1.0, 3.0):
+        own = study.Study(
+            dataset=data.Dataset(table, test),
+            model=models.MLP((), 1),
+            task="regression",
+            regimes=("LB", "SB"),
+            keep="loss=1e-9",
+            schedule="constant",
+            seeds=2,
+            epochs=4,
+            evaluations=4,
+            maximum=8.0,
+            small_batch=8,
+            large_batch=64,
+            controls=False,
+            learning_rate=rate,
+            clip_norm=None,
+        )
+        result = study.run_study(own, tmp_path / str(rate))
+        for name, record in result.regimes.items():
+            plan = make_plan(own, study.Regime.parse(name), 256)
+            assert record.updates == record.curves.update[-1] in plan.evaluations
+    assert len(result.regimes["SB"].run.diverged) == 2
+
+
+@pytest.mark.slow
+def test_what_a_tuned_regime_took_is_what_its_own_seeds_took(tmp_path):
+    own = tiny_study(
+        regimes=("SB", "LB"),
+        keep="loss=0.8",
+        tune=3,
+        schedule="constant",
+        evaluations=6,
+        maximum=6.0,
+        learning_rate=0.002,
+        controls=False,
+    )
+    result = study.run_study(own, tmp_path / "run")
+    for record in result.regimes.values():
+        assert record.curves.update[-1] == record.updates
+        if all(record.stopped):
+            assert record.updates == max(record.stopped)
+    assert any(all(record.stopped) for record in result.regimes.values())

@@ -151,3 +151,28 @@ def test_two_rules_of_one_algorithm_are_shown_as_one_once_tuned(tmp_path):
     assert all("LB+LR" not in (c.regime, c.baseline) for c in result.gap.comparisons)
     assert "LB+LR" not in result.gap.shares
     assert any("LB+LR and LB differ only in the rule" in note for note in study.notes(result))
+
+
+def test_the_rule_of_adam_makes_another_algorithm():
+    own = tiny_study(regimes=("SB", "LB", "LB+LR"), optimizer="adamw", learning_rate=0.01)
+    plans = make_plans(own, own.regimes, 64)
+    assert _tune.one_algorithm(plans, "LB+LR") == ["LB+LR"]
+    sgd = tiny_study(regimes=("SB", "LB+LR", "LB"))
+    plans = make_plans(sgd, sgd.regimes, 64)
+    assert _tune.one_algorithm(plans, "LB+LR") == ["LB", "LB+LR"], "an end of the gap comes first"
+
+
+def test_a_tuned_study_whose_end_is_one_with_another_regime_has_all_its_parts(tmp_path):
+    names = ("SB", "LB+LR", "LB", "LB+RA", "LB+LR+RA")
+    own = tiny_study(regimes=names, tune=2, seeds=2, epochs=1, controls=False)
+    result = study.run_study(own, tmp_path / "run", landscape=True)
+    found = study.load_result(tmp_path / "run")
+    assert list(result.regimes) == list(found.regimes) == list(names)
+    assert {n: r.same_as for n, r in found.regimes.items() if r.same_as} == {
+        "LB+LR": "LB",
+        "LB+LR+RA": "LB+RA",
+    }
+    assert found.landscape.between is not None and found.landscape.ratios
+    assert study.finding(found) == study.finding(result)
+    told = {(c.regime, c.baseline) for c in found.gap.comparisons}
+    assert not any("LB+LR" in pair for pair in told)

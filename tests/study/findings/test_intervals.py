@@ -209,3 +209,8 @@ def test_two_seeds_that_differ_by_little_overflow_nothing():
     first, second = rng.normal(size=(2, 2, 32))
     found = paired_difference(first, second)
     assert 0 < found.p_value <= 1 and np.isfinite([found.low, found.high]).all()
+
+
+def test_a_ratio_of_two_negative_numbers_is_none():
+    assert geometric_ratio(-np.array([2.0, 4.0, 3.0]), -np.ones(3)).mean is None
+    assert geometric_ratio(np.array([-2.0, 4.0]), np.array([-1.0, 2.0])).mean == pytest.approx(2.0)

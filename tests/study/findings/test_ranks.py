@@ -7,7 +7,15 @@ import pytest
 from scipy import stats
 
 from gapjax.study._findings._intervals import Interval, jackknife
-from gapjax.study._findings._ranks import _granulated, _pooled, _tau, find_ranks, rank_interval, tau
+from gapjax.study._findings._ranks import (
+    _granulated,
+    _groups,
+    _pooled,
+    _tau,
+    find_ranks,
+    rank_interval,
+    tau,
+)
 from gapjax.study._results._records import over_seeds
 from tests.study.report.test_words import made
 
@@ -115,3 +123,13 @@ def test_seeds_that_diverged_and_single_regimes():
     assert _found(sharp, gaps, seeds=3).runs == 4
     records = _records({"SB": [0.1]}, RATES)
     assert find_ranks({"SB": {}}, {"SB": [0]}, records, ["top"]) == []
+
+
+def test_a_batch_that_grows_is_no_large_batch_at_another_rate():
+    gaps = {name: [0.1, 0.2] for name in ("SB", "LB", "LB+LR", "GROW")}
+    records = _records(gaps, {"SB": 0.1, "LB": 0.1, "LB+LR": 0.6, "GROW": 0.1})
+    records["GROW"] = dataclasses.replace(records["GROW"], batch_sizes=[(0, 16), (5, 640)])
+    assert _groups(records, list(records), "rate") == [[1, 2]]
+    assert _groups(records, list(records), "batch") == [[0, 1, 3]]
+    same = {name: dataclasses.replace(records["LB"], name=name) for name in ("LB", "b")}
+    assert _groups(same, list(same), "rate") == _groups(same, list(same), "batch") == []

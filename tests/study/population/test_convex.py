@@ -26,12 +26,12 @@ def test_the_curve_is_that_of_gradient_descent(tmp_path):
     x = np.asarray(setup.inputs(setup.train), np.float64)
     y = np.eye(3)[setup.train.labels]
     assert found.update == list(log_spaced(30)) and found.examples == len(x) == 64
-    assert found.learning_rate == pytest.approx(len(x) / np.linalg.norm(x, 2) ** 2, rel=1e-5)
+    ones = np.hstack([x, np.ones((len(x), 1))])
+    assert found.learning_rate == pytest.approx(len(x) / np.linalg.norm(ones, 2) ** 2, rel=1e-5)
     for place, seed in enumerate(setup.study.all_seeds):
         start = jax.nn.initializers.lecun_normal()(jax.random.key(seed), (4, 3))
         start = np.vstack([np.asarray(start, np.float64), np.zeros(3)])
         w, trace, path = start.copy(), np.zeros_like(start), []
-        ones = np.hstack([x, np.ones((len(x), 1))])
         for _ in range(30):
             z = np.exp(ones @ w - (ones @ w).max(1, keepdims=True))
             gradient = ones.T @ (z / z.sum(1, keepdims=True) - y) / len(x)
@@ -51,4 +51,35 @@ def test_what_has_no_linear_network_has_none(tmp_path):
     tokens = {"tokens": np.zeros((20, 5), np.int32)}
     own = {"dataset": data.Dataset(tokens, tokens, name="t"), "task": study.next_token()}
     _, found = _kept(tmp_path, **own)
+    assert found is None
+
+
+def _table(y, **changes):
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
+    table = {"x": changes.pop("scale", 1.0) * x, "y": y}
+    return {"dataset": data.Dataset(table, table, name="t"), "regimes": ("SB", "LB"), **changes}
+
+
+def test_targets_of_several_axes_have_none(tmp_path):
+    y = np.random.default_rng(1).normal(size=(64, 3, 4)).astype(np.float32)
+    _, found = _kept(tmp_path, **_table(y, task="regression"))
+    assert found is None
+
+
+def test_a_bias_counts_where_inputs_are_small(tmp_path):
+    y = np.random.default_rng(1).normal(size=64).astype(np.float32)
+    _, found = _kept(tmp_path, updates=300, **_table(y, task="regression", scale=0.01))
+    assert np.isfinite(found.distance).all()
+
+
+def test_a_loss_that_is_too_steep_has_none(tmp_path):
+    y = np.random.default_rng(1).normal(size=64).astype(np.float32)
+    task = study.Task(
+        loss=lambda outputs, batch: 1000 * (outputs[:, 0] - batch["y"]) ** 2,
+        metrics={"error": lambda outputs, batch: (outputs[:, 0] - batch["y"]) ** 2},
+        headline="error",
+        maximize=False,
+        width=lambda dataset: 1,
+    )
+    _, found = _kept(tmp_path, updates=300, **_table(y, task=task))
     assert found is None

@@ -1,15 +1,19 @@
 """Sentences say what the numbers say, and no more."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from gapjax import study
+from gapjax.study._findings._gap import of_run
 from gapjax.study._findings._result import find_all
 from gapjax.study._report._numbers import interval, plus_minus, share
-from gapjax.study._report._table import closed
+from gapjax.study._report._table import closed, digits
 from gapjax.study._results._records import (
     Config,
     Curves,
+    Diverged,
     RegimeRecord,
     Run,
     TaskFacts,
@@ -153,3 +157,58 @@ def test_numbers_for_people():
     assert interval(study.Interval(0.5), 2) == "0.50 [no bound]"
     assert interval(study.Interval(None), 2) == "–"
     assert share(study.Interval(-1e-4, -0.02, 0.001)) == "0 [-2, 0]"
+
+
+def _diverging(result, lost):
+    """The same where seeds of some regimes diverged."""
+    records = {
+        name: dataclasses.replace(
+            record,
+            run=dataclasses.replace(
+                record.run, diverged=[Diverged(seed, 1, "loss") for seed in lost.get(name, ())]
+            ),
+        )
+        for name, record in result.regimes.items()
+    }
+    tables = {"SB": _draws(0.98), "LB": _draws(0.90)}
+    examples = {n: {"accuracy": t, "weight": np.ones(400)} for n, t in tables.items()}
+    return find_all(result.config, records, examples)
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        ({"LB": [0, 1]}, "over the 2 of 4 seeds that went through in both and the test examples"),
+        ({"LB": [0, 1], "SB": [2]}, "(the 1 of 4 seeds that went through in both: nothing tells"),
+        ({"LB": [0, 1], "SB": [2, 3]}, "No seed went through in both SB and LB"),
+        ({"LB": [0, 1, 2, 3]}, "LB diverged in every seed: there is no gap"),
+    ],
+)
+def test_seeds_that_diverged_are_not_counted(lost, said):
+    result = made({"SB": _draws(0.98), "LB": _draws(0.90)})
+    assert said in study.finding(_diverging(result, lost))
+
+
+def test_ends_of_one_batch_go_by_their_names():
+    result = made({"LB": _draws(0.98), "LB+MINE": _draws(0.90)}, baseline=("LB", "LB+MINE"))
+    assert study.finding(result).startswith("From LB to LB+MINE, ")
+
+
+def test_small_numbers_have_digits_that_count():
+    result = made({"SB": _draws(0.003, spread=1e-4) * 1e-2, "LB": _draws(0.9) * 1e-3}, LOSS)
+    assert "rises by 0.000" in study.finding(result)
+    amount = study.finding(result).split("rises by ")[1].split()[0]
+    assert len(amount.lstrip("0.")) >= 3
+    assert digits(LOSS, "loss", 0.00123) == 5 and digits(LOSS, "loss", 12.0) == 3
+    assert digits(LOSS, "loss", None) == digits(LOSS, "loss", 0.0) == 3
+    assert digits(ACCURACY, "accuracy", 0.001) == 2
+
+
+def test_what_an_example_of_no_weight_gave_is_not_looked_at():
+    table = _draws(0.9)
+    weight = np.ones(400)
+    weight[:3], spoiled = 0, table.copy()
+    spoiled[:, :3] = np.nan
+    record = made({"SB": table}).regimes["SB"]
+    found = of_run({"accuracy": spoiled, "weight": weight}, "accuracy", "run", record)
+    assert np.isfinite(found).all() and (found[:, 3:] == table[:, 3:]).all()
