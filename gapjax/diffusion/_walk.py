@@ -186,7 +186,7 @@ def _spectrum(alpha: float, length: int) -> np.ndarray:
 
 
 def _fractional_brownian(key: jax.Array, spectrum: np.ndarray) -> jax.Array:
-    real, imaginary = spectrum * jax.random.normal(key, (2, len(spectrum)))
+    real, imaginary = spectrum * jax.random.normal(key, (2, len(spectrum)), jnp.float32)
     return jnp.cumsum(jnp.fft.fft(jax.lax.complex(real, imaginary)).real)
 
 
@@ -214,7 +214,7 @@ def _outward(potential: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax
     The log of the mean time to pass the edge, and of all up to it the log of the mass, the mean
     distance in equilibrium, and the log of the resistance to the lowest edge.
     """
-    nowhere = jnp.full((2,), -jnp.inf)
+    nowhere = jnp.full((2,), -jnp.inf, jnp.float32)
 
     def step(carry: tuple, edge: tuple) -> tuple:
         before, passage, mass, place, resistance, lowest, bottom = carry
@@ -229,7 +229,7 @@ def _outward(potential: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax
         carry = v, passage, mass, place, resistance, lowest, bottom
         return carry, (passage, mass, place, bottom)
 
-    start = -nowhere, nowhere, nowhere, jnp.zeros(2), nowhere, -nowhere, nowhere
+    start = -nowhere, nowhere, nowhere, jnp.zeros(2, jnp.float32), nowhere, -nowhere, nowhere
     distances = jnp.arange(len(potential), dtype=jnp.float32)
     return jax.lax.scan(step, start, (potential, distances))[1]
 
@@ -238,12 +238,12 @@ def _stepped_distance(key: jax.Array, potentials: jax.Array, times: np.ndarray) 
     """The distance of every walker at every time, one step after the other."""
     num_walkers, edges = potentials.shape
     rise = potentials[:, 1:] - potentials[:, :-1]
-    right = jnp.concatenate(
-        [jnp.ones((num_walkers, 1)), jax.nn.sigmoid(-rise), jnp.zeros((num_walkers, 1))], axis=1
-    )  # at the sites -n ... n, the first and last of which reflect
+    wall = jnp.ones((num_walkers, 1), rise.dtype)
+    # At the sites -n ... n, the first and last of which reflect.
+    right = jnp.concatenate([wall, jax.nn.sigmoid(-rise), 0 * wall], axis=1)
 
     def step(count: jax.Array, site: jax.Array) -> jax.Array:
-        uniform = jax.random.uniform(jax.random.fold_in(key, count), (num_walkers,))
+        uniform = jax.random.uniform(jax.random.fold_in(key, count), (num_walkers,), right.dtype)
         chance = jnp.take_along_axis(right, site[:, None], axis=1)[:, 0]
         return site + jnp.where(uniform < chance, 1, -1)
 
@@ -252,5 +252,5 @@ def _stepped_distance(key: jax.Array, potentials: jax.Array, times: np.ndarray) 
         site = jax.lax.fori_loop(count, time, step, site)
         return (time, site), jnp.abs(site - edges // 2).astype(jnp.float32)
 
-    start = jnp.zeros((), jnp.int32), jnp.full((num_walkers,), edges // 2)
+    start = jnp.zeros((), jnp.int32), jnp.full((num_walkers,), edges // 2, jnp.int32)
     return jax.lax.scan(until, start, jnp.asarray(times, jnp.int32))[1]

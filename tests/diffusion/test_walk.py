@@ -142,3 +142,14 @@ def test_bad_input(change, message):
     good = {"alpha": 1.0, "num_steps": 100, "num_walkers": 2}
     with pytest.raises(ValueError, match=message):
         random_potential_walk(jax.random.key(0), **{**good, **change})
+
+
+@pytest.mark.parametrize("method", ["valley", "step"])
+def test_where_numbers_have_64_bits_the_walk_is_the_same(method):
+    def walk():
+        key = jax.random.key(0, impl="threefry2x32")
+        return random_potential_walk(key, alpha=1.0, num_steps=50, num_walkers=4, method=method)
+
+    usual = walk()
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(walk().distance, usual.distance, rtol=1e-5)
