@@ -226,14 +226,14 @@ def measure(net: str, rounds: int, host: list) -> dict[str, Any]:
     batches = jax.device_put(host)
     params = train(loss, init(np.random.default_rng(0)), batches)
     op = landscape.hessian(loss, params, batches)
-    vector = jax.random.normal(jax.random.key(0), (op.size,))
+    vector = op.space.normal(jax.random.key(0))
     slope = jax.jit(jax.grad(loss))
 
     def gradient() -> None:
         for batch in batches:
             jax.block_until_ready(slope(params, batch))
 
-    units = {"gradient": gradient, "product": lambda: op.apply(vector).block_until_ready()}
+    units = {"gradient": gradient, "product": lambda: jax.block_until_ready(op.apply(vector))}
     unit = interleave(units, reference="gradient", rounds=5 * rounds)
     twin = torch_twin(net, params, host)
     if twin:
