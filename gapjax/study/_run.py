@@ -34,6 +34,7 @@ from gapjax.study._population._setup import Setup
 from gapjax.study._population._splits import Splits
 from gapjax.study._population._train import Advance, train
 from gapjax.study._prepare import Prepared, prepare_study
+from gapjax.study._remedies import REMEDIES
 from gapjax.study._report import _page, _words
 from gapjax.study._results import _files, _folder
 from gapjax.study._results._files import repairing
@@ -274,6 +275,11 @@ def _train_regime(
         study=out.config.fingerprint,
         network=fingerprint(own),
         decisions=list(plan.decisions),
+        sources={
+            remedy.name: remedy.source
+            for remedy in plan.regime.remedies
+            if remedy.name not in REMEDIES and remedy.source
+        },
     )
     examples = examples_of(setup, outcome, len(settings))
     if twin is not None:

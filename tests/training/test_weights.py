@@ -204,7 +204,9 @@ def test_weights_and_losses_of_another_shape_are_refused():
     with pytest.raises(ValueError, match=r"the mean loss, one number, not shape \(4,\)"):
         step(_start(jnp.zeros(3)), batch)
     step = training.make_train_step(lambda p, s, b, k: jnp.mean(b["x"] @ p), SGD)
-    with pytest.raises(ValueError, match=r"must give \(loss, \(model_state, metrics\)\), metrics a dict, not"):
+    with pytest.raises(
+        ValueError, match=r"must give \(loss, \(model_state, metrics\)\), metrics a dict, not"
+    ):
         step(_start(jnp.zeros(3)), batch)
     with pytest.raises(ValueError, match="weight_fn must be a function, or left out, not 3"):
         training.make_train_step(lambda p, b: 0.0, SGD, weight_fn=3)

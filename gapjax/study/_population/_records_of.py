@@ -111,6 +111,7 @@ def as_one(
         twin,
         name=record.name,
         remedies=record.remedies,
+        sources=record.sources,
         seconds=record.seconds,
         rule=record.run if differs else None,
         same_as=twin.name,

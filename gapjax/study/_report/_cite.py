@@ -117,7 +117,8 @@ def _cited(result: StudyResult) -> Iterator[tuple[str, str]]:
     yield from ((key, "the generalization gap") for key in _GAP)
     for record in result.regimes.values():
         for remedy in record.remedies:
-            source = REMEDIES[remedy].source if remedy in REMEDIES else ""
+            shipped = REMEDIES[remedy].source if remedy in REMEDIES else ""
+            source = record.sources.get(remedy, shipped)
             keys = find_entries(source)
             yield from ((key, f"remedy {remedy}") for key in keys)
             if not keys:

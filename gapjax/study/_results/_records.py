@@ -218,6 +218,7 @@ class RegimeRecord:
         study: the fingerprint of the study that it is a regime of.
         network: a hash of the networks at the end, all seeds.
         decisions: what the controller said at every look, where one drove the batch.
+        sources: of remedies of the study's own, by name, where they name one.
         files: the checksum of all else that is kept of it, by its place in the study's folder: the
             results of every test example, the networks.
     """
@@ -243,6 +244,7 @@ class RegimeRecord:
     study: str = ""
     network: str = ""
     decisions: list[Decision] = dataclasses.field(default_factory=list)
+    sources: dict[str, str] = dataclasses.field(default_factory=dict)
     files: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -83,3 +83,16 @@ def test_other_studies_are_cited_otherwise(finished):
     assert "kingma2015adam" not in keys
     told = "% remedy MINE: of this study's own, to be cited by hand\n"
     assert told in study.bibliography(changed)
+
+
+def test_a_remedy_of_ones_own_is_cited_as_it_says(finished):
+    result = finished[1]
+    sources = {"MINE": "Doe 2025, arXiv:2501.00001", "SHARP": "Foret et al. 2021, arXiv:2010.01412"}
+    record = dataclasses.replace(
+        result.regimes["LB"], remedies=["MINE", "SHARP", "OTHER"], sources=sources
+    )
+    regimes = {**result.regimes, "LB": record}
+    text = study.bibliography(dataclasses.replace(result, regimes=regimes))
+    assert "% remedy MINE: Doe 2025, arXiv:2501.00001" in text
+    assert "% remedy SHARP\n@inproceedings{foret2021sharpness" in text
+    assert "% remedy OTHER: of this study's own, to be cited by hand" in text
