@@ -32,7 +32,8 @@ class Linearized:
 def linearized(kernel: Any, batches: Batches, *args: Any) -> Batches | None:
     """The products as functions of the vector alone, batch by batch; None where they are not kept.
 
-    Data that come anew at each pass stay out of memory, and so does what takes more than `KEPT`.
+    Data that come anew at each pass stay out of memory, and so does what takes more than `KEPT`,
+    or belongs to weights that no device has whole.
     """
     if not _may_keep(kernel, batches):
         return None
@@ -57,7 +58,11 @@ def lower_product(kernel: Any, space: VectorSpace, batches: Batches, *args: Any)
 
 
 def _may_keep(kernel: Any, batches: Batches) -> bool:
-    return batches.fixed and hasattr(kernel, "linear")
+    # Of sharded weights the compiler would keep whole ones, gathered for the activations.
+    sharded = any(
+        place is not None and not place.is_fully_replicated for place in kernel.space.shardings
+    )
+    return batches.fixed and hasattr(kernel, "linear") and not sharded
 
 
 @functools.partial(jax.jit, static_argnums=0)

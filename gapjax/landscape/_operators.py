@@ -158,7 +158,8 @@ def hessian(
     ``preconditioned(op, w**-2)``, the matrix ``|w| H |w|``, stay where no weight is zero.
 
     What no vector changes, the activations and their like, is computed by the first product and
-    kept for the others, where the data are a list and it takes at most 1 GiB.
+    kept for the others, where the data are a list, no parameter is sharded and it takes at most
+    1 GiB.
 
     * ``"forward_over_reverse"``, the gradient differentiated along the vector (Pearlmutter 1994):
       exact, in about 2 gradients of time, or 2.5 and the memory of one where nothing is kept.
