@@ -39,6 +39,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if {*item.path.parts} & SLOW:
             item.add_marker(pytest.mark.slow)
+        if "finished" in getattr(item, "fixturenames", ()):  # a study that one process trains once
+            item.add_marker(pytest.mark.xdist_group("finished"))
 
 
 @pytest.fixture

@@ -144,6 +144,7 @@ def test_bad_input(change, message):
         random_potential_walk(jax.random.key(0), **{**good, **change})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["valley", "step"])
 def test_where_numbers_have_64_bits_the_walk_is_the_same(method):
     def walk():
