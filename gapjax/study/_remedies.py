@@ -127,7 +127,7 @@ def _match(tx: Any, plan: Plan) -> Any:
 
 def _average(tx: Any, plan: Plan) -> Any:
     half_life = float(plan.num_examples)
-    size = None if len(plan.sizes) > 1 else plan.batch_size  # the step tells that of each update
+    size = None if plan.regime.grows else plan.batch_size  # the step tells that of each update
     return optax.chain(tx, training.average_weights(half_life, batch_size=size))
 
 

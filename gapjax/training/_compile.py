@@ -148,13 +148,14 @@ class CompiledStep:
 
     def _check(self, batch: Any) -> None:
         for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
-            if np.ndim(leaf) <= self.axis:
+            shape = np.shape(leaf)
+            if len(shape) <= self.axis:
                 raise ValueError(
-                    f"batch{jax.tree_util.keystr(path)} has shape {np.shape(leaf)}, and axis "
+                    f"batch{jax.tree_util.keystr(path)} has shape {shape}, and axis "
                     f"{self.axis} of a batch is split over the devices: bind what is no example "
                     "to the step, or repeat it for each."
                 )
-            size = np.shape(leaf)[self.axis]
+            size = shape[self.axis]
             if size % self.devices:
                 below = size - size % self.devices
                 raise ValueError(

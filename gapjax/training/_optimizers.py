@@ -56,11 +56,7 @@ def with_all_extras(tx: Any) -> optax.GradientTransformationExtraArgs:
             reach it, because another one takes nothing of the kind: here, or at the first update
             where it may be left out.
     """
-    if not _is_transform(tx):
-        raise ValueError(
-            f"tx must be an optax transform, with init and update, not {tx!r}: optax.sgd(0.1), or "
-            "optax.chain(...) of several."
-        )
+    check_transform(tx)
     told, blocker = _told(tx.update)
     lost = list(_lost(tx.update, told, blocker or tx.update, False))
     for one in lost:
@@ -166,6 +162,15 @@ def _updates(held: Any) -> Iterator[Update]:
         yield from _updates(list(held.values()))
     elif inspect.isroutine(held) and _is_update(held):
         yield held
+
+
+def check_transform(tx: Any) -> None:
+    """Refuse what is no optimizer."""
+    if not _is_transform(tx):
+        raise ValueError(
+            f"tx must be an optax transform, with init and update, not {tx!r}: optax.sgd(0.1), or "
+            "optax.chain(...) of several."
+        )
 
 
 def _is_transform(held: Any) -> bool:

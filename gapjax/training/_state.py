@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gapjax.training._optimizers import strong, without_aliases
+from gapjax.training._optimizers import check_transform, strong, without_aliases
 
 
 class TrainState(NamedTuple):
@@ -50,8 +50,7 @@ def init_state(
         >>> int(state.step)
         0
     """
-    if not hasattr(tx, "init"):
-        raise ValueError(f"tx must be an optimizer, such as optax.sgd(0.1), not {tx!r}.")
+    check_transform(tx)
     model_state = {} if model_state is None else model_state
     state = TrainState(jnp.zeros((), jnp.int32), params, model_state, tx.init(params), key)
     return without_aliases(strong(state))

@@ -111,7 +111,7 @@ def test_seeds_that_diverge_between_two_evaluations_are_evaluated(tmp_path):
     x = np.random.default_rng(0).normal(size=(256, 4)).astype(np.float32)
     table, test = ({"x": x[:n], "y": x[:n, 0]} for n in (256, 64))
     for rate in (1.0, 3.0):
-        own = study.Study(
+        own = tiny_study(
             dataset=data.Dataset(table, test),
             model=models.MLP((), 1),
             task="regression",
@@ -119,10 +119,8 @@ def test_seeds_that_diverge_between_two_evaluations_are_evaluated(tmp_path):
             keep="loss=1e-9",
             schedule="constant",
             seeds=2,
-            epochs=4,
             evaluations=4,
             maximum=8.0,
-            small_batch=8,
             large_batch=64,
             controls=False,
             learning_rate=rate,

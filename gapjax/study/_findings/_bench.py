@@ -29,14 +29,14 @@ class Bench:
     def __init__(self, setup: Setup):
         self.setup = setup
         self.part = part_of(setup)
-        drawn = None
+        train: Any = setup.train
         self.parts: list[list[Any]] = []
         if self.part is not None:
             drawn = growth.epoch_order(0, 0, self.part.of)[: self.part.examples]
+            train = rows_of(setup.train, drawn)
             self.parts = [
                 _batches(rows_of(setup.train, rows)) for rows in np.split(drawn, self.part.parts)
             ]
-        train = setup.train if drawn is None else rows_of(setup.train, drawn)
         self.batches = {"train": _batches(train), "test": _batches(setup.test)}
         network, task = setup.network, setup.task
         # Taken beforehand: a loss is asked for very often.

@@ -163,10 +163,9 @@ def of_run(
 ) -> np.ndarray:
     """A measure of every test example, ``[S, n]``; seeds that diverged are NaN."""
     name = f"rule/{measure}" if which == "rule" and record.rule is not None else measure
-    run = record.rule if which == "rule" and record.rule is not None else record.run
     table = np.array(examples[name], np.float64)
-    lost = {one.seed for one in run.diverged}
     table[:, np.asarray(examples.get("weight", 1.0)) == 0] = 0.0  # whatever was measured there
+    lost = record.run_of(which).lost
     table[[seed in lost for seed in record.seeds]] = np.nan
     return table
 

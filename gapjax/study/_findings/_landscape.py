@@ -139,7 +139,7 @@ def _levels(
 
 def _alive(record: RegimeRecord, seeds: int) -> list[int]:
     """The first members that did not diverge."""
-    lost = {one.seed for one in record.run.diverged}
+    lost = record.run.lost
     return [i for i, seed in enumerate(record.seeds[:seeds]) if seed not in lost]
 
 

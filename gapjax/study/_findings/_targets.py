@@ -45,7 +45,7 @@ def _costs(record: RegimeRecord, level: float, task: TaskFacts) -> dict[str, Ove
     curves = record.curves
     rows, values = curves.measured(f"test_{task.headline}")
     reached = values >= level if task.maximize else values <= level
-    lost = [place for place, s in enumerate(record.seeds) if s in _diverged(record)]
+    lost = [place for place, s in enumerate(record.seeds) if s in record.run.lost]
     reached[:, lost] = False
     first = np.where(reached.any(axis=0), reached.argmax(axis=0), -1)
     costs = {}
@@ -53,7 +53,3 @@ def _costs(record: RegimeRecord, level: float, task: TaskFacts) -> dict[str, Ove
         spent = np.array(getattr(curves, name) or [None] * len(curves.update), np.float64)
         costs[name] = over_seeds(np.where(first < 0, np.nan, spent[rows][first]))
     return costs
-
-
-def _diverged(record: RegimeRecord) -> set[int]:
-    return {one.seed for one in record.run.diverged}

@@ -186,7 +186,7 @@ def _curves(record: RegimeRecord) -> _Curves:
     # evaluations were asked for.
     marks = np.isin(update, diffusion.log_spaced(record.updates))
     distance = record.curves.array("distance")[marks]
-    lost = {one.seed for one in record.run.diverged}
+    lost = record.run.lost
     kept = [i for i, seed in enumerate(record.seeds) if seed not in lost]
     return _Curves(
         update=update[marks],

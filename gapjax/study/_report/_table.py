@@ -70,7 +70,7 @@ def rows(result: StudyResult, which: str = "run") -> list[list[str]]:
     shares = closed(result, which)
     table = []
     for name, record in result.regimes.items():
-        run = run_of(record, which)
+        run = record.run_of(which)
         ghost = f" / {record.ghost_size}" if record.ghost_size else ""
         rest = [
             measured(task, run, split, measure)
@@ -113,7 +113,7 @@ def unmet(record: RegimeRecord) -> int:
     """How many seeds never got to where the loss would have stopped them."""
     if record.stopped is None:
         return 0
-    lost = {one.seed for one in record.run.diverged}
+    lost = record.run.lost
     pairs = zip(record.seeds, record.stopped, strict=True)
     return sum(stop is None and seed not in lost for seed, stop in pairs)
 
@@ -132,11 +132,6 @@ def cost(spent: Sequence[float | None]) -> str:
 def _edge(record: RegimeRecord, which: str) -> str:
     tuned = which == "run" and record.tuning is not None
     return "†" if tuned and record.tuning and record.tuning.at_edge else ""
-
-
-def run_of(record: RegimeRecord, which: str) -> Run:
-    """The run at the rate that counts, or at the rule's where another was tuned."""
-    return record.rule if which == "rule" and record.rule is not None else record.run
 
 
 def gap_of(result: StudyResult, which: str = "run") -> GapFindings:

@@ -158,8 +158,7 @@ def _end(record: RegimeRecord, other: RegimeRecord) -> str:
 
 def _alive(record: RegimeRecord, which: str) -> set[int]:
     """The seeds of a regime that did not diverge."""
-    run = record.rule if which == "rule" and record.rule is not None else record.run
-    return set(record.seeds) - {one.seed for one in run.diverged}
+    return set(record.seeds) - record.run_of(which).lost
 
 
 def _seeds(record: RegimeRecord, alive: set[int]) -> str:

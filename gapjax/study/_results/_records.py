@@ -89,6 +89,11 @@ class Run:
     gap: OverSeeds
     diverged: list[Diverged]
 
+    @property
+    def lost(self) -> set[int]:
+        """The seeds that diverged."""
+        return {one.seed for one in self.diverged}
+
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
@@ -246,6 +251,10 @@ class RegimeRecord:
     decisions: list[Decision] = dataclasses.field(default_factory=list)
     sources: dict[str, str] = dataclasses.field(default_factory=dict)
     files: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def run_of(self, which: str) -> Run:
+        """The run at the rate that counts (``"run"``), or at the rule's where another was tuned."""
+        return self.rule if which == "rule" and self.rule is not None else self.run
 
     def __post_init__(self) -> None:
         if not self.seeds or not self.batch_sizes:
