@@ -34,6 +34,7 @@ SLOW = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # or xdist looks at the groups before
 def pytest_collection_modifyitems(items):
     """Mark them, so that the tests of a newcomer take minutes."""
     for item in items:

@@ -5,15 +5,14 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from gapjax import training
 from gapjax._text import readable_bytes
 from gapjax.study._plan import Plan, make_plan
-from gapjax.study._population._member import MEMBERS, ROWS, Member, as_arrays, make_population
+from gapjax.study._population._member import Member, make_population
+from gapjax.study._population._programs import arguments_of
 from gapjax.study._population._setup import count
-from gapjax.study._population._train import segment_length
 from gapjax.study._prepare import Prepared, populations, prepare_study, with_reference
 from gapjax.study._report._table import Column
 from gapjax.study._study import Study
@@ -95,22 +94,9 @@ def _needs(prepared: Prepared, plan: Plan, phase: str, members: int, split: Any)
     setup = prepared.setup
     population = make_population(setup, with_reference(plan, prepared.plans), members)
 
-    def lie(tree: Any, *axes: str | None) -> Any:
-        sharding = NamedSharding(population.mesh, PartitionSpec(*axes))
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree
-        )
-
-    hyper = as_arrays([Member(0, plan.rate)] * members)
-    states = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((members, *x.shape), x.dtype), population.one
-    )
-    states = lie(states, *MEMBERS)
-    length = segment_length(plan, members, plan.batch_size)
-    names = ("example",) if setup.augment is None else ("example", "epoch")
-    each = jax.ShapeDtypeStruct((length, members, plan.batch_size), jnp.int32)
-    rows = lie(dict.fromkeys(names, each), *ROWS)
-    arguments = states, lie(hyper, *MEMBERS), lie(split), rows, 1
+    everyone = [Member(0, plan.rate)] * members
+    arguments = arguments_of(population, setup, plan, everyone, split, plan.batch_size)
+    states, _, _, rows, _ = arguments
     compiled = population.advance.lower(*arguments).compile()
     program = training.inspect_program(compiled)
     if population.loop == "host":

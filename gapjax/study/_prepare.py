@@ -15,6 +15,7 @@ from gapjax.study._population._branches import check_branches
 from gapjax.study._population._member import member_functions, one_member
 from gapjax.study._population._noise import noise_function
 from gapjax.study._population._room import check_memory, check_time
+from gapjax.study._population._rows import row_names
 from gapjax.study._population._setup import Setup, count, make_setup
 from gapjax.study._population._splits import Splits, hold_out
 from gapjax.study._population._train import measured_names
@@ -30,14 +31,12 @@ class Prepared(NamedTuple):
         setup: what the regimes share.
         splits: the training and validation examples of tuning, None where nothing is tuned.
         plans: the plan of every regime, by name, in the order of training.
-        updates: the traced update of every regime, by name and batch size.
     """
 
     dataset: data.Dataset
     setup: Setup
     splits: Splits | None
     plans: dict[str, Plan]
-    updates: dict[str, dict[int, Any]]
 
 
 def populations(plans: Mapping[str, Plan], name: str) -> dict[str, int]:
@@ -79,12 +78,11 @@ def prepare_study(study: Study, batch_devices: int = 1) -> Prepared:
             _check_tuning(study, plan, count(splits.train))
     _check_devices(batch_devices, plans)
     _check_outputs(setup, dataset)
-    updates = {}
     for name, plan in plans.items():
         warn_of_rules(plan)
         members = max(populations(plans, name).values())
-        updates[name] = _trace(setup, with_reference(plan, plans), members)
-    return Prepared(dataset, setup, splits, plans, updates)
+        _trace(setup, with_reference(plan, plans), members)
+    return Prepared(dataset, setup, splits, plans)
 
 
 def with_reference(plan: Plan, plans: Mapping[str, Plan]) -> Plan:
@@ -160,9 +158,8 @@ def _check_outputs(setup: Setup, dataset: data.Dataset) -> None:
                 )
 
 
-def _trace(setup: Setup, plan: Plan, members: int) -> dict[int, Any]:
+def _trace(setup: Setup, plan: Plan, members: int) -> None:
     """Trace the start of a regime of so many members, and an update at each of its batch sizes."""
-    traced = {}
     rates = [float(plan.schedule()(u)) for u in (0, plan.updates - 1)]
     if not all(np.isfinite(rates)):
         raise ValueError(f"regime {plan.name}: its learning rate is {rates}, and must be finite.")
@@ -171,25 +168,22 @@ def _trace(setup: Setup, plan: Plan, members: int) -> dict[int, Any]:
         member, state = one_member(setup, plan, init)
         examples = setup.sample()
         check_memory(plan, state, members, len(measured_names(setup)))
-        update = training.jit_once(step, run=False)  # its cost is asked for, later
         for size in plan.sizes:
             batch = jax.tree.map(
                 lambda x, n=size: jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype), examples
             )
-            rows = jax.ShapeDtypeStruct((size,), np.int32)
-            names = ("example",) if setup.augment is None else ("example", "epoch")
+            rows = dict.fromkeys(row_names(setup), jax.ShapeDtypeStruct((size,), np.int32))
             try:
-                traced[size] = update.trace(state, member, (batch, dict.fromkeys(names, rows)))
+                after, _ = jax.eval_shape(step, state, member, (batch, rows))
             except Exception as error:
                 raise ValueError(
                     f"regime {plan.name}, batch {size}: {first_line(error)}"
                 ) from error
-            _check_same(plan, state, traced[size].out_info[0])
+            _check_same(plan, state, after)
         if plan.branches:
             check_branches(setup, plan)
         if setup.study.measures_noise:
             jax.eval_shape(noise_function(setup, plan), state, setup.train)
-    return traced
 
 
 def _check_same(plan: Plan, before: Any, after: Any) -> None:

@@ -19,10 +19,10 @@ from gapjax.study._findings._landscape import SEEDS, measure_landscape
 from gapjax.study._findings._result import StudyResult, load_result, results_json
 from gapjax.study._plan import Plan
 from gapjax.study._population._convex import keep_convex
-from gapjax.study._population._cost import Costs
 from gapjax.study._population._keep import Keeper, config_of, remove
 from gapjax.study._population._levels import keep_levels, kept_weights
 from gapjax.study._population._member import Member
+from gapjax.study._population._programs import Programs
 from gapjax.study._population._records_of import (
     as_one,
     curves_of,
@@ -165,10 +165,12 @@ def _run_in(
             f"process {jax.process_index()} does not see what process 0 wrote to {folder}: give a "
             "folder that all hosts share with --out."
         )
-    with Costs(prepared.updates) as costs:
-        for plan in prepared.plans.values():
+    plans = list(prepared.plans.values())
+    with Programs(prepared.setup, prepared.setup.train) as programs:
+        for place, plan in enumerate(plans):
             if not _folder.regime_path(folder, plan.name).exists():
-                _train_regime(prepared, plan, out, progress, costs)
+                later = _known(prepared, plans[place + 1 :], folder)
+                _train_regime(prepared, plan, out, progress, programs, later)
             remove(_unfinished(folder, plan))
     if prepared.setup.study.controls:
         _convex(prepared, out)
@@ -216,8 +218,28 @@ def _write(result: StudyResult, folder: pathlib.Path) -> None:
     _page.write_report(result, folder / "report.html")
 
 
+_Due = tuple[Plan, list[Member]]
+
+
+def _known(prepared: Prepared, plans: list[Plan], folder: pathlib.Path) -> list[_Due]:
+    """Of the regimes still to be trained those of which it is known who is trained, and on what."""
+    seeds = prepared.setup.study.all_seeds
+    return [
+        (plan, [Member(seed, plan.rate, rule_hyper(plan)) for seed in seeds])
+        for plan in plans
+        if prepared.splits is None
+        and plan.follows is None
+        and not _folder.regime_path(folder, plan.name).exists()
+    ]
+
+
 def _train_regime(
-    prepared: Prepared, plan: Plan, out: _Folder, progress: OnProgress | None, costs: Costs
+    prepared: Prepared,
+    plan: Plan,
+    out: _Folder,
+    progress: OnProgress | None,
+    programs: Programs,
+    later: list[_Due],
 ) -> None:
     """Tune a regime where the study tunes, train it, and keep what was found."""
     setup, folder = prepared.setup, out.path
@@ -237,7 +259,6 @@ def _train_regime(
         else:
             twin = _folder.read_regime(folder, alike[0], out.config)
     members = [Member(seed, *setting) for setting in settings for seed in seeds]
-    costs.begin(plan)  # while the first segment is traced
     outcome = train(
         setup,
         plan,
@@ -247,13 +268,14 @@ def _train_regime(
         progress=reporter(progress, plan, "train"),
         keeper=_keeper(out, plan, "train", members),
         at_evaluation=keep_levels(folder, plan.name, setup.study.loss_levels, seeds[:SEEDS]),
+        populate=lambda plan: programs.population(plan, members, later),
     )
     training.on_first(lambda: _folder.check_hold(folder, out.lock))
     own = jax.tree.map(lambda x: x[: len(seeds)], training.to_host(outcome.weights._asdict()))
     path = _folder.network_path(folder, plan.name)
     training.on_first(lambda: training.save_tree(path, own))
     runs = [run_of(setup, outcome, *setting, i) for i, setting in enumerate(settings)]
-    curves, plan = curves_of(setup, outcome, costs), outcome.plan
+    curves, plan = curves_of(setup, outcome, programs), outcome.plan
     record = RegimeRecord(
         name=plan.name,
         remedies=[remedy.name for remedy in plan.regime.remedies],

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from gapjax import training
-from gapjax.study._population._cost import Costs
+from gapjax.study._population._programs import Programs
 from gapjax.study._population._setup import Setup
 from gapjax.study._population._train import Outcome, measured_names
 from gapjax.study._results._records import (
@@ -40,7 +40,7 @@ def run_of(setup: Setup, outcome: Outcome, rate: float, hyper: dict[str, float],
     )
 
 
-def curves_of(setup: Setup, outcome: Outcome, costs: Costs) -> Curves:
+def curves_of(setup: Setup, outcome: Outcome, programs: Programs) -> Curves:
     """What was measured on the way, of the rate that counts, and what it cost."""
     curves, plan, seeds = outcome.curves, outcome.plan, len(setup.study.all_seeds)
     rows = _rows_of(outcome, seeds)
@@ -50,7 +50,7 @@ def curves_of(setup: Setup, outcome: Outcome, costs: Costs) -> Curves:
         examples=[plan.batch_sizes.examples_before(u) for u in updates],
         seconds=curves.seconds[:rows].tolist(),
         values={name: column[:rows, :seeds].tolist() for name, column in curves.values.items()},
-        flops=costs.flops_by(plan, updates),
+        flops=programs.flops_by(plan, updates),
     )
 
 

@@ -9,20 +9,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gapjax import diffusion, growth, training
+from gapjax import diffusion, training
 from gapjax.study._plan import Plan
 from gapjax.study._population import _driven
 from gapjax.study._population._branches import HIGH, LOW, branch_meter, branch_updates
 from gapjax.study._population._keep import Keeper, Snapshot
-from gapjax.study._population._member import MEMBERS, ROWS, Member, as_arrays, make_population
+from gapjax.study._population._member import (
+    MEMBERS,
+    ROWS,
+    Member,
+    Population,
+    as_arrays,
+    make_population,
+)
 from gapjax.study._population._noise import noise_meter
+from gapjax.study._population._rows import MOST_ROWS, segment_length, segment_rows
 from gapjax.study._population._setup import Setup, count
 
 # Compiled once for all regimes.
 _copy = jax.jit(lambda params: jax.tree.map(jnp.copy, params))
 _distances = jax.jit(jax.vmap(diffusion.distance))
 
-_MAX_ROWS = 4_000_000  # of one segment, in int32: 16 MB
 _SEGMENT_SECONDS = 10.0  # about; then it is asked whether to save or to leave
 
 
@@ -131,7 +138,7 @@ class _Clock:
         """How many updates a segment may have, by the time that updates took so far."""
         per_second = self.speed / (size * members)
         return training.from_first(
-            max(1, int(_SEGMENT_SECONDS * per_second)) if per_second else _MAX_ROWS
+            max(1, int(_SEGMENT_SECONDS * per_second)) if per_second else MOST_ROWS
         )
 
     @property
@@ -158,6 +165,7 @@ def train(
     progress: Callable[[Advance], None] = lambda _: None,
     keeper: Keeper | None = None,
     at_evaluation: Callable[[Curves, Callable[[], Any]], None] = lambda *_: None,
+    populate: Callable[[Plan], Population] | None = None,
 ) -> Outcome:
     """Train a population in one regime.
 
@@ -174,6 +182,8 @@ def train(
         progress: called with an ``Advance`` after every segment and evaluation.
         keeper: where to keep what is needed to go on, and to go on from.
         at_evaluation: called with the curves so far and a function that gives the weights.
+        populate: what gives the population of a plan, at the start and whenever its batch grows by
+            a controller; one that is compiled where it first runs, by default.
 
     Returns:
         The ``Outcome``.
@@ -182,7 +192,10 @@ def train(
         Preempted: SIGTERM came, and the keeper has saved.
     """
     size_of_data, total = count(train_split), len(members)
-    population = make_population(setup, plan, total)
+    seeds = [member.seed for member in members]
+    if populate is None:
+        populate = lambda plan: make_population(setup, plan, total)  # noqa: E731
+    population = populate(plan)
     hyper = training.lay_out(population.mesh, as_arrays(members), *MEMBERS)
     states = population.init(hyper, setup_sample(train_split))
     start = _copy(states.params)
@@ -212,7 +225,7 @@ def train(
         nonlocal driven, plan, population
         driven = _driven.look(driven, curves, row)
         if driven.plan.batch_sizes != plan.batch_sizes:  # another size is another program
-            population = make_population(setup, driven.plan, total)
+            population = populate(driven.plan)
         plan = driven.plan
         curves.update[: len(plan.marks)] = plan.marks
 
@@ -264,7 +277,7 @@ def train(
                 longest = segment_length(plan, total, size)
                 stop = next((b for b in plan.batch_sizes.boundaries if b > at.update), plan.updates)
                 updates = min(longest, mark - at.update, stop - at.update, clock.most(size, total))
-                rows = _rows(setup, plan, members, at.update, updates, longest, size_of_data)
+                rows = segment_rows(setup, plan, seeds, at.update, updates, longest, size_of_data)
                 clock.tick()
                 laid = jax.tree.map(lambda x: training.lay_out(population.mesh, x, *ROWS), rows)
                 states, segment = population.advance(at.states, hyper, on_device, laid, updates)
@@ -314,41 +327,7 @@ def setup_sample(split: Any) -> Any:
     return jax.tree.map(lambda x: x[:2], split)
 
 
-def segment_length(plan: Plan, members: int, batch_size: int) -> int:
-    """The most updates between two looks at the host."""
-    widest = int(np.diff((0, *plan.marks)).max())
-    return max(1, min(widest, _MAX_ROWS // (members * batch_size)))
-
-
 def _first(curves: Curves, count: int) -> Curves:
     """The first rows of the curves."""
     values = {name: column[:count] for name, column in curves.values.items()}
     return Curves(curves.update[:count], curves.seconds[:count], values)
-
-
-def _rows(
-    setup: Setup,
-    plan: Plan,
-    members: Sequence[Member],
-    update: int,
-    updates: int,
-    length: int,
-    num_examples: int,
-) -> dict[str, np.ndarray]:
-    """The rows of the next updates, ``[length, P, B]``; those past ``updates`` stay unused.
-
-    With their epochs where examples are augmented, which draws anew in every epoch.
-    """
-    size = plan.batch_sizes(update)
-    first = plan.batch_sizes.examples_before(update)
-    names = ("example",) if setup.augment is None else ("example", "epoch")
-    rows = {name: np.zeros((length, len(members), size), np.int32) for name in names}
-    own = {
-        seed: growth.stream_rows(seed, first, first + updates * size, num_examples=num_examples)
-        for seed in {member.seed for member in members}
-    }
-    for place, member in enumerate(members):
-        for name in names:
-            of_seed = getattr(own[member.seed], name)
-            rows[name][:updates, place] = of_seed.reshape(updates, size)
-    return rows

@@ -13,9 +13,9 @@ import numpy as np
 from gapjax import data, diffusion, training
 from gapjax._paths import local_path
 from gapjax.study._plan import Plan, make_plan
-from gapjax.study._population._cost import Costs
 from gapjax.study._population._keep import Keeper, config_of, remove
 from gapjax.study._population._member import Member
+from gapjax.study._population._programs import Programs
 from gapjax.study._population._setup import count
 from gapjax.study._population._splits import num_left
 from gapjax.study._population._train import Curves, Watch, train
@@ -93,11 +93,18 @@ def run_sweep(
     with contextlib.ExitStack() as stack:
         training.on_first(lambda: stack.enter_context(hold(folder)))
         training.on_first(lambda: open_folder(folder, config))
-        costs = stack.enter_context(Costs(prepared.updates))
+        assert prepared.splits is not None
+        programs = stack.enter_context(Programs(prepared.setup, prepared.splits.train))
+        due = {
+            job.plan.name: (job.plan, job.members(sweep.study))
+            for job in jobs
+            if not _is_done(record_path(folder, job.plan.name), job, sweep, goal)
+        }
+        of = hash_of(config.sweep)
         for job in jobs:
-            path = record_path(folder, job.plan.name)
-            if not _is_done(path, job, sweep, goal):
-                _train(sweep, prepared, job, goal, folder, hash_of(config.sweep), progress, costs)
+            if due.pop(job.plan.name, None):
+                later = list(due.values())
+                _train(sweep, prepared, job, goal, folder, of, progress, programs, later)
             remove(_unfinished(folder, job.plan))
         result = find_all(read_config(folder), folder, goal)
         training.on_first(lambda: _page.write_files(result, folder))
@@ -247,13 +254,13 @@ def _train(
     folder: pathlib.Path,
     of: str,
     progress: OnProgress | None,
-    costs: Costs,
+    programs: Programs,
+    later: list[tuple[Plan, list[Member]]],
 ) -> None:
     """Train all rates and seeds of a size, and keep what was measured."""
     assert prepared.splits is not None
     setup, plan, (train_split, validation) = prepared.setup, job.plan, prepared.splits
     started, members = time.monotonic(), job.members(setup.study)
-    costs.begin(plan)  # while the first segment is traced
     looks = frozenset(plan.evaluations)
     rare = frozenset(_rare(sweep, plan, looks))
     watched = [Watch("validation", validation, looks), Watch("test", setup.test, rare)]
@@ -282,6 +289,7 @@ def _train(
             _unfinished(folder, plan),
             {**config_of(of, plan.name, members), "looks": sorted(plan.evaluations)},
         ),
+        populate=lambda plan: programs.population(plan, members, later),
     )
     curves = outcome.curves
     record = SizeRecord(
@@ -291,7 +299,7 @@ def _train(
         ghost_size=plan.ghost_size,
         rates=job.rates,
         seeds=setup.study.all_seeds,
-        flops=costs.flops_by(plan, [1])[0],
+        flops=programs.flops_by(plan, [1])[0],
         diverged=outcome.diverged.tolist(),
         seconds=time.monotonic() - started,
         target=goal.value if sweep.stop_at_target else None,

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from gapjax import data, diffusion, growth, models
+from gapjax import data, diffusion, models
 from gapjax.study import Regime, make_plan
 from gapjax.study._population._member import Member, as_arrays, make_population
 from gapjax.study._population._setup import make_setup
-from gapjax.study._population._train import _rows, train
+from gapjax.study._population._train import train
 from tests.study.conftest import tiny_study
 
 
@@ -107,22 +107,6 @@ def test_matched_run_follows_the_distance_it_is_given():
     reference = diffusion.DiffusionRecord(step, target, np.ones(160))
     matched = _outcome(study, [(0, 0.05)], "LB+MATCH", reference=reference)
     np.testing.assert_allclose(matched.curves.values["distance"][-1, 0], target[-1], rtol=0.1)
-
-
-def test_rows_are_those_of_the_stream():
-    study = tiny_study(decay_at=(0.5,), augment=(lambda key, batch: batch,))
-    setup = _setup(study)
-    plan = make_plan(study, Regime.parse("GROW"), 64)
-    batches = growth.GrowingBatches({"i": np.arange(64)}, plan.batch_sizes, seed=3, with_index=True)
-    members = [Member(3, 0.1), Member(4, 0.1), Member(3, 0.2)]
-    for update in range(plan.updates):
-        rows = _rows(setup, plan, members, update, 1, 2, 64)
-        wanted = next(batches)
-        for place in (0, 2):
-            np.testing.assert_array_equal(rows["example"][0, place], wanted.data["i"])
-            np.testing.assert_array_equal(rows["epoch"][0, place], wanted.epoch)
-        assert not np.array_equal(rows["example"][0, 0], rows["example"][0, 1])
-        assert (rows["example"][1] == 0).all()
 
 
 def test_augmented_examples_are_the_same_whatever_the_batch_and_others_in_every_epoch():
