@@ -69,6 +69,37 @@ def _seesaw() -> str:
     return f"{_told(found['difference'], '+.3f')} nats, {own} updates for {small}"
 
 
+def _critical_batch() -> dict[str, str]:
+    """The critical batch of one model in three ways, and how often the known one is hit."""
+    found, names = _kept("critical_batch-cpu"), ("sweep", "target", "branching", "noise")
+    told = dict.fromkeys([f"critical_{name}" for name in names], NOT_MEASURED)
+    if found:
+        fit = found["sweep"]["critical batch"]
+        on_the_way = found["checkpoints"]
+        told = {
+            "critical_target": f"{found['sweep']['target']:g}",
+            "critical_sweep": f"{fit['value']:.3g} [{fit['low']:.3g}, {fit['high']:.3g}]",
+            "critical_branching": " and ".join(_branches(one["branching"]) for one in on_the_way),
+            "critical_noise": " and ".join(
+                f"{one['noise scale']['value']:.3g} ± {one['noise scale']['stderr']:.2g}"
+                for one in on_the_way
+            ),
+        }
+    hits = _kept("quadratic-cpu")
+    for name in ("sweep", "branching"):
+        kept = _at(hits, name)
+        told[f"hits_{name}"] = (
+            f"{kept['inside the interval']} of {kept['runs']}" if kept else NOT_MEASURED
+        )
+    return told
+
+
+def _branches(found: Any) -> str:
+    if found["high"] is None:
+        return f"above {found['low']}"
+    return f"between {found['low']} and {found['high']:g}"
+
+
 _REMEDIES = ("LR+GBN", "LR+GBN+RA", "WARMUP", "SAM", "LARS", "LAMB", "EMA", "PENALTY", "SMOOTH")
 
 
@@ -86,6 +117,7 @@ def evidence() -> dict[str, str]:
             f"population-{device}", ("digits-mlp", "timings"), "64 seeds", "1 seed"
         )
     found |= {"remedy_gap": _gap(), "tuning_digits": _tuning(), "seesaw": _seesaw()}
+    found |= _critical_batch()
     for name in (*_REMEDIES, "NOISE"):
         found[f"remedy_{name.lower().replace('+', '_')}"] = _remedy(name)
     return found

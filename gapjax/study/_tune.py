@@ -60,18 +60,26 @@ def first_trials(plans: Sequence[Plan]) -> list[tuple[float, dict[str, float]]]:
     if not study.tune_also:
         rates = [plan.rate * FACTOR**power for plan in plans for power in powers]
         return [(rate, {}) for rate in _distinct(rates)]
+    reach = FACTOR ** max(study.tune // 2, 1)
+    return [trial for plan in plans for trial in random_trials(plan, plan.rate, study.tune, reach)]
+
+
+def random_trials(
+    plan: Plan, rate: float, count: int, reach: float
+) -> list[tuple[float, dict[str, float]]]:
+    """A rate with the rest as it is, and draws of all that is tuned: rates within that factor.
+
+    The draws are the same for every plan of a study.
+    """
+    study = plan.study
     axes = [as_axis("tune_also", text) for text in study.tune_also]
-    rng = np.random.default_rng([study.first_seed, study.tune])
-    shares = rng.uniform(size=(study.tune, 1 + len(axes)))
-    trials = []
-    for plan in plans:
-        names = rule_hyper(plan)
-        trials.append((plan.rate, dict(names)))
-        drawn = {axis.name: axis.draw(shares[1:, 1 + i]) for i, axis in enumerate(axes)}
-        width = max(study.tune // 2, 1)
-        for i, share in enumerate(shares[1:, 0]):
-            rate = plan.rate * FACTOR ** (width * (2 * share - 1))
-            trials.append((float(rate), {name: float(drawn[name][i]) for name in names}))
+    by_rule = rule_hyper(plan)
+    shares = np.random.default_rng([study.first_seed, count]).uniform(size=(count, 1 + len(axes)))
+    trials = [(rate, by_rule)]
+    for of_rate, *of_axes in shares[1:]:
+        drawn = {axis.name: float(axis.draw(x)) for axis, x in zip(axes, of_axes, strict=True)}
+        at = float(rate * reach ** (2 * of_rate - 1))
+        trials.append((at, {name: drawn[name] for name in by_rule}))
     return trials
 
 

@@ -28,6 +28,7 @@ class Budget:
         updates: of the budget.
         examples: of the budget.
         learning_rate: the best.
+        hyper: what else was tuned, as it was best.
         update: after how many updates.
         validation: the headline metric there.
         test: the headline metric on the test set.
@@ -36,6 +37,7 @@ class Budget:
     updates: int
     examples: int
     learning_rate: float
+    hyper: dict[str, float]
     update: int
     validation: OverSeeds
     test: OverSeeds
@@ -43,15 +45,17 @@ class Budget:
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A learning rate that was tried.
+    """A learning rate that was tried, with what was tuned beside it.
 
     Attributes:
         learning_rate: of it.
+        hyper: what else was tuned, by name.
         steps: the updates to the target of every seed, None where one never reached it.
         mean: their geometric mean, of the seeds that did.
     """
 
     learning_rate: float
+    hyper: dict[str, float]
     steps: list[float | None]
     mean: float | None
 
@@ -69,7 +73,8 @@ class SizePoint:
         batch_size: examples per update.
         trials: what was tried, by rate.
         best: which of them reached the target in the fewest updates; None where none did.
-        at_edge: whether the best is the smallest or the largest that was tried.
+        at_edge: whether the best is the smallest or the largest that was tried; random draws have
+            no edge.
         steps: updates to the target, the geometric mean over seeds.
         examples: examples to the target.
         flops: floating-point operations to the target, as compiled; None where unknown.
@@ -234,10 +239,11 @@ def find_point(config: SweepConfig, record: SizeRecord, goal: Goal) -> SizePoint
     goal.check_not_met(cost[0])
     steps = reached(update, cost, goal.value).reshape(shape)
     trials = []
-    for rate, row in zip(record.rates, steps, strict=True):
+    for (rate, hyper), row in zip(record.trials, steps, strict=True):
         there = row[np.isfinite(row)]
         mean = float(np.exp(np.log(there).mean())) if there.size else None
-        trials.append(Trial(rate, [x if math.isfinite(x) else None for x in row.tolist()], mean))
+        seen = [x if math.isfinite(x) else None for x in row.tolist()]
+        trials.append(Trial(rate, hyper, seen, mean))
     ranked = sorted(
         (-trial.reached, trial.mean, at)
         for at, trial in enumerate(trials)
@@ -256,7 +262,7 @@ def find_point(config: SweepConfig, record: SizeRecord, goal: Goal) -> SizePoint
         batch_size=size,
         trials=trials,
         best=best,
-        at_edge=best is not None and len(trials) > 1 and best in (0, len(trials) - 1),
+        at_edge=not trials[0].hyper and len(trials) > 1 and best in (0, len(trials) - 1),
         steps=times(1.0),
         examples=times(float(size)),
         flops=None if record.flops is None else times(record.flops),
@@ -299,7 +305,8 @@ def _best(config: SweepConfig, record: SizeRecord, end: int) -> Budget | None:
     return Budget(
         updates=end,
         examples=end * record.batch_size,
-        learning_rate=record.rates[r],
+        learning_rate=record.trials[r][0],
+        hyper=record.trials[r][1],
         update=int(update[t]),
         validation=over_seeds(validation[t, r]),
         test=over_seeds(test[t, r]),

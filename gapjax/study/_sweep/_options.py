@@ -68,6 +68,12 @@ def sweep_options(name: str) -> dict[str, tuple[Any, Any, str]]:
         ),
         "rates": (int, 5, "learning rates tried at each size, around the rule of the square root"),
         "rate_factor": (float, 3.0, "from one of them to the next"),
+        "tune_also": (
+            tuple[str, ...],
+            (),
+            "tune these beside the rate, at random in their ranges, such as momentum=0.8:0.99 "
+            "weight_decay=1e-5:1e-2; as many trials as rates",
+        ),
         "epochs": (
             float | None,
             None,

@@ -53,15 +53,18 @@ def sweep_csv(result: SweepResult) -> str:
     """A row for every remedy, size, rate and seed."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    names = ("remedy", "batch_size", "learning_rate", "is_best", "seed", "updates", "examples")
-    writer.writerow(names)
+    points = [point for line in result.lines.values() for point in line.points]
+    beside = list(dict.fromkeys(name for p in points for t in p.trials for name in t.hyper))
+    names = ("remedy", "batch_size", "learning_rate", *beside, "is_best", "seed", "updates")
+    writer.writerow((*names, "examples"))
     first = result.config.sweep["first_seed"]
     for line in result.lines.values():
         for point in line.points:
             for at, trial in enumerate(point.trials):
                 for seed, steps in enumerate(trial.steps, start=first):
                     took = ("", "") if steps is None else (steps, steps * point.batch_size)
-                    head = (line.remedy, point.batch_size, trial.learning_rate)
+                    tuned = (trial.hyper.get(name, "") for name in beside)
+                    head = (line.remedy, point.batch_size, trial.learning_rate, *tuned)
                     writer.writerow((*head, int(at == point.best), seed, *took))
     return text.getvalue()
 

@@ -45,7 +45,7 @@ class SizeRecord:
         parts: its remedies, those that do not ship with a hash.
         batch_size: examples per update.
         ghost_size: or None.
-        rates: the learning rates, rising, ``[R]``.
+        rates: the learning rates, rising where nothing else is tuned, ``[R]``.
         seeds: which, ``[S]``.
         flops: floating-point operations of one update of one member, by the compiler's count; None
             where it does not tell.
@@ -53,6 +53,7 @@ class SizeRecord:
         seconds: it took, all members, with compiling and measuring.
         target: the target at which it stopped; None where it went on to the end.
         curves: what was measured, from before the first update on, ``[T][P]``.
+        hyper: what else was tried with each rate, ``[R]``; nothing of records without it.
     """
 
     remedy: str
@@ -66,6 +67,12 @@ class SizeRecord:
     seconds: float
     target: float | None
     curves: Curves
+    hyper: list[dict[str, float]] = dataclasses.field(default_factory=list)
+
+    @property
+    def trials(self) -> list[tuple[float, dict[str, float]]]:
+        """What was tried: rates, and other hyperparameters, ``[R]``."""
+        return list(zip(self.rates, self.hyper or [{}] * len(self.rates), strict=True))
 
 
 def open_folder(out_dir: str | os.PathLike[str], config: SweepConfig) -> pathlib.Path:

@@ -41,6 +41,7 @@ from gapjax.study._sweep._records import (
     record_path,
 )
 from gapjax.study._sweep._sweep import Sweep
+from gapjax.study._tune import random_trials
 
 _PER_DECADE = 30  # evaluations; between two of them the curve is a line
 _LEAST, _MOST = 1e-30, 1e30  # a rate, as float32 holds it
@@ -119,17 +120,17 @@ class Job(NamedTuple):
         remedy: the name of the curve.
         parts: its remedies, as its record names them.
         plan: of its regime, on what is left to train on.
-        rates: what is tried.
+        trials: what is tried: rates, and other hyperparameters.
     """
 
     remedy: str
     parts: list[str]
     plan: Plan
-    rates: list[float]
+    trials: list[tuple[float, dict[str, float]]]
 
     def members(self, study: Study) -> list[Member]:
-        """Who is trained: every rate with every seed."""
-        return [Member(seed, rate) for rate in self.rates for seed in study.all_seeds]
+        """Who is trained: every trial with every seed."""
+        return [Member(seed, *trial) for trial in self.trials for seed in study.all_seeds]
 
 
 def prepare(sweep: Sweep) -> tuple[list[Job], Prepared]:
@@ -154,6 +155,7 @@ def prepare(sweep: Sweep) -> tuple[list[Job], Prepared]:
         schedule="constant",
         keep="updates",
         tune=1,
+        tune_also=tuple(sweep.tune_also),
         controls=False,
         epochs=sweep.epochs * sweep.limit,
     )
@@ -170,7 +172,7 @@ def prepare(sweep: Sweep) -> tuple[list[Job], Prepared]:
         # No other size has a say, so that a size may go on beside others than it began with.
         equal = min(most, _same_examples(sweep, left, plan.batch_size))
         plan = dataclasses.replace(plan, looks=tuple(sorted({*looks, equal})))
-        jobs.append(Job(name, described["remedies"], plan, _rates(sweep, plan)))
+        jobs.append(Job(name, described["remedies"], plan, _trials(sweep, plan)))
     return jobs, prepared
 
 
@@ -192,8 +194,8 @@ def _same_examples(sweep: Sweep, num_examples: int, size: int) -> int:
     return max(1, round(sweep.updates(num_examples) * sweep.study.small_batch / size))
 
 
-def _rates(sweep: Sweep, plan: Plan) -> list[float]:
-    """Rates around the rule of the plan, or the square root where it has none."""
+def _trials(sweep: Sweep, plan: Plan) -> list[tuple[float, dict[str, float]]]:
+    """Rates around the rule of the plan, or the square root where it has none; or random draws."""
     rule = "sqrt" if plan.rule == "none" else plan.rule
     middle = diffusion.scale_learning_rate(
         plan.peak, batch_size=plan.batch_size, base_batch_size=plan.small_batch, rule=rule
@@ -208,7 +210,9 @@ def _rates(sweep: Sweep, plan: Plan) -> list[float]:
             f"{found[0]:.3g} to {found[-1]:.3g} at a batch of {plan.batch_size}: take fewer, or a "
             f"smaller rate_factor, so that all lie between {_LEAST:g} and {_MOST:g}."
         )
-    return found.tolist()
+    if sweep.tune_also:
+        return random_trials(plan, float(middle), sweep.rates, sweep.rate_factor ** max(below, 1))
+    return [(rate, {}) for rate in found.tolist()]
 
 
 def _config(sweep: Sweep, prepared: Prepared, command: str | None) -> SweepConfig:
@@ -217,6 +221,7 @@ def _config(sweep: Sweep, prepared: Prepared, command: str | None) -> SweepConfi
     for name in (*SWEEP_WITHOUT, "regimes"):
         described.pop(name, None)
     own = {name: getattr(sweep, name) for name in ("rates", "rate_factor", "epochs", "limit")}
+    own |= {"tune_also": list(sweep.tune_also)} if sweep.tune_also else {}
     assert prepared.splits is not None
     left = count(prepared.splits.train)
     updates = sweep.updates(left)
@@ -273,7 +278,7 @@ def _train(
 
     def is_certain(curves: Curves) -> bool:
         steps = reached(curves.update, goal.cost(curves.values[goal.curve]), goal.value)
-        return _is_certain(steps, int(curves.update[-1]), len(job.rates))
+        return _is_certain(steps, int(curves.update[-1]), len(job.trials))
 
     outcome = train(
         setup,
@@ -297,7 +302,8 @@ def _train(
         parts=job.parts,
         batch_size=plan.batch_size,
         ghost_size=plan.ghost_size,
-        rates=job.rates,
+        rates=[rate for rate, _ in job.trials],
+        hyper=[hyper for _, hyper in job.trials],
         seeds=setup.study.all_seeds,
         flops=programs.flops_by(plan, [1])[0],
         diverged=outcome.diverged.tolist(),

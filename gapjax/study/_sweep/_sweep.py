@@ -43,6 +43,9 @@ class Sweep:
             ``+`` as in regimes, ``"LR+GBN"``; or a tuple of names and ``Remedy`` objects.
         rates: how many learning rates are tried at each size.
         rate_factor: from one of them to the next.
+        tune_also: tuned beside the rate, ``"momentum=0.8:0.99"``, as in a study. Then as many
+            trials as there would be rates are the rule itself and draws at random, the rate from
+            the same range; the same draws at every size.
         epochs: passes of the small batch that make the budgets of equal examples and equal updates;
             by default a tenth of the study's.
         limit: the most updates at any size, in budgets of equal updates.
@@ -66,6 +69,7 @@ class Sweep:
     _: dataclasses.KW_ONLY
     rates: int = 5
     rate_factor: float = 3.0
+    tune_also: Sequence[str] = ()
     epochs: float | None = None
     limit: float = 2.0
     watch: str = "validation"
@@ -101,6 +105,14 @@ class Sweep:
         }
         for name, value in own.items():  # 1 and 1.0 are one sweep
             object.__setattr__(self, name, value)
+        axes = tuple(_checks.several("tune_also", self.tune_also))
+        object.__setattr__(self, "tune_also", axes)
+        dataclasses.replace(self.study, tune=1, tune_also=axes)  # which refuses what is no axis
+        if axes and self.rates < 2:
+            raise ValueError(
+                f"tune_also={axes} draws settings beside the rule, and rates={self.rates} leaves "
+                "room for the rule alone: try more, rates=8."
+            )
         _checks.one_of("watch", self.watch, ("validation", "train"))
         if not isinstance(self.stop_at_target, bool):
             raise ValueError(f"stop_at_target must be True or False, not {self.stop_at_target!r}.")

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from gapjax import growth
 from gapjax.study._findings._intervals import Interval
 from gapjax.study._report._numbers import NOTHING, bounds, plus_minus, short
 from gapjax.study._report._table import Column
-from gapjax.study._sweep._findings import SizePoint, SweepLine, SweepResult
+from gapjax.study._sweep._findings import SizePoint, SweepLine, SweepResult, Trial
 
 BUDGETS = ("same examples", "same updates", "unlimited")
 FEWER = 5  # times the critical batch, from which on less than 20% of the updates are left to save
@@ -26,8 +27,7 @@ def sweep_finding(result: SweepResult) -> str:
     seeds = config.sweep["seeds"]
     said = [
         f"How large may the batch be? To a {result.goal.text}, with {seeds} "
-        f"seed{'s' * (seeds != 1)} and the best of {config.sweep['rates']} learning rates at each "
-        "size:"
+        f"seed{'s' * (seeds != 1)} and the best of {_tried(config.sweep)} at each size:"
     ]
     for i, line in enumerate(result.lines.values()):
         said.append(_line(line, alone=len(result.lines) == 1, first=i == 0))
@@ -131,7 +131,7 @@ def sweep_rows(result: SweepResult) -> Iterator[list[str]]:
     for line in result.lines.values():
         for point in line.points:
             trial = point.trial
-            rate = NOTHING if trial is None else short(trial.learning_rate)
+            rate = NOTHING if trial is None else _setting(trial)
             count = 0 if trial is None else trial.reached
             yield [
                 line.remedy,
@@ -144,6 +144,34 @@ def sweep_rows(result: SweepResult) -> Iterator[list[str]]:
                 _short(point.seconds.mean),
                 *(_budget(point, name, scale) for name in BUDGETS),
             ]
+
+
+def _axes(sweep: dict[str, Any]) -> list[str]:
+    """What is tuned beside the rate."""
+    return [text.partition("=")[0].replace("_", " ") for text in sweep.get("tune_also", ())]
+
+
+def _tried(sweep: dict[str, Any]) -> str:
+    if axes := _axes(sweep):
+        return f"{sweep['rates']} settings of {', '.join(['learning rate', *axes])}"
+    return f"{sweep['rates']} learning rate{'s' * (sweep['rates'] != 1)}"
+
+
+def _grid(sweep: dict[str, Any]) -> str:
+    """Where the settings lie."""
+    count, factor = sweep["rates"], sweep["rate_factor"]
+    if sweep.get("tune_also"):
+        return (
+            "at every size the rule of the square root is tried and the same "
+            f"{count - 1} random draws about it: the rate within a factor of "
+            f"{factor ** max(count // 2, 1):g}, {', '.join(sweep['tune_also'])}"
+        )
+    return f"rates lie by a factor of {factor:g} around the rule of the square root"
+
+
+def _setting(trial: Trial) -> str:
+    beside = ", ".join(f"{n.replace('_', ' ')} {short(x)}" for n, x in trial.hyper.items())
+    return short(trial.learning_rate) + (f" ({beside})" if beside else "")
 
 
 def _told(value: Interval) -> str:
@@ -217,10 +245,10 @@ def sweep_notes(result: SweepResult) -> list[str]:
     config = result.config
     notes = [
         f"The target is a {result.goal.text}, first reached, between evaluations in a line. "
-        f"{config.num_examples} examples to train on; rates lie by a factor of "
-        f"{config.sweep['rate_factor']:g} around the rule of the square root and are constant "
-        "after any warm-up. The rate that counts is the best of the trials, so all figures are a "
-        "little better than it would be on new seeds, by the same number of trials at every size.",
+        f"{config.num_examples} examples to train on; {_grid(config.sweep)}, and rates are "
+        "constant after any warm-up. The setting that counts is the best of the trials, so all "
+        "figures are a little better than it would be on new seeds, by the same number of trials "
+        "at every size.",
         f"The best test figure within budgets: as many examples ({config.examples}), as many "
         f"updates ({config.updates}), all that was trained ({config.most_updates} updates). Rate "
         "and time are chosen on the validation split; the figure is of the test set.",

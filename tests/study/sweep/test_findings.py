@@ -1,5 +1,6 @@
 """What a sweep says of measurements that are known: recovered knees, budgets, edges, warnings."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -9,7 +10,8 @@ from gapjax import study
 from gapjax.study._results._records import Curves, TaskFacts
 from gapjax.study._sweep._findings import find, find_point
 from gapjax.study._sweep._goal import make_goal
-from gapjax.study._sweep._records import SizeRecord, SweepConfig
+from gapjax.study._sweep._page import sweep_csv
+from gapjax.study._sweep._records import SizeRecord, SweepConfig, keep_record, read_record
 
 FACTS = TaskFacts("x", "loss", False, ["loss"], [], False)
 SHARED = {"seeds": 4, "first_seed": 3, "rates": 3, "rate_factor": 2.0, "watch": "validation"}
@@ -156,3 +158,29 @@ def test_the_noise_scale_is_a_ratio_of_means_on_the_way():
     curves = Curves(made.curves.update, made.curves.examples, made.curves.seconds, values)
     point = find_point(CONFIG, record(8, np.full((1, 2), 10.0), curves=curves), GOAL)
     assert point.noise_scale == pytest.approx(6.0)
+
+
+def test_what_is_tuned_beside_the_rate_is_told_with_it():
+    hyper = [{"momentum": 0.9}, {"momentum": 0.95}, {"momentum": 0.8}]
+    records = [record(s, hyperbola(s, 5, 20), hyper=hyper) for s in (4, 16, 64)]
+    sweep = {**SHARED, "tune_also": ["momentum=0.8:0.99"]}
+    result = find(dataclasses.replace(CONFIG, sweep=sweep), records, GOAL)
+    point = result.lines["none"].points[0]
+    assert point.trial.hyper == {"momentum": 0.95}
+    assert point.budgets["unlimited"].hyper in hyper
+    assert not point.at_edge
+    assert next(iter(study.sweep_rows(result)))[2] == "0.2 (momentum 0.95)"
+    assert "best of 3 settings of learning rate, momentum at each size" in study.sweep_finding(
+        result
+    )
+    note = study.sweep_notes(result)[0]
+    assert "2 random draws about it: the rate within a factor of 2, momentum=0.8:0.99" in note
+    header, first, *_ = sweep_csv(result).splitlines()
+    assert header.split(",")[:4] == ["remedy", "batch_size", "learning_rate", "momentum"]
+    assert first.split(",")[:5] == ["none", "4", "0.1", "0.9", "0"]
+
+
+def test_records_of_rates_alone_are_read_as_they_were_written(tmp_path):
+    path, own = tmp_path / "x.json", record(8, hyperbola(8, 5, 20))
+    keep_record(path, own)
+    assert read_record(path) == own and own.trials == [(r, {}) for r in own.rates]

@@ -169,3 +169,15 @@ def test_a_factorial_is_not_used():
     crossed = dataclasses.replace(sweep.study, regimes=regimes, factorial=("LR", "GBN"))
     jobs, _ = _run.prepare(dataclasses.replace(sweep, study=crossed))
     assert len(jobs) == 1
+
+
+def test_other_axes_are_trained_and_kept(tmp_path):
+    asked = tiny_sweep((8, 16), tune_also=("momentum=0.5:0.95",), rates=3, target=0.6)
+    result = study.run_sweep(asked, tmp_path / "run")
+    for record in read_records(tmp_path / "run"):
+        assert len({own["momentum"] for own in record.hyper}) == 3
+    momenta = [[t.hyper["momentum"] for t in p.trials] for p in result.lines["none"].points]
+    assert momenta[0] == momenta[1]
+    assert study.load_sweep(tmp_path / "run") == result
+    with pytest.raises(ValueError, match=r"holds another sweep, .*tune_also"):
+        study.run_sweep(tiny_sweep((8, 16), rates=3, target=0.6), tmp_path / "run")

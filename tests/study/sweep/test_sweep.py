@@ -36,6 +36,10 @@ from tests.study.sweep.conftest import tiny_sweep
         ({"stop_at_target": 1}, "stop_at_target must be True or False"),
         ({"remedies": ("PLATEAU",)}, "PLATEAU .* does not go with a sweep"),
         ({"study": "digits"}, "study must be a Study"),
+        ({"tune_also": "momentum=0.8:0.9"}, "tune_also must be a list"),
+        ({"tune_also": ("b1=0.8:0.9",)}, "the optimizer has no b1; it has"),
+        ({"tune_also": ("momentum=0.9:0.8",)}, "is empty: its low end"),
+        ({"tune_also": ("momentum=0.8:0.9",), "rates": 1}, "room for the rule alone"),
         (
             {"study": tiny_study(keep="loss=0.1")},
             "cannot have keep='loss=0.1': every size trains until the target",
@@ -59,7 +63,7 @@ def test_sizes_beyond_the_data_are_found_before_training():
 
 def test_every_size_has_as_many_rates_around_the_rule_of_the_root():
     jobs, _ = prepare(tiny_sweep((8, 32), rates=3, remedies=("none", "LINEAR")))
-    rates = {job.plan.name: job.rates for job in jobs}
+    rates = {job.plan.name: [rate for rate, _ in job.trials] for job in jobs}
     assert rates["8"] == pytest.approx([0.05 / 3, 0.05, 0.15])
     assert rates["32"] == pytest.approx([0.1 / 3, 0.1, 0.3])
     assert rates["32+LINEAR"] == pytest.approx([0.2 / 3, 0.2, 0.6])
@@ -71,3 +75,17 @@ def test_a_remedy_of_ones_own_has_its_curve():
     mine = study.Remedy("MINE", "nothing at all")
     asked = tiny_sweep((8, 16), remedies=("none", mine, ("LR", mine)))
     assert [name for name, _ in asked.remedies] == ["none", "MINE", "LR+MINE"]
+
+
+def test_other_axes_are_drawn_alike_at_every_size():
+    axes = ("momentum=0.5:0.9", "weight_decay=1e-5:1e-2")
+    jobs, _ = prepare(tiny_sweep(tune_also=axes, rates=6))
+    by_rule, _ = prepare(tiny_sweep(rates=1))
+    for job, rule in zip(jobs, by_rule, strict=True):
+        middle = rule.trials[0][0]
+        rates, hyper = zip(*job.trials, strict=True)
+        assert len(rates) == 6 and rates[0] == pytest.approx(middle)
+        assert all(middle / 27.01 < rate < 27.01 * middle for rate in rates)
+        assert all(0.5 <= x["momentum"] <= 0.9 and 1e-5 <= x["weight_decay"] <= 1e-2
+                   for x in hyper[1:])  # fmt: skip
+        assert hyper[1:] == tuple(own for _, own in jobs[0].trials[1:])
