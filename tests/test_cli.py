@@ -19,11 +19,10 @@ def run(capsys, *arguments):
 
 def test_study_prints_the_table_and_writes_the_report(capsys, tmp_path):
     out = tmp_path / "run"
-    arguments = ["study", "--seeds", "2", "--epochs", "1", "--evaluations", "2", "--tune", "2"]
+    arguments = ["study", "--seeds", "2", "--epochs", "1", "--evaluations", "2", "--no-controls"]
     code, output, errors = run(capsys, *arguments, "--regimes", "SB", "LB", "--out", str(out))
     assert code == 0
-    assert "At the learning rate tuned on the validation split" in output
-    assert "at the learning rate of the rule" in output
+    assert "At the learning rate of the rule" in output
     assert "held fixed" in output and f"Report: {out}/report.html" in output
     assert "train SB: 80 updates" in errors
     page = (out / "report.html").read_text()
@@ -38,6 +37,17 @@ def test_study_prints_the_table_and_writes_the_report(capsys, tmp_path):
     (out / "regimes" / "LB.json").write_text("{}")
     code, _, errors = run(capsys, "report", str(out))
     assert code == 2 and "LB.json: it is not what a study writes" in errors
+
+
+@pytest.mark.slow
+def test_a_tuned_study_prints_both_tables(capsys, tmp_path):
+    arguments = ["study", "--seeds", "2", "--epochs", "1", "--evaluations", "2", "--tune", "2"]
+    code, output, _ = run(
+        capsys, *arguments, "--regimes", "SB", "LB", "--out", str(tmp_path / "run")
+    )
+    assert code == 0
+    assert "At the learning rate tuned on the validation split" in output
+    assert "Beside it, at the learning rate of the rule" in output
 
 
 def test_help_shows_every_field_with_its_default(capsys):

@@ -15,7 +15,6 @@ cache can then beat the floor.
 import argparse
 import contextlib
 import functools
-import os
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +22,7 @@ import numpy as np
 from flax import linen as nn
 
 from benchmarks.speed.timing import interleave, keep, stream, table
+from gapjax._cores import cores
 from gapjax.ghost.linen import GhostBatchNorm
 
 SHAPES = {"conv": (512, 32, 32, 64), "dense": (4096, 512)}
@@ -79,7 +79,7 @@ def _loop(ghost_size):
 def _torch_steps(x, cotangent, ghost_sizes):
     import torch
 
-    torch.set_num_threads(_threads())
+    torch.set_num_threads(cores())
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
     kind = torch.nn.BatchNorm1d if x.ndim == 2 else torch.nn.BatchNorm2d
     # channels_last is the layout of the same memory in PyTorch, and its faster one here.
@@ -99,11 +99,7 @@ def _torch_steps(x, cotangent, ghost_sizes):
 
     steps = {"torch BatchNorm": lambda: step(None)}
     steps |= {f"torch chunks of {size}": functools.partial(step, size) for size in ghost_sizes}
-    return steps, {"torch": torch.__version__, "torch_threads": torch.get_num_threads()}
-
-
-def _threads():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return steps, {"torch": torch.__version__, "torch_threads": torch.get_numcores()}
 
 
 def _floor(x):

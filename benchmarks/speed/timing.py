@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gapjax._cores import cores
+
 RESULTS = pathlib.Path(__file__).parent.parent / "results"
 
 
@@ -83,16 +85,12 @@ def machine() -> dict[str, Any]:
         ),
         platform.processor(),
     )
-    import os
-
     import flax
     import optax
 
     return {
         "processor": model,
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": cores(),
         "device": jax.devices()[0].device_kind,
         "platform": jax.default_backend(),
         "python": platform.python_version(),

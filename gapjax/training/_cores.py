@@ -4,6 +4,8 @@ import os
 
 import jax
 
+from gapjax._cores import cores
+
 _FLAG = "--xla_force_host_platform_device_count"
 
 
@@ -25,10 +27,9 @@ def use_cores(most: int | None = None) -> None:
         2
     """
     said = getattr(jax.config, "jax_num_cpu_devices", -1) > 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if said or not cores or _FLAG in os.environ.get("XLA_FLAGS", ""):
+    if said or _FLAG in os.environ.get("XLA_FLAGS", ""):
         return
     try:
-        jax.config.update("jax_num_cpu_devices", min(cores, most or cores))
+        jax.config.update("jax_num_cpu_devices", min(cores(), most or cores()))
     except RuntimeError:  # the devices were asked for
         return

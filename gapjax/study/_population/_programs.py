@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import contextlib
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from gapjax._cores import cores
 from gapjax.study._plan import Plan
 from gapjax.study._population._member import (
     MEMBERS,
@@ -22,13 +22,14 @@ from gapjax.study._population._member import (
 from gapjax.study._population._rows import row_names, segment_length
 from gapjax.study._population._setup import Setup
 
+_MOST = 8  # programs at once: the compiler takes memory for each
 Cost = concurrent.futures.Future[float | None]
 
 
 class Programs:
     """The programs that train the regimes of a study, compiled before they run.
 
-    The compiler is one thread to a program, so as many are compiled at once as there are cores;
+    The compiler is one thread to a program, so several are compiled at once, on as many cores;
     never while one trains, whose seconds are told.
 
     A context: whoever leaves it does not wait for what is still to be compiled.
@@ -42,8 +43,8 @@ class Programs:
         self._setup, self._split = setup, split
         self._made: dict[str, tuple[Plan, Population]] = {}
         self._costs: dict[tuple[str, int], Cost] = {}
-        self._cores = os.cpu_count() or 1
-        self._threads = concurrent.futures.ThreadPoolExecutor(self._cores, "gapjax-compiler")
+        self._room = min(cores(), _MOST)
+        self._threads = concurrent.futures.ThreadPoolExecutor(self._room, "gapjax-compiler")
 
     def __enter__(self) -> "Programs":
         return self
@@ -62,13 +63,13 @@ class Programs:
         Args:
             plan: the plan of the regime.
             members: who is trained.
-            later: what is asked for next. As many of them as there are cores are compiled along,
-                if this one has to be.
+            later: what is asked for next. As many of them as there is room for are compiled
+                along, if this one has to be.
         """
         if plan.name not in self._made or self._made[plan.name][0] is not plan:
             self._begin(plan, members)
             if jax.process_count() == 1:
-                for other, others in later[: self._cores - 1]:
+                for other, others in later[: self._room - 1]:
                     if other.name not in self._made:
                         with contextlib.suppress(Exception):  # it fails again, where it is due
                             self._begin(other, others)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.metadata
-import os
 import platform
 import warnings
 from typing import Any
@@ -11,6 +10,7 @@ import jax
 
 import gapjax
 from gapjax import models
+from gapjax._cores import cores
 from gapjax.study._results._identity import fingerprint, identity
 from gapjax.study._study import Study
 
@@ -90,7 +90,7 @@ def environment(command: str | None) -> dict[str, Any]:
         "devices": jax.device_count(),
         "processes": jax.process_count(),
         "platform": platform.platform(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "python": platform.python_version(),
         "gapjax": gapjax.__version__,
         **versions(),
