@@ -97,6 +97,11 @@ FIGURES: tuple[Figure, ...] = (
         )
     ),
     *(
+        Figure("noise_scale", (network,), "with noise", peer, most)
+        for network in ("linen", "nnx")
+        for peer, most in (("plain", 1.05), ("single examples", None))
+    ),
+    *(
         Figure("records", (f"like {images}, decoded, in order",), "tfrecord", "array_record", 1.2)
         for images in ("MNIST", "CIFAR-10", "ImageNet")
     ),

@@ -5,8 +5,8 @@ One table:
 
 * sweep: 6 batch sizes, 5 rates and 2 seeds each, to a validation loss; the critical batch by the
   curve of updates to it.
-* branching: at two checkpoints on the way of the small batch to that loss, branches of 1 to 16
-  times its batch, on the same examples each, compared on held-out text.
+* branching: at two checkpoints on the way of the small batch to that loss, branches of a quarter to
+  8 times its batch, on the same examples each, compared on held-out text.
 * noise scale: tr(Sigma) / |G|^2 at the same two checkpoints, from gradients of single examples
   against those of batches.
 
@@ -30,7 +30,7 @@ from gapjax import diffusion, growth, study, training
 SIZES = (2, 4, 8, 16, 32, 64)
 TARGET = 2.6  # nats per byte, on the validation windows; single bytes have an entropy of 3.26
 CHECKPOINTS = (0.5, 1.0)  # of the way of the small batch to the target
-MULTIPLES = (1, 2, 4, 8, 16)
+MULTIPLES = (0.25, 0.5, 1, 2, 4, 8)
 EXAMPLES, SEEDS, TOLERANCE = 1024, 4, 0.02  # of a branch
 BATCHES, BATCH = 8, 64  # that the noise is estimated from
 
@@ -58,14 +58,14 @@ def sweep(base: study.Study, folder: pathlib.Path, target: float) -> Any:
 class Model:
     """The model of a study, as steps and losses of one's own."""
 
-    def __init__(self, base: study.Study, rate: float):
+    def __init__(self, base: study.Study, rate: float, warmup: int):
         dataset = base.load_dataset()
         self.train, held_out = dataset.train, dataset.test
         network, task = base.make_network(dataset), base.task
-        warmup = optax.linear_schedule(0.0, rate, 16)
+        rises = optax.linear_schedule(0.0, rate, warmup)
         tx = optax.chain(
             optax.clip_by_global_norm(base.clip_norm),
-            optax.adamw(warmup, b2=base.b2, weight_decay=base.weight_decay),
+            optax.adamw(rises, b2=base.b2, weight_decay=base.weight_decay),
             diffusion.scale_by_batch_size(base.small_batch, rule="sqrt"),
         )
 
@@ -111,9 +111,11 @@ def _rows(split: Any, first: int, last: int) -> Any:
     return jax.tree.map(lambda x: x[first:last], split)
 
 
-def at_checkpoints(base: study.Study, rate: float, updates: list[int]) -> list[dict[str, Any]]:
+def at_checkpoints(
+    base: study.Study, rate: float, warmup: int, updates: list[int]
+) -> list[dict[str, Any]]:
     """Branching and the noise scale after each of some updates of the small batch."""
-    model = Model(base, rate)
+    model = Model(base, rate, warmup)
     batches = growth.GrowingBatches(model.train, growth.constant_batch(base.small_batch), seed=0)
     state, done, found = model.state, 0, []
     for update in updates:
@@ -182,6 +184,7 @@ def main() -> None:
     line = result.lines["none"]
     small = next(point for point in line.points if point.batch_size == base.small_batch)
     updates = [round(share * small.steps.mean) for share in CHECKPOINTS]
+    warmup = round(base.warmup * result.config.most_updates)  # as in the sweep
     low, high = line.fit.critical_batch_interval
     figures = {
         "model": "pydoc-lm",
@@ -201,7 +204,7 @@ def main() -> None:
             "20% batch": line.fit.twenty_percent_batch,
             "note": line.fit.note,
         },
-        "checkpoints": at_checkpoints(base, small.learning_rate, updates),
+        "checkpoints": at_checkpoints(base, small.learning_rate, warmup, updates),
     }
     print(f"\n{table(figures)}")
     print(f"kept in {keep('critical_batch', figures)}")
