@@ -3,12 +3,14 @@
 A test builds them again and compares, so that no page says what no kept run says.
 """
 
+import json
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from benchmarks.papers import held
 from benchmarks.papers.kept import FOLDER, all_kept
+from benchmarks.speed.timing import RESULTS
 
 Kept = Mapping[str, Any]
 
@@ -111,6 +113,40 @@ def paper_page(title: str, prefix: str, about: str) -> str:
     return "\n".join([f"# {title}", "", about, "", *sections]).rstrip() + "\n"
 
 
+def critical_batch_section() -> str:
+    """The critical batch of the language model by each way of finding it, as one table."""
+    path = RESULTS / "critical_batch-cpu.json"
+    kept = json.loads(path.read_text())
+    fit, machine = kept["sweep"]["critical batch"], kept["machine"]
+    rows = [
+        ("a sweep to the target", "", f"{fit['value']:.3g} [{fit['low']:.3g}, {fit['high']:.3g}]")
+    ]
+    for one in kept["checkpoints"]:
+        branched, noise = one["branching"], one["noise scale"]
+        at = f"{one['update']} updates, a held-out loss of {one['held-out loss']:.2f}"
+        high = "" if branched["high"] is None else f", below {branched['high']:g}"
+        rows += [
+            ("branches", at, f"at least {branched['low']}{high}"),
+            ("gradient noise scale", at, f"{noise['value']:.3g} ± {noise['stderr']:.2g}"),
+        ]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    sizes = ", ".join(str(size["batch"]) for size in kept["sweep"]["sizes"])
+    edges = [str(size["batch"]) for size in kept["sweep"]["sizes"] if size["at edge"]]
+    edge = f" (at {', '.join(edges)} the best rate is the largest or least tried)" if edges else ""
+    return (
+        "\n## The critical batch in three ways\n\n"
+        f"The same model, text and optimizer. The target of the sweep is a validation loss of "
+        f"{kept['sweep']['target']:g}; batches of {sizes} windows{edge}. Branches and the noise "
+        "scale are taken from checkpoints of the small batch halfway there and at the target.\n\n"
+        f"| by | at | critical batch, windows |\n| --- | --- | ---: |\n{table}\n\n"
+        "With Adam on large language models the noise scale has been found wrong by orders of "
+        "magnitude (Merrill et al. 2025).\n\n"
+        f"`python -m benchmarks.critical_batch` on {machine['device']} ({machine['processor']}, "
+        f"{machine['cores']} cores), jax {machine['jax']}, flax {machine['flax']}, optax "
+        f"{machine['optax']}.\n"
+    )
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "hoffer2017.md": lambda: paper_page(
         "Hoffer, Hubara, Soudry (2017), run again",
@@ -137,11 +173,14 @@ PAGES: dict[str, Callable[[], str]] = {
         "The same regimes with the same epochs, the same updates, and until the same training "
         "loss. `python -m benchmarks.papers.budgets` runs them.",
     ),
-    "language.md": lambda: paper_page(
-        "A small language model, ramps beside their controls",
-        "pydoc",
-        "Test loss in nats per byte, less is better; all at equal tokens. "
-        "`python -m benchmarks.papers.language` runs it.",
+    "language.md": lambda: (
+        paper_page(
+            "A small language model, ramps beside their controls",
+            "pydoc",
+            "Test loss in nats per byte, less is better; all at equal tokens. "
+            "`python -m benchmarks.papers.language` runs it.",
+        )
+        + critical_batch_section()
     ),
     "what_held.md": lambda: held.page(all_kept()),
 }
