@@ -55,6 +55,10 @@ def gradient_noise_scale(
     set: :math:`\mathrm{tr}(\Sigma) = S (1 - 1/N)`, the covariance of one of its examples, and
     :math:`|G_N|^2`, the estimate plus :math:`S / N`. No estimate is cut off at 0.
 
+    It stands in for the critical batch size, and need not be near it: on language models Merrill et
+    al. found it lower by orders of magnitude, with the wrong trend. Trust
+    :func:`branched_critical_batch` more.
+
     Args:
         part_squared_norm: the mean over parts of ``|g_b|^2``.
         squared_norm: ``|g_B|^2`` of the mean gradient.
@@ -81,6 +85,9 @@ def gradient_noise_scale(
     References:
         McCandlish, Kaplan, Amodei et al, `An Empirical Model of Large-Batch Training
         <https://arxiv.org/abs/1812.06162>`_, 2018, appendix A.1.
+
+        Merrill, Arora, Groeneveld, Hajishirzi, `Critical Batch Size Revisited
+        <https://arxiv.org/abs/2505.23971>`_, 2025.
     """
     _check_sizes(part_size, batch_size, num_examples)
     b, big = jnp.asarray(part_size, jnp.float32), jnp.asarray(batch_size, jnp.float32)

@@ -129,8 +129,9 @@ FIGURES: tuple[Figure, ...] = (
             "Batch size against epochs,",
             "and as points the gradient noise scale, tr Σ / |G|², where it was measured: the mean "
             "over seeds of one over that of the other. A triangle at the top: the estimate of |G|² "
-            "is not above 0 there, and the scale has no bound. A circle: a controller let the "
-            "batch grow there, by what was measured.",
+            "is not above 0 there, and the scale has no bound. It need not be near the critical "
+            "batch: on language models it was found lower by orders of magnitude (Merrill et al. "
+            "2025). A circle: a controller let the batch grow there, by what was measured.",
         ),
         when=lambda result: any(
             len(r.batch_sizes) > 1 or r.decisions for r in result.regimes.values()
