@@ -34,6 +34,13 @@ SLOW = {
 }
 
 
+def pytest_configure(config):
+    """What the quick tests compile runs for moments: with little optimization they take less."""
+    if "not slow" in (config.option.markexpr or ""):
+        given = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{given} --xla_backend_optimization_level=1".strip()
+
+
 @pytest.hookimpl(tryfirst=True)  # or xdist looks at the groups before
 def pytest_collection_modifyitems(items):
     """Mark them, so that the tests of a newcomer take minutes."""
