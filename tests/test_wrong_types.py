@@ -285,7 +285,12 @@ WRONG = ["a", None, [], {}, -1, 0, 1.5, float("nan"), float("inf"), True, object
 ARRAYS = {"part_squared_norm", "squared_norm", "mean", "var", "params"}
 
 
-@pytest.mark.parametrize("name", CASES)
+SLOW = {"walk"}  # every value that it takes is another program
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CASES]
+)
 def test_wrong_types_are_value_errors(name):
     function, arguments = CASES[name]
     function(**arguments)

@@ -58,6 +58,7 @@ def test_keys_depend_on_seed_epoch_and_example_and_on_nothing_else():
     assert not (keys == other).all(1).any()
 
 
+@pytest.mark.slow
 def test_a_growth_changes_nothing_about_augmentation():
     images = _images(40)
 

@@ -82,6 +82,7 @@ def exponent(walk, first):
     return np.polyfit(x, np.log(np.asarray(walk.distance)[used]), 1)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("alpha", "strength"), [(1.0, 2.0), (1.5, 3.0)])
 def test_the_law_over_twenty_decades(alpha, strength):
     walk = jax.jit(
@@ -96,6 +97,7 @@ def test_the_law_over_twenty_decades(alpha, strength):
     assert abs(slopes.mean() - 2 / alpha) < half + 0.05
 
 
+@pytest.mark.slow
 def test_without_a_potential_the_walk_is_free():
     walk = random_potential_walk(
         jax.random.key(0), alpha=1.0, num_steps=10_000, num_walkers=1000, strength=0, method="step"

@@ -198,6 +198,7 @@ def test_errors(small):
         _ = 1 / 0
 
 
+@pytest.mark.slow
 def test_checkpoints_move_both_ways(tmp_path, small):
     import orbax.checkpoint as ocp
 

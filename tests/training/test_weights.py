@@ -68,6 +68,7 @@ def _tokens(seed, rows=12, length=5):
 PARAMS = {"w": jnp.float32(0.7), "b": jnp.float32(-0.2)}
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([1, 2, 3, 4, 6, 12]), st.booleans())
 def test_token_means_do_not_depend_on_microbatches(seed, parts, own):
