@@ -86,8 +86,10 @@ def boolean(name: str, value: Any) -> bool:
 
 
 def several(name: str, values: Any) -> list[Any]:
-    """A list, a tuple or an array of one axis, as a list."""
-    if isinstance(values, list | tuple) or (hasattr(values, "tolist") and len(values.shape) == 1):
+    """A list, a tuple, a range or an array of one axis, as a list."""
+    if isinstance(values, list | tuple | range) or (
+        hasattr(values, "tolist") and len(values.shape) == 1
+    ):
         return list(values)
     raise ValueError(f"{name} must be a list, not {values!r}.")
 

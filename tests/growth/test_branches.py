@@ -66,6 +66,12 @@ def test_the_rises_of_a_noisy_quadratic_are_those_of_its_formula():
     assert found.stderr == pytest.approx(found.curves[..., -1].std(axis=1, ddof=1) / 40**0.5)
 
 
+def test_seeds_may_be_a_range():
+    settings = {"multiples": (1, 8), "examples": 32}
+    some, same = (_found(0, seeds=seeds, **settings) for seeds in (range(3), [0, 1, 2]))
+    np.testing.assert_array_equal(some.curves, same.curves)
+
+
 def test_the_largest_size_whose_rise_is_not_resolved():
     for run in range(3):
         found = _found(run, tolerance=RESOLUTION)
