@@ -1,7 +1,7 @@
 """The critical batch of a language model, in three ways: `python -m benchmarks.critical_batch`.
 
 Model, text and optimizer of the preset `pydoc-lm`, at a rate that is constant after its warm-up.
-One table:
+One table, on the page of the language model:
 
 * sweep: 6 batch sizes, 5 rates and 2 seeds each, to a validation loss; the critical batch by the
   curve of updates to it.
@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.papers.pages import critical_batch_section, write_pages
 from benchmarks.speed.timing import keep
 from gapjax import diffusion, growth, study, training
 
@@ -157,20 +158,6 @@ def at_checkpoints(
     return found
 
 
-def table(figures: dict[str, Any]) -> str:
-    """One line for each way and place."""
-    fit = figures["sweep"]["critical batch"]
-    lines = [("sweep, to the target", f"{fit['value']:.3g} [{fit['low']:.3g}, {fit['high']:.3g}]")]
-    for one in figures["checkpoints"]:
-        where = f"at update {one['update']}"
-        branched, noise = one["branching"], one["noise scale"]
-        lines += [
-            (f"branching, {where}", f"from {branched['low']} to {branched['high']}"),
-            (f"noise scale, {where}", f"{noise['value']:.3g} ± {noise['stderr']:.2g}"),
-        ]
-    return "\n".join(f"{name:32} {value}" for name, value in lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/critical-batch"))
@@ -206,8 +193,9 @@ def main() -> None:
         },
         "checkpoints": at_checkpoints(base, small.learning_rate, warmup, updates),
     }
-    print(f"\n{table(figures)}")
     print(f"kept in {keep('critical_batch', figures)}")
+    print(critical_batch_section())
+    print("\n".join(map(str, write_pages())))
 
 
 if __name__ == "__main__":

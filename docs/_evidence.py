@@ -78,7 +78,7 @@ def _critical_batch() -> dict[str, str]:
         on_the_way = found["checkpoints"]
         told = {
             "critical_target": f"{found['sweep']['target']:g}",
-            "critical_sweep": f"{fit['value']:.3g} [{fit['low']:.3g}, {fit['high']:.3g}]",
+            "critical_sweep": _told({"mean": fit["value"], **fit}, ".3g"),
             "critical_branching": " and ".join(_branches(one["branching"]) for one in on_the_way),
             "critical_noise": " and ".join(
                 f"{one['noise scale']['value']:.3g} ± {one['noise scale']['stderr']:.2g}"

@@ -58,11 +58,9 @@ def study_section(name: str, kept: Kept) -> str:
         lines += [f"The paper's numbers: {kept['source']}, {how}.", ""]
     lines += [f"> {kept['finding']}", ""]
     seconds = sum(found["seconds"] for found in kept["regimes"].values())
-    versions = ", ".join(f"{k} {environment[k]}" for k in ("python", "jax", "flax", "optax"))
     lines += [
-        f"`{kept['command']}`: {seconds / 60:.0f} min of training on {environment['device']} "
-        f"({environment['processor']}, {environment['cores']} cores), {versions}, gapjax "
-        f"{environment['gapjax']}.",
+        f"`{kept['command']}`: {seconds / 60:.0f} min of training on {machine_of(environment)}, "
+        f"gapjax {environment['gapjax']}.",
         "",
     ]
     return "\n".join(lines)
@@ -94,6 +92,15 @@ def mean_and_deviation(over: Mapping[str, Any], scale: float, digits: int) -> st
     return f"{scale * over['mean']:.{digits}f} ± {scale * (over['std'] or 0.0):.{digits}f}"
 
 
+def machine_of(environment: Mapping[str, Any]) -> str:
+    """What a result was made on."""
+    versions = ", ".join(f"{k} {environment[k]}" for k in ("python", "jax", "flax", "optax"))
+    return (
+        f"{environment['device']} ({environment['processor']}, {environment['cores']} cores), "
+        f"{versions}"
+    )
+
+
 def interval(found: Mapping[str, Any] | None, scale: float = 1.0) -> str:
     """A number with its 95% interval, or nothing where there is none."""
     return held.told(found, scale) if found and found.get("mean") is not None else ""
@@ -115,12 +122,9 @@ def paper_page(title: str, prefix: str, about: str) -> str:
 
 def critical_batch_section() -> str:
     """The critical batch of the language model by each way of finding it, as one table."""
-    path = RESULTS / "critical_batch-cpu.json"
-    kept = json.loads(path.read_text())
-    fit, machine = kept["sweep"]["critical batch"], kept["machine"]
-    rows = [
-        ("a sweep to the target", "", f"{fit['value']:.3g} [{fit['low']:.3g}, {fit['high']:.3g}]")
-    ]
+    kept = json.loads((RESULTS / "critical_batch-cpu.json").read_text())
+    fit = kept["sweep"]["critical batch"]
+    rows = [("a sweep to the target", "", held.told({"mean": fit["value"], **fit}))]
     for one in kept["checkpoints"]:
         branched, noise = one["branching"], one["noise scale"]
         at = f"{one['update']} updates, a held-out loss of {one['held-out loss']:.2f}"
@@ -141,9 +145,7 @@ def critical_batch_section() -> str:
         f"| by | at | critical batch, windows |\n| --- | --- | ---: |\n{table}\n\n"
         "With Adam on large language models the noise scale has been found wrong by orders of "
         "magnitude (Merrill et al. 2025).\n\n"
-        f"`python -m benchmarks.critical_batch` on {machine['device']} ({machine['processor']}, "
-        f"{machine['cores']} cores), jax {machine['jax']}, flax {machine['flax']}, optax "
-        f"{machine['optax']}.\n"
+        f"`python -m benchmarks.critical_batch` on {machine_of(kept['machine'])}.\n"
     )
 
 

@@ -1,6 +1,7 @@
 """Training a regime: a population in segments, looked at between them."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -193,8 +194,7 @@ def train(
     """
     size_of_data, total = count(train_split), len(members)
     seeds = [member.seed for member in members]
-    if populate is None:
-        populate = lambda plan: make_population(setup, plan, total)  # noqa: E731
+    populate = populate or functools.partial(make_population, setup, members=total)
     population = populate(plan)
     hyper = training.lay_out(population.mesh, as_arrays(members), *MEMBERS)
     states = population.init(hyper, setup_sample(train_split))

@@ -108,12 +108,6 @@ def scope(svg: str, name: str) -> str:
     return re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
 
 
-def _others(hyper: dict[str, float]) -> str:
-    if not hyper:
-        return ""
-    return f" ({', '.join(f'{name} {value:.3g}' for name, value in hyper.items())})"
-
-
 def _tuning(result: StudyResult) -> list[dict[str, Any]]:
     """Rule and tuned rate of each regime side by side."""
     if not result.is_tuned:
@@ -134,7 +128,7 @@ def _tuning(result: StudyResult) -> list[dict[str, Any]]:
                 "rule": _table.measured(task, rule, "test", task.headline),
                 "rule_closed": by_rule.get(name, ""),
                 "tried": ", ".join(
-                    f"{trial.learning_rate:.3g}{_others(trial.hyper)}: "
+                    f"{trial.learning_rate:.3g}{_table.others(trial.hyper)}: "
                     + plus_minus(trial.validation, max(digits - 1, 1), scale)
                     for trial in tuning.trials
                 ),

@@ -109,6 +109,13 @@ def setting(run: Run) -> str:
     return ", ".join([f"{run.learning_rate:.3g}", *others])
 
 
+def others(hyper: dict[str, float]) -> str:
+    """What else was tuned, behind a rate."""
+    if not hyper:
+        return ""
+    return f" ({', '.join(f'{name} {value:.3g}' for name, value in hyper.items())})"
+
+
 def unmet(record: RegimeRecord) -> int:
     """How many seeds never got to where the loss would have stopped them."""
     if record.stopped is None:

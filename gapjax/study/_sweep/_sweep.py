@@ -107,12 +107,13 @@ class Sweep:
             object.__setattr__(self, name, value)
         axes = tuple(_checks.several("tune_also", self.tune_also))
         object.__setattr__(self, "tune_also", axes)
-        dataclasses.replace(self.study, tune=1, tune_also=axes)  # which refuses what is no axis
-        if axes and self.rates < 2:
-            raise ValueError(
-                f"tune_also={axes} draws settings beside the rule, and rates={self.rates} leaves "
-                "room for the rule alone: try more, rates=8."
-            )
+        if axes:
+            dataclasses.replace(self.study, tune=1, tune_also=axes)  # refuses what is no axis
+            if self.rates < 2:
+                raise ValueError(
+                    f"tune_also={axes} draws settings beside the rule, and rates={self.rates} "
+                    "leaves room for the rule alone: try more, rates=8."
+                )
         _checks.one_of("watch", self.watch, ("validation", "train"))
         if not isinstance(self.stop_at_target, bool):
             raise ValueError(f"stop_at_target must be True or False, not {self.stop_at_target!r}.")

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from gapjax import growth
+from gapjax.study._axes import as_axis
 from gapjax.study._findings._intervals import Interval
 from gapjax.study._report._numbers import NOTHING, bounds, plus_minus, short
-from gapjax.study._report._table import Column
-from gapjax.study._sweep._findings import SizePoint, SweepLine, SweepResult, Trial
+from gapjax.study._report._table import Column, others
+from gapjax.study._sweep._findings import SizePoint, SweepLine, SweepResult
 
 BUDGETS = ("same examples", "same updates", "unlimited")
 FEWER = 5  # times the critical batch, from which on less than 20% of the updates are left to save
@@ -131,7 +132,7 @@ def sweep_rows(result: SweepResult) -> Iterator[list[str]]:
     for line in result.lines.values():
         for point in line.points:
             trial = point.trial
-            rate = NOTHING if trial is None else _setting(trial)
+            rate = NOTHING if trial is None else short(trial.learning_rate) + others(trial.hyper)
             count = 0 if trial is None else trial.reached
             yield [
                 line.remedy,
@@ -148,7 +149,9 @@ def sweep_rows(result: SweepResult) -> Iterator[list[str]]:
 
 def _axes(sweep: dict[str, Any]) -> list[str]:
     """What is tuned beside the rate."""
-    return [text.partition("=")[0].replace("_", " ") for text in sweep.get("tune_also", ())]
+    return [
+        as_axis("tune_also", text).name.replace("_", " ") for text in sweep.get("tune_also", ())
+    ]
 
 
 def _tried(sweep: dict[str, Any]) -> str:
@@ -167,11 +170,6 @@ def _grid(sweep: dict[str, Any]) -> str:
             f"{factor ** max(count // 2, 1):g}, {', '.join(sweep['tune_also'])}"
         )
     return f"rates lie by a factor of {factor:g} around the rule of the square root"
-
-
-def _setting(trial: Trial) -> str:
-    beside = ", ".join(f"{n.replace('_', ' ')} {short(x)}" for n, x in trial.hyper.items())
-    return short(trial.learning_rate) + (f" ({beside})" if beside else "")
 
 
 def _told(value: Interval) -> str:
