@@ -101,6 +101,7 @@ def test_import_is_light():
         "import sys, gapjax\n"
         f"print([name for name in {heavy} if name in sys.modules])\n"
         "import gapjax.training, gapjax.growth, gapjax.diffusion, gapjax.landscape, gapjax.data\n"
+        "gapjax.data.load('digits')\n"
         f"print([name for name in {heavy} if name in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,5 +1,8 @@
 """The embedded digits of scikit-learn."""
 
+import importlib.util
+import pathlib
+
 import numpy as np
 
 from gapjax.data._dataset import Dataset, Split
@@ -18,11 +21,10 @@ def load_digits() -> Dataset:
     Source: the test part of "Optical Recognition of Handwritten Digits" (E. Alpaydin and
     C. Kaynak, 1998), UCI Machine Learning Repository.
     """
-    from sklearn.datasets import load_digits as embedded
-
-    bunch = embedded()
-    images = np.round(bunch.images * (255.0 / 16.0)).astype(np.uint8)[..., None]
-    labels = bunch.target.astype(np.int32)
+    table = _table()
+    images = table[:, :-1].reshape(-1, 8, 8, 1)
+    images = np.round(images * (255.0 / 16.0)).astype(np.uint8)
+    labels = table[:, -1].astype(np.int32)
     order = np.random.Generator(np.random.Philox(key=_SEED)).permutation(len(labels))
     images, labels = images[order], labels[order]
     return Dataset(
@@ -31,3 +33,17 @@ def load_digits() -> Dataset:
         class_names=tuple(map(str, range(10))),
         name="digits",
     )
+
+
+def _table() -> np.ndarray:
+    """One row per digit: its pixels, then which it is, float64 ``[1797, 65]``."""
+    # The file itself, where it is: importing scikit-learn takes two seconds.
+    package = importlib.util.find_spec("sklearn")
+    for folder in (package and package.submodule_search_locations) or ():
+        file = pathlib.Path(folder, "datasets", "data", "digits.csv.gz")
+        if file.is_file():
+            return np.loadtxt(file, delimiter=",")
+    from sklearn.datasets import load_digits as embedded
+
+    bunch = embedded()
+    return np.column_stack([bunch.data, bunch.target])

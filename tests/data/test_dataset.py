@@ -1,3 +1,5 @@
+import importlib.util
+
 import jax
 import numpy as np
 import pytest
@@ -113,6 +115,17 @@ def test_digits():
     assert digits.class_names == tuple("0123456789")
     again = load("digits")
     np.testing.assert_array_equal(digits.train.images, again.train.images)
+
+
+def test_digits_are_the_same_where_their_file_is_not_found(monkeypatch):
+    own = load("digits")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *_: None if name == "sklearn" else find(name)
+    )
+    other = load("digits")
+    np.testing.assert_array_equal(own.train.images, other.train.images)
+    np.testing.assert_array_equal(own.test.labels, other.test.labels)
 
 
 def test_digits_hold_every_embedded_example_once_with_its_label():

@@ -22,15 +22,16 @@ from gapjax.study._population._member import (
 from gapjax.study._population._rows import row_names, segment_length
 from gapjax.study._population._setup import Setup
 
-_MOST = 8  # programs at once: the compiler takes memory for each
+_MOST = 8  # regimes ahead: what is compiled takes memory, and the first of them waits for all
 Cost = concurrent.futures.Future[float | None]
 
 
 class Programs:
     """The programs that train the regimes of a study, compiled before they run.
 
-    The compiler is one thread to a program, so several are compiled at once, on as many cores;
-    never while one trains, whose seconds are told.
+    The compiler is one thread to a program, so several are compiled at once, on as many cores,
+    while the next are traced and the first of them gets its start; never while one trains, whose
+    seconds are told.
 
     A context: whoever leaves it does not wait for what is still to be compiled.
 
@@ -43,8 +44,9 @@ class Programs:
         self._setup, self._split = setup, split
         self._made: dict[str, tuple[Plan, Population]] = {}
         self._costs: dict[tuple[str, int], Cost] = {}
-        self._room = min(cores(), _MOST)
-        self._threads = concurrent.futures.ThreadPoolExecutor(self._room, "gapjax-compiler")
+        self._threads = concurrent.futures.ThreadPoolExecutor(
+            min(cores(), _MOST), "gapjax-compiler"
+        )
 
     def __enter__(self) -> "Programs":
         return self
@@ -58,23 +60,27 @@ class Programs:
         members: Sequence[Member],
         later: Sequence[tuple[Plan, Sequence[Member]]] = (),
     ) -> Population:
-        """What trains so many members in a regime, compiled at all its batch sizes.
+        """What trains so many members in a regime; its first update waits for the compiler.
 
         Args:
             plan: the plan of the regime.
             members: who is trained.
-            later: what is asked for next. As many of them as there is room for are compiled
-                along, if this one has to be.
+            later: what is asked for next. Some of them are compiled along, if this one has to be.
         """
         if plan.name not in self._made or self._made[plan.name][0] is not plan:
             self._begin(plan, members)
             if jax.process_count() == 1:
-                for other, others in later[: self._room - 1]:
+                for other, others in later[: _MOST - 1]:
                     if other.name not in self._made:
                         with contextlib.suppress(Exception):  # it fails again, where it is due
                             self._begin(other, others)
-        concurrent.futures.wait(list(self._costs.values()))
-        return self._made[plan.name][1]
+        made = self._made[plan.name][1]
+
+        def advance(*arguments: Any) -> Any:
+            concurrent.futures.wait(list(self._costs.values()))
+            return made.advance(*arguments)
+
+        return made._replace(advance=advance)
 
     def _begin(self, plan: Plan, members: Sequence[Member]) -> None:
         population = make_population(self._setup, plan, len(members))

@@ -82,8 +82,10 @@ def test_what_is_compiled_ahead_is_what_trains(caplog, changes):
         return population._replace(advance=advance)
 
     with programs, jax.log_compiles(), caplog.at_level(logging.WARNING, "jax"):
-        for plan, members in all_members:
-            population = programs.population(plan, members, all_members)
+        made = [programs.population(*each, all_members) for each in all_members]
+        for plan in prepared.plans.values():
+            programs.flops_by(plan, [plan.updates])  # waits for the compiler
+        for (plan, members), one in zip(all_members, map(spied, made), strict=True):
             parts = setup, plan, setup.train, setup.test, members
-            train(*parts, populate=lambda _, made=population: spied(made))
+            train(*parts, populate=lambda _, one=one: one)
     assert not met
