@@ -85,21 +85,23 @@ def _diagonal(*values):
     return _measures.Solution({}, None, {}, [], None, op)
 
 
-def test_steps_grow_until_they_leave_less_open_than_the_probes(monkeypatch):
+def test_a_basis_beyond_memory_leaves_the_bound_of_fewer_steps(monkeypatch):
     few, most = _measures.STEPS
+    rough, exact = (
+        landscape.Estimate(*np.ones((2, len(_measures.THRESHOLDS))), 0, np.full(4, bias), 4, 0.0)
+        for bias in (3.0, 0.1)
+    )
+    for room, wanted, steps in ((most, exact, most), (few, rough, few)):
 
-    def estimate(bias, unresolved=0.0):
-        four = np.ones(len(_measures.THRESHOLDS))
-        return landscape.Estimate(four, 0.7 * four, 0, bias * four, 4, unresolved * four)
+        def count(*_, num_steps, room=room, **__):
+            if num_steps > room:
+                raise MemoryError("too large")
+            return {few: rough, most: exact}[num_steps]
 
-    for first, steps in ((estimate(0.6), few), (estimate(3.0), most), (estimate(99, 99), few)):
-        counts = {few: first, most: estimate(0.1)}
-        monkeypatch.setattr(
-            landscape, "count_above", lambda *_, num_steps, c=counts, **__: c[num_steps]
-        )
+        monkeypatch.setattr(landscape, "count_above", count)
         found = _measures._counts(_diagonal(1.0), lambda at: None)
         assert found["num_steps"] == steps
-        np.testing.assert_allclose(found["margin"], counts[steps].interval[1] - 1)
+        np.testing.assert_allclose(found["margin"], wanted.interval[1] - 1)
 
 
 def test_the_density_says_what_its_steps_leave_open():
@@ -112,15 +114,6 @@ def test_the_density_says_what_its_steps_leave_open():
     assert (found["low"] <= found["density"]).all() and (found["density"] <= found["high"]).all()
     if found["num_steps"] == _measures.STEPS[0]:
         assert found["negative_mass_bias"] <= found["negative_mass_stderr"]
-
-
-def test_a_basis_beyond_memory_leaves_the_bound_of_the_fewer_steps():
-    def compute(steps):
-        if steps > _measures.STEPS[0]:
-            raise MemoryError("too large")
-        return "few"
-
-    assert _measures._grown(compute, lambda found: False) == ("few", _measures.STEPS[0])
 
 
 def test_a_count_within_rounding_of_a_cluster_is_said(measured):
