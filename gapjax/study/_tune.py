@@ -19,7 +19,7 @@ from gapjax.study._plan import Plan, make_plan
 from gapjax.study._population._keep import Keeper
 from gapjax.study._population._member import Member
 from gapjax.study._population._setup import Setup
-from gapjax.study._population._train import Advance, train
+from gapjax.study._population._train import Advance, Watch, train
 from gapjax.study._results._records import Trial, Tuning, over_seeds
 
 FACTOR = 2.0  # between the rates of a grid
@@ -118,6 +118,13 @@ def tune(
         make_plan(study, own.regime, left, own.longest), reference=own.reference
     )
 
+    # A loss that ends training is looked at on the way; what only judges, where it ends.
+    on_the_way = None if plan.stopping else frozenset[int]()
+    watched = [
+        Watch("train", train_split, on_the_way, at_end=True),
+        Watch("test", validation, frozenset(), at_end=True),
+    ]
+
     def judge(trials: Sequence[tuple[float, dict[str, float]]], stage: int) -> list[Trial]:
         members = [
             Member(seed, rate, hyper) for rate, hyper in trials for seed in study.all_seeds[:SEEDS]
@@ -128,6 +135,7 @@ def tune(
             train_split,
             validation,
             members,
+            watched=watched,
             progress=report,
             keeper=keeper(f"tune{stage}", members),
         )

@@ -36,13 +36,14 @@ def test_features_on_any_axes():
     for axis, back in ((1, (0, 2, 3, 1)), (-1, (0, 1, 2, 3)), ((1, -1), (0, 2, 1, 3))):
         mean, var, _ = ghost_moments(x, 2, axis=axis)
         y = normalize(x, mean, var, 2, axis=axis)
-        z = np.transpose(x, back)
+        z = np.transpose(np.asarray(x), back)
         z = z.reshape(3, 2, *z.shape[1:])
         over = tuple(range(1, z.ndim - (1 if np.ndim(axis) == 0 else 2)))
         np.testing.assert_allclose(mean, z.mean(over), atol=1e-6)
         np.testing.assert_allclose(var, z.var(over), atol=1e-6)
         expected = (z - z.mean(over, keepdims=True)) / np.sqrt(z.var(over, keepdims=True) + 1e-5)
-        np.testing.assert_allclose(np.transpose(y, back).reshape(z.shape), expected, atol=1e-5)
+        found = np.transpose(np.asarray(y), back).reshape(z.shape)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_bad_input_says_what_would_fit():

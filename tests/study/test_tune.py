@@ -34,6 +34,28 @@ def test_regimes_that_differ_only_in_their_rule_are_one():
     assert _tune.one_algorithm(plans, "SB") == ["SB"]
 
 
+@pytest.mark.parametrize(
+    ("keep", "ends"), [("epochs", False), ("loss=0.1", True), ("plateau", True)]
+)
+def test_what_only_judges_is_looked_at_where_training_ends(monkeypatch, keep, ends):
+    own, plans = _plans("LB", keep=keep)
+    met = []
+
+    def stop(*_, watched, **__):
+        met.extend(watched)
+        raise StopIteration
+
+    monkeypatch.setattr(_tune, "train", stop)
+    setup = dataclasses.make_dataclass("Setup", ["study"])(own)
+    none = {"report": lambda _: None, "keeper": lambda *_: None}
+    with pytest.raises(StopIteration):
+        _tune.tune(setup, [plans["LB"]], np.zeros(51), 0, **none)
+    train, judge = met
+    assert train.at_end and judge.at_end
+    assert train.is_due(1) == ends  # where its loss ends training
+    assert not judge.is_due(1)
+
+
 def _judged(monkeypatch, best_rate, **changes):
     """Tune where the validation metric falls with the distance from a rate, in octaves."""
     own, plans = _plans("LB", **changes)

@@ -15,6 +15,7 @@ the problem of Behrens and Fisher). A single number of degrees of freedom (Satte
 less than it says where the examples rule and the seeds are few.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -63,18 +64,23 @@ class Variance(NamedTuple):
         return math.exp(found)
 
     def _of_tail(self, tail: float) -> float:
-        from scipy.special import stdtrit
-
         free = self.num_seeds - 1, self.num_examples - 1
         if self.num_examples == 1 or not self.total > 0:
-            return -float(stdtrit(free[0], tail))
+            return -_student(free[0], tail)
         cells = _CELLS * min(tail / _TAIL, 1.0) * self.rest
         parts = [max(of - cells, 0.0) for of in (self.seeds, self.examples)]
         # Where little is taken off, both sources hold what is left of the cells: it counts once,
         # as that of the seeds, which are fewer.
         parts = [parts[0] / self.total, max(min(parts[1], self.total - parts[0]), 0.0) / self.total]
         each = zip((*parts, 1 - sum(parts)), (*free, free[0] * free[1]), strict=True)
-        return math.sqrt(sum(part * stdtrit(df, tail) ** 2 for part, df in each))
+        return math.sqrt(sum(part * _student(df, tail) ** 2 for part, df in each))
+
+
+@functools.lru_cache(maxsize=1024)  # an interval that is searched for asks for few, many times
+def _student(df: int, tail: float) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(df, tail))
 
 
 class Covariance(NamedTuple):
@@ -98,7 +104,7 @@ class Covariance(NamedTuple):
         """The variance of the mean of the tables' sum, each times a factor."""
         by = np.array(factors)
         seeds, examples, rest = (
-            float(by @ part @ by) for part in (self.seeds, self.examples, self.rest)
+            float(by.dot(part).dot(by)) for part in (self.seeds, self.examples, self.rest)
         )
         return combine(seeds, examples, rest, self.num_seeds, self.num_examples)
 

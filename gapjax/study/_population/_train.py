@@ -14,6 +14,7 @@ from gapjax import diffusion, training
 from gapjax.study._plan import Plan
 from gapjax.study._population import _driven
 from gapjax.study._population._branches import HIGH, LOW, branch_meter, branch_updates
+from gapjax.study._population._evaluate import Weights
 from gapjax.study._population._keep import Keeper, Snapshot
 from gapjax.study._population._member import (
     MEMBERS,
@@ -87,11 +88,17 @@ class Watch(NamedTuple):
         split: the examples.
         updates: the updates after which they are measured, some of the plan's evaluations; None:
             all of them.
+        at_end: whether they are measured where training ends, too.
     """
 
     name: str
     split: Any
     updates: frozenset[int] | None = None
+    at_end: bool = False
+
+    def is_due(self, update: int) -> bool:
+        """Whether it is measured after so many updates, an evaluation of the plan."""
+        return self.updates is None or update in self.updates
 
 
 class Advance(NamedTuple):
@@ -165,7 +172,7 @@ def train(
     enough: Callable[[Curves], bool] = lambda _: False,
     progress: Callable[[Advance], None] = lambda _: None,
     keeper: Keeper | None = None,
-    at_evaluation: Callable[[Curves, Callable[[], Any]], None] = lambda *_: None,
+    at_evaluation: Callable[[Curves, Callable[[], Weights]], None] = lambda *_: None,
     populate: Callable[[Plan], Population] | None = None,
 ) -> Outcome:
     """Train a population in one regime.
@@ -232,19 +239,27 @@ def train(
     for row in range(at.marks):  # what was decided before an interruption
         decide(row)
     clock = _Clock(float(curves.seconds[at.marks - 1]) if at.marks else 0.0)
-    compiled, weights, stopped = set[int](), None, None
+    compiled, of_now, stopped = set[int](), None, None
+
+    def weights() -> Weights:
+        """What is evaluated now; made once, as it may take a pass over the training set."""
+        nonlocal of_now
+        if of_now is None or of_now[0] != at.update:
+            of_now = at.update, population.weights(at.states, train_split)
+        return of_now[1]
+
+    def metrics_of(watch: Watch) -> dict[str, np.ndarray]:
+        found = setup.evaluator.means(weights(), watch.split)
+        return {f"{watch.name}_{name}": value for name, value in found.items()}
 
     def measure(mark: int) -> dict[str, float]:
         """Fill a row of the curves; what was measured, the mean over members."""
-        nonlocal weights
         row: dict[str, Any] = {"distance": training.to_host(_distances(at.states.params, start))}
         curves.seconds[mark] = clock.seconds
         if at.update in plan.evaluations:
-            weights = population.weights(at.states, train_split)
             for watch in watched:
-                if watch.updates is None or at.update in watch.updates:
-                    found = setup.evaluator.means(weights, watch.split)
-                    row |= {f"{watch.name}_{name}": value for name, value in found.items()}
+                if watch.is_due(at.update):
+                    row |= metrics_of(watch)
             if noise is not None:
                 row |= training.to_host(noise(at.states, on_device))
             if branches is not None and at.update in branch_updates(plan):
@@ -295,20 +310,22 @@ def train(
             tell(measure(number))
             at = at._replace(marks=number + 1)
             if at.update in plan.evaluations:
-                at_evaluation(_first(curves, at.marks), lambda: weights)
+                at_evaluation(_first(curves, at.marks), weights)
                 if enough(_first(curves, at.marks)):
                     break
             decide(number)
     if plan.stopping is not None:
         stopped = _stopped(plan, curves, at.marks)
-    # The last update's own damage shows only afterwards.
     curves = _first(curves, at.marks)
+    for watch in watched:
+        if watch.at_end and not watch.is_due(at.update):
+            for name, value in metrics_of(watch).items():
+                curves.values[name][-1] = value
+    # The last update's own damage shows only afterwards.
     lost = (at.diverged == 0) & ~np.isfinite(curves.values[f"{watched[0].name}_loss"][-1])
-    if weights is None:  # all was measured before an interruption
-        weights = population.weights(at.states, train_split)
-    examples = setup.evaluator.examples(weights, test_split)
+    examples = setup.evaluator.examples(weights(), test_split)
     diverged = np.where(lost, at.update, at.diverged)
-    return Outcome(curves, diverged, at.fault, at.states, weights, examples, stopped, plan)
+    return Outcome(curves, diverged, at.fault, at.states, weights(), examples, stopped, plan)
 
 
 def _stopped(plan: Plan, curves: Curves, marks: int) -> np.ndarray:

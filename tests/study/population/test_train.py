@@ -11,7 +11,7 @@ from gapjax import data, diffusion, models
 from gapjax.study import Regime, make_plan
 from gapjax.study._population._member import Member, as_arrays, make_population
 from gapjax.study._population._setup import make_setup
-from gapjax.study._population._train import train
+from gapjax.study._population._train import Watch, train
 from tests.study.conftest import tiny_study
 
 
@@ -69,6 +69,30 @@ def test_seeds_and_their_batches_lie_over_devices():
     assert len(jax.tree.leaves(split.states.params)[0].sharding.device_set) == 8
     for name in ("train_loss", "test_loss", "distance"):
         np.testing.assert_allclose(split.curves.values[name], one.curves.values[name], rtol=1e-4)
+
+
+@pytest.mark.parametrize("regime", ["SB", "LB+EMA"])  # the latter has statistics to take anew
+def test_a_split_watched_at_the_end_alone_is_measured_as_one_watched_all_along(regime):
+    study = tiny_study()
+    setup = _setup(study)
+    plan = make_plan(study, Regime.parse(regime), setup.num_examples)
+    asked, found = [], []
+    means = setup.evaluator.means
+    setup.evaluator.means = lambda *given: (asked.append(given), means(*given))[1]
+    members = [Member(0, plan.rate), Member(0, 1e18)]  # and what diverged is told from its end
+    for updates in (None, frozenset()):
+        watched = [
+            Watch("train", setup.train, updates, at_end=True),
+            Watch("test", setup.test, updates, at_end=True),
+        ]
+        asked.clear()
+        found.append(train(setup, plan, setup.train, setup.test, members, watched=watched))
+        assert len(asked) == (2 if updates is not None else 2 * len(plan.evaluations))
+    often, once = found
+    np.testing.assert_array_equal(often.diverged, once.diverged)
+    for name in ("train_loss", "test_accuracy"):
+        np.testing.assert_array_equal(often.final(name), once.final(name))
+        assert np.isnan(once.curves.values[name][:-1]).all()
 
 
 def _no_norm(use_running_average):
