@@ -48,5 +48,11 @@ html_theme = "sphinx_book_theme"
 html_title = f"gapjax {version}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
-html_theme_options = {"show_toc_level": 2, "home_page_in_toc": True}
+# Tables of results have all the width there is.
+_wide = {f"papers/{page.stem}": [] for page in (ROOT / "docs" / "papers").glob("*.md")}
+html_theme_options = {
+    "show_toc_level": 2,
+    "home_page_in_toc": True,
+    "secondary_sidebar_items": {"**": ["page-toc"], **_wide},
+}
 html_show_sourcelink = False
