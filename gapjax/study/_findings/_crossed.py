@@ -11,8 +11,9 @@ of seeds, of examples and of what is left (two-way, crossed):
 never below the larger of the first two. Each source is known to its own degrees of freedom, and
 few seeds make one of them uncertain: the square of the half width is the sum of the sources'
 variances, each times the square of its own Student's quantile (after Cochran's approximation of
-the problem of Behrens and Fisher). A single number of degrees of freedom (Satterthwaite's) covers
-less than it says where the examples rule and the seeds are few.
+the problem of Behrens and Fisher, with the seeds' part a little lighter, see ``_POWER``). A single
+number of degrees of freedom (Satterthwaite's) covers less than it says where the examples rule and
+the seeds are few.
 """
 
 import functools
@@ -24,7 +25,10 @@ import numpy as np
 # What of the cells is taken off a source before its part is told, at the level of 95%, and less
 # in proportion further out. Without any, intervals are too wide where seeds do not differ; with all
 # of it too narrow where they do, and do not show it, which counts most in the tails.
-_CELLS, _TAIL = 0.6, 0.025
+_CELLS, _TAIL = 0.65, 0.025
+# Cochran's quantile covers too much where sources of few and of many degrees of freedom weigh
+# alike: the part of the seeds counts by this power of it, and all of it where it is all.
+_POWER = 1.15
 _SMALLEST = 1e-100  # p value: below, squares of quantiles overflow, and nobody minds
 
 
@@ -72,7 +76,11 @@ class Variance(NamedTuple):
         # Where little is taken off, both sources hold what is left of the cells: it counts once,
         # as that of the seeds, which are fewer.
         parts = [parts[0] / self.total, max(min(parts[1], self.total - parts[0]), 0.0) / self.total]
-        each = zip((*parts, 1 - sum(parts)), (*free, free[0] * free[1]), strict=True)
+        parts.append(1 - sum(parts))
+        of_seeds = parts[0] ** _POWER
+        others = (1 - of_seeds) / (1 - parts[0]) if parts[0] < 1 else 0.0
+        weights = of_seeds, parts[1] * others, parts[2] * others
+        each = zip(weights, (*free, free[0] * free[1]), strict=True)
         return math.sqrt(sum(part * _student(df, tail) ** 2 for part, df in each))
 
 

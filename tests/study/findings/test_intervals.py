@@ -35,9 +35,10 @@ def test_the_variance_is_the_sum_over_sources():
     left = d - d.mean(1)[:, None] - d.mean(0)[None] + d.mean()
     rest = (left**2).sum() / (4 * 39) / 200
     total = max(seeds + examples - rest, seeds, examples)
-    parts = [max(v - 0.6 * rest, 0) / total for v in (seeds, examples)]
-    quantiles = stats.t.ppf(0.975, [4, 39, 4 * 39])
-    half = (quantiles**2 @ [*parts, 1 - sum(parts)] * total) ** 0.5
+    of_seeds, of_examples = (max(v - 0.65 * rest, 0) / total for v in (seeds, examples))
+    others = (1 - of_seeds**1.15) / (1 - of_seeds)
+    weights = [of_seeds**1.15, of_examples * others, (1 - of_seeds - of_examples) * others]
+    half = (stats.t.ppf(0.975, [4, 39, 4 * 39]) ** 2 @ weights * total) ** 0.5
     np.testing.assert_allclose([found.low, found.high], [d.mean() - half, d.mean() + half])
     # The p value is that of the interval which ends at 0.
     edge = paired_difference(d, np.zeros_like(d), level=1 - found.p_value)
