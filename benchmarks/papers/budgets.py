@@ -1,7 +1,8 @@
 """At which budget is there a gap, and what closes it: `python -m benchmarks.papers.budgets`.
 
 F1 on a part of MNIST, rates tuned with equal trials; the same regimes with the same epochs, the
-same updates, and until the same training loss over the whole training set.
+same updates, and until the same training loss over the whole training set. Budgets named after the
+command (`epochs`, `loss`, `updates`) are run alone; other options go to `gapjax study`.
 """
 
 import argparse
@@ -19,10 +20,11 @@ SETTINGS = [*REGIMES, "--seeds", "3", "--tune", "3"]
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("budgets", nargs="*", choices=BUDGETS, metavar="BUDGET")
     parser.add_argument("--runs", type=pathlib.Path, default="runs/papers")
     asked, options = parser.parse_known_args()
-    for budget, keep in BUDGETS.items():
-        name = f"budgets-{budget}"
+    for budget in asked.budgets or BUDGETS:
+        name, keep = f"budgets-{budget}", BUDGETS[budget]
         run_study([PRESET, *SETTINGS, "--keep", keep, *options], asked.runs / name)
         keep_study(asked.runs / name, name, PRESET, f"Held fixed: {keep}.")
     print("\n".join(map(str, write_pages())))
