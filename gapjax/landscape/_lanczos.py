@@ -54,7 +54,7 @@ class LanczosState(NamedTuple):
 
     @property
     def basis(self) -> jax.Array:
-        """The orthonormal vectors Q, ``[m, size]``: a flat copy, for a look at small problems."""
+        """The orthonormal vectors Q, ``[m, size]``, a flat copy for a look at small problems."""
         rows = [
             jnp.concatenate([part.reshape(len(part), -1) for part in block], axis=1)
             for block in self.blocks

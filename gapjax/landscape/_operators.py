@@ -64,7 +64,7 @@ class Operator:
 
     @property
     def dtype(self) -> str:
-        """The type of vectors: the widest of the selected parameters, at least float32."""
+        """The type of vectors, the widest of the selected parameters, at least float32."""
         return self.space.dtype
 
     def ravel(self, tree: Any) -> jax.Array:

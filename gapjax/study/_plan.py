@@ -186,7 +186,7 @@ class Plan:
 
     @functools.cached_property
     def evaluations(self) -> frozenset[int]:
-        """The updates after which metrics are measured: evenly spaced, and early ones."""
+        """The updates after which metrics are measured, evenly spaced, and early ones."""
         if self.looks is not None:
             return frozenset(look for look in self.looks if look <= self.updates)
         points, updates = math.ceil(self.study.evaluations * self.times), self.start.updates
@@ -198,7 +198,7 @@ class Plan:
 
     @functools.cached_property
     def marks(self) -> tuple[int, ...]:
-        """The updates after which the distance is measured: log-spaced, and the evaluations."""
+        """The updates after which the distance is measured, log-spaced, and the evaluations."""
         distances = self._as_many_examples(diffusion.log_spaced(self.start.updates))
         return tuple(sorted(distances | self.evaluations))
 

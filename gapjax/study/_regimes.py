@@ -75,7 +75,7 @@ class Regime:
 
     @property
     def batch_name(self) -> str:
-        """What the command line calls the batch: ``SB``, ``LB``, ``GROW``, a number."""
+        """What the command line calls the batch (``SB``, ``LB``, ``GROW``, or a number)."""
         return _WORDS[self.batch] if isinstance(self.batch, str) else str(self.batch)
 
     @property

@@ -333,7 +333,7 @@ class Study:
 
     @property
     def measures_noise(self) -> bool:
-        """Whether the noise of the gradient is measured: for its own sake, or to grow by."""
+        """Whether the noise of the gradient is measured, for its own sake or to grow by."""
         return self.noise_scale or self.controller is not None
 
     @property

@@ -111,7 +111,7 @@ class Task:
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """The names of all that is measured of a split: the loss, and the metrics."""
+        """The names of all that is measured of a split, the loss and the metrics."""
         return ("loss", *self.metrics)
 
     def select(self, batch: Any) -> Any:

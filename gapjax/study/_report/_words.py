@@ -107,7 +107,7 @@ def _controlled(result: StudyResult, found: GapFindings) -> list[str]:
     unit = " points" if percent else ""
     beside = [
         f"{_signed(one.difference, places, -scale)}{unit} from {one.regime}"
-        + ("" if one.resolved else " (not resolved)")
+        + ("" if one.resolved else " (not resolved, all comparisons counted)")
         for one in found.comparisons
         if one.baseline == control and one.difference.mean is not None
     ]

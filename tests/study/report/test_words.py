@@ -105,7 +105,7 @@ def test_what_saw_more_stands_beside_a_small_batch_that_did():
     assert said in text
     assert "SB+LONG 1" not in text  # a control is no remedy
     alike = study.finding(made({**tables, "SB+LONG": _draws(0.95, key=2)}, factor=40))
-    assert "points from LB+RA (not resolved)." in alike
+    assert "points from LB+RA (not resolved, all comparisons counted)." in alike
     assert made(tables, factor=40).gap.control is None
 
 
