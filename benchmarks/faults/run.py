@@ -91,7 +91,7 @@ def main(run: Run) -> None:
     step = training.compile_step(training.make_train_step(loss_fn, tx, on_fault="stop"), mesh=mesh)
 
     def say(update: int, state: Any, metrics: Any) -> None:
-        print(update, flush=True)
+        print(f"update {update}", flush=True)
 
     with training.Checkpoints(run.folder, every=run.every, config={"run": "faults"}) as checkpoints:
         state, history = training.fit(

@@ -5,11 +5,11 @@ from typing import Any
 
 import jax
 
-_LEVEL = "xla_backend_optimization_level"
+_LITTLE = {"xla_backend_optimization_level": 1}
 
 
-def jit_once(function: Callable[..., Any], *, run: bool = True, **options: Any) -> Any:
-    """``jax.jit`` of what runs once or never, so that its compilation is most of what it costs.
+def jit_once(function: Callable[..., Any], **options: Any) -> Any:
+    """``jax.jit`` of what runs once, so that its compilation is most of what it costs.
 
     On CPU most of that goes into machine code that runs fast: with little of it random numbers for
     the start of a network compile 5 times faster, and give the same bits. Elsewhere it is
@@ -17,7 +17,6 @@ def jit_once(function: Callable[..., Any], *, run: bool = True, **options: Any) 
 
     Args:
         function: what to compile.
-        run: whether it will run at all; where it is only looked at nothing is optimized.
         **options: of ``jax.jit``.
 
     Returns:
@@ -28,6 +27,5 @@ def jit_once(function: Callable[..., Any], *, run: bool = True, **options: Any) 
         2
     """
     if jax.default_backend() == "cpu":
-        given = options.get("compiler_options") or {}
-        options["compiler_options"] = {_LEVEL: int(run), **given}
+        options["compiler_options"] = {**_LITTLE, **(options.get("compiler_options") or {})}
     return jax.jit(function, **options)

@@ -51,7 +51,7 @@ class Setup(NamedTuple):
 
     def inputs(self, batch: Any) -> Any:
         """What the network is given of a batch."""
-        return self.normalizer(self.task.select(batch))
+        return _inputs(self.normalizer, self.task, batch)
 
     def start_of(self, seed: Any, examples: Any) -> tuple[jax.Array, Any, Any]:
         """Where a seed starts, in every regime: the key of its run, parameters, model state."""
@@ -70,10 +70,7 @@ def make_setup(study: Study, dataset: data.Dataset, devices_per_member: int = 1)
     """
     network, task = study.make_network(dataset), study.task
     normalizer = data.fit_normalizer(task.select(dataset.train), dataset.normalize)
-
-    def inputs(batch: Any) -> Any:
-        return normalizer(task.select(batch))
-
+    inputs = functools.partial(_inputs, normalizer, task)
     return Setup(
         study,
         network,
@@ -85,6 +82,10 @@ def make_setup(study: Study, dataset: data.Dataset, devices_per_member: int = 1)
         Evaluator(network, task, inputs),
         devices_per_member,
     )
+
+
+def _inputs(normalizer: data.Normalizer, task: Task, batch: Any) -> Any:
+    return normalizer(task.select(batch))
 
 
 def _start(

@@ -71,7 +71,9 @@ def render(template: str, **values: Any) -> str:
 
 
 def _model(study: dict[str, Any]) -> str:
-    return re.sub(r" \[[0-9a-f]{16}\]$", "", study["model"])[:60]
+    """A network by its name or its class; what its settings are, the configuration says."""
+    name = re.split(r"[\s(\[]", study["model"], maxsplit=1)[0]
+    return "a network" if name == "<lambda>" else name
 
 
 def _dataset(study: dict[str, Any]) -> str:
