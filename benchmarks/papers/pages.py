@@ -149,6 +149,34 @@ def critical_batch_section() -> str:
     )
 
 
+def budgets_page() -> str:
+    """The gap at each budget and what closes it, as one table, before the studies themselves."""
+    title = "At which budget is there a gap, and what closes it"
+    about = (
+        "The same regimes with the same epochs, the same updates, and until the same training "
+        "loss. `python -m benchmarks.papers.budgets` runs them.\n\n"
+        "| run | held fixed | the gap, points [95%] | is there one | what closes it [95%] |\n"
+        "| --- | --- | ---: | --- | --- |\n"
+    )
+    for name, kept in all_kept("budgets").items():
+        (small, large), beside = kept["baseline"], kept["comparisons"]
+        against = {one["regime"]: one for one in beside if one["baseline"] == large}
+        gap = next(o for o in beside if (o["regime"], o["baseline"]) == (large, small))
+        there = gap["p_adjusted"] < 0.05
+        verdict = "not told from chance"
+        if there:
+            verdict = "yes" if gap["difference"]["mean"] < 0 else "no: the large batch is better"
+        closing = [
+            f"{regime} {closed(found['gap_closed'])}%"
+            + ("" if against[regime]["p_adjusted"] < 0.05 else f", not told from {large}")
+            for regime, found in kept["regimes"].items()
+            if regime in against and there and closed(found["gap_closed"])
+        ]
+        found = (name, kept["regimes"][large]["budget"], interval(kept["gap"], 100.0), verdict)
+        about += f"| {' | '.join((*found, '; '.join(closing)))} |\n"
+    return paper_page(title, "budgets", about.rstrip())
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "hoffer2017.md": lambda: paper_page(
         "Hoffer, Hubara, Soudry (2017), run again",
@@ -169,12 +197,7 @@ PAGES: dict[str, Callable[[], str]] = {
         "remedies",
         "`python -m benchmarks.papers.remedies` runs them.",
     ),
-    "budgets.md": lambda: paper_page(
-        "At which budget is there a gap, and what closes it",
-        "budgets",
-        "The same regimes with the same epochs, the same updates, and until the same training "
-        "loss. `python -m benchmarks.papers.budgets` runs them.",
-    ),
+    "budgets.md": budgets_page,
     "language.md": lambda: (
         paper_page(
             "A small language model, ramps beside their controls",
