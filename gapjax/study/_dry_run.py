@@ -104,7 +104,12 @@ def _needs(prepared: Prepared, plan: Plan, phase: str, members: int, split: Any)
     # Where all that lies is asked of the program itself.
     (at_states, _, at_examples, at_rows, *_), _ = compiled.input_shardings
     first, shape = at_rows["example"], rows["example"].shape
-    *_, members_here, examples_here = first.shard_shape(shape)
+    if population.by_turns:  # on one device, in a program of one of them
+        at_states = at_examples = at_rows = None
+        members_here, examples_here = shape
+        program = _with_others(program, _bytes(states), members)
+    else:
+        *_, members_here, examples_here = first.shard_shape(shape)
     return Needs(
         plan=plan,
         phase=phase,
@@ -117,10 +122,19 @@ def _needs(prepared: Prepared, plan: Plan, phase: str, members: int, split: Any)
         parameters=sum(leaf.size for leaf in jax.tree.leaves(states.params)) // members,
         parameter_bytes=_bytes(states.params) // members,
         state_bytes=_bytes(states, at_states),
-        data_bytes=_bytes((split, rows), (at_examples, at_rows)),
+        data_bytes=_bytes(split, at_examples) + _bytes(rows, at_rows),
         program=program,
         sent=tuple(c for c in program.collectives if population.loop == "host" or c.in_loop),
     )
+
+
+def _with_others(program: training.Program, states: int, members: int) -> training.Program:
+    """A program of one member where it runs: beside the others, and what they became."""
+    if program.memory is None:
+        return program
+    beside = 2 * states - states // members
+    memory = program.memory._replace(arguments=program.memory.arguments + beside)
+    return program._replace(memory=memory)
 
 
 def _bytes(tree: Any, shardings: Any = None) -> int:

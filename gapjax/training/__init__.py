@@ -32,8 +32,10 @@ from gapjax.training._population import (
     lay_out,
     loop_for,
     make_advance,
+    member_of,
     over_members,
     population_mesh,
+    stack_members,
     to_host,
 )
 from gapjax.training._preemption import Preempted, leave_on_sigterm, on_sigterm, resending_signals
@@ -83,6 +85,7 @@ __all__ = [
     "make_advance",
     "make_eval_step",
     "make_train_step",
+    "member_of",
     "on_first",
     "on_sigterm",
     "over_members",
@@ -91,6 +94,7 @@ __all__ = [
     "resending_signals",
     "sam",
     "save_tree",
+    "stack_members",
     "state_shardings",
     "to_host",
     "use_cores",

@@ -59,8 +59,9 @@ def make_advance(
             ``"loss"`` among the metrics and ``step`` in the state. A step that looks for faults
             (``make_train_step`` with ``on_fault="stop"``) does not stop here: the others go on.
         loop: ``"scan"``, the whole segment as one program; or ``"host"``, a program per update,
-            for networks with convolutions on CPU, which are about 12 times slower inside a
-            compiled loop there (jax issue 12868).
+            for networks with convolutions on CPU, which are many times slower there inside a
+            compiled loop (jax issue 12868), and vmapped over their kernels, too: on one device
+            members then take turns, in a program of one member.
         mesh: where the population lies, from ``population_mesh``; one device where left out.
         take: ``(data, rows) -> batch``, of one update of one member; by default these rows of every
             array of the data. One of your own may be handed more than row numbers: epochs, say, to
@@ -75,7 +76,8 @@ def make_advance(
         with leading axis N, shared); their rows for every update and member, a pytree of ``[L, P,
         ...]``, or ``[L, ...]`` where ``rows_axes`` says None; and how many of the L updates to
         make. It has ``lower`` with the same arguments, for ``inspect_program``: of the whole
-        segment where it is one program, of one update with ``loop="host"``.
+        segment where it is one program, of one update with ``loop="host"``, and of one member where
+        they take turns (its ``by_turns`` says so).
 
     Raises:
         ValueError: an unknown ``loop``; when called, a loss that is not one number.
@@ -112,7 +114,9 @@ def make_advance(
 
     axes = (0, 0, None, rows_axes, 0)
     if loop == "host":
-        return _HostLoop(jax.jit(over_members(update, axes, mesh=mesh), donate_argnums=(0, 4)))
+        by_turns = mesh is None or mesh.size == 1
+        once = update if by_turns else over_members(update, axes, mesh=mesh)
+        return _HostLoop(jax.jit(once, donate_argnums=(0, 4)), by_turns, rows_axes)
 
     def segment(update: Callable[..., Any]) -> Callable[..., Any]:
         def advance(state: Any, hyper: Any, data: Any, rows: Any, count: Any) -> Any:
@@ -213,9 +217,11 @@ def _is_none(x: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class _HostLoop:
-    """A segment as a program per update."""
+    """A segment as a program per update: of all members, or of one where they take turns."""
 
     once: Any
+    by_turns: bool
+    rows_axes: Axes
 
     def __call__(
         self, states: Any, hyper: Any, data: Any, rows: Any, count: int
@@ -223,26 +229,111 @@ class _HostLoop:
         # Where the sums of the updates to come lie, or the second one is compiled anew.
         at = getattr(states.step, "sharding", None)
         sums = jax.device_put(_nothing(states.step.shape), at)
+        if self.by_turns:
+            members = [
+                self._member(number, states, hyper, rows, sums)
+                for number in range(len(states.step))
+            ]
+            jax.tree.map(lambda x: x.delete(), states)  # given away, as to a program of all
+            states, sums = stack_members([self._updates(*one, data, count) for one in members])
+        else:
+            states, sums = self._updates(states, hyper, rows, sums, data, count)
+        return states, sums._replace(loss=sums.loss / count)
+
+    def _updates(
+        self, states: Any, hyper: Any, rows: Any, sums: Segment, data: Any, count: int
+    ) -> tuple[Any, Segment]:
         for i in range(count):
             now = jax.tree.map(lambda x: x[i], rows)  # noqa: B023
             states, sums = self.once(states, hyper, data, now, sums)
-        return states, sums._replace(loss=sums.loss / count)
+        return states, sums
+
+    def _member(
+        self, number: int, states: Any, hyper: Any, rows: Any, sums: Segment
+    ) -> tuple[Any, Any, Any, Segment]:
+        def of_rows(axis: int | None, x: Any) -> Any:
+            return x if axis is None else member_of(x, number, axis=1)  # behind that of updates
+
+        state, own, some = (member_of(tree, number) for tree in (states, hyper, sums))
+        return state, own, _by_axis(of_rows, self.rows_axes, rows), some
 
     def lower(self, states: Any, hyper: Any, data: Any, rows: Any, count: int) -> Any:
         del count
 
-        def one(x: Any) -> jax.ShapeDtypeStruct:
+        def without(x: Any, axis: int) -> jax.ShapeDtypeStruct:
             at = getattr(x, "sharding", None)
             if isinstance(at, NamedSharding):
-                at = NamedSharding(at.mesh, PartitionSpec(*at.spec[1:]))
-            return jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=at)
+                at = _without(at, axis)
+            shape = (*x.shape[:axis], *x.shape[axis + 1 :])
+            weak = getattr(x, "weak_type", False)
+            return jax.ShapeDtypeStruct(shape, x.dtype, sharding=at, weak_type=weak)
 
         at = getattr(states.step, "sharding", None)
         sums = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at),
             jax.eval_shape(lambda: _nothing(states.step.shape)),
         )
-        return self.once.lower(states, hyper, data, jax.tree.map(one, rows), sums)
+        rows = jax.tree.map(lambda x: without(x, 0), rows)
+        if self.by_turns:
+            states, hyper, sums = jax.tree.map(lambda x: without(x, 0), (states, hyper, sums))
+            rows = _by_axis(
+                lambda axis, x: x if axis is None else without(x, 0), self.rows_axes, rows
+            )
+        return self.once.lower(states, hyper, data, rows, sums)
+
+
+def member_of(tree: Any, number: int, *, axis: int = 0) -> Any:
+    """One member of a population, or of what it has for each, where that lies.
+
+    Args:
+        tree: a pytree of arrays that have an axis of members.
+        number: which of them.
+        axis: where that axis is.
+
+    Returns:
+        The tree without that axis.
+
+    Example:
+        >>> member_of({"w": jnp.arange(6).reshape(2, 3)}, 1)["w"].tolist()
+        [3, 4, 5]
+    """
+
+    def one(x: Any) -> Any:
+        if not isinstance(x, jax.Array):
+            return np.take(x, number, axis)
+        own = jax.lax.index_in_dim(x, number, axis, keepdims=False)
+        at = x.sharding
+        return jax.device_put(own, _without(at, axis)) if isinstance(at, NamedSharding) else own
+
+    return jax.tree.map(one, tree)
+
+
+def stack_members(members: Sequence[Any]) -> Any:
+    """A population of members: what ``member_of`` undoes.
+
+    Args:
+        members: a pytree of ``jax.Array`` for each, all alike.
+
+    Returns:
+        One such tree, with a leading axis of members that lies as a population's does.
+
+    Example:
+        >>> stack_members([jnp.zeros(3), jnp.ones(3)]).shape
+        (2, 3)
+    """
+
+    def stack(*leaves: Any) -> Any:
+        at = leaves[0].sharding
+        if isinstance(at, NamedSharding):
+            at = NamedSharding(at.mesh, PartitionSpec(MEMBERS, *at.spec))
+        return jax.device_put(jnp.stack(leaves), at)
+
+    return jax.tree.map(stack, *members)
+
+
+def _without(at: NamedSharding, axis: int) -> NamedSharding:
+    """A sharding without one of its axes."""
+    return NamedSharding(at.mesh, PartitionSpec(*at.spec[:axis], *at.spec[axis + 1 :]))
 
 
 def _nothing(shape: tuple[int, ...]) -> Segment:

@@ -58,8 +58,8 @@ def test_the_program_is_the_one_that_trains(monkeypatch):
     small = study.Study(seeds=2, epochs=1, regimes=("LB+LR+GBN",), evaluations=2)
     given = []
 
-    def spied(*arguments):
-        population = make_population(*arguments)
+    def spied(*arguments, **named):
+        population = make_population(*arguments, **named)
         return population._replace(advance=Spy(population.advance, given))
 
     for module in (_dry_run, _train):

@@ -13,7 +13,11 @@ from gapjax import training
 def for_each_member(
     function: Callable[..., Any], *, jit: Callable[..., Any] = jax.jit
 ) -> Callable[..., Any]:
-    """A function of a member and of what all share, for all members; compiled once per mesh."""
+    """A function of a member and of what all share, for all members; compiled once per mesh.
+
+    Members with convolutions take turns where their updates do (see ``training.make_advance``).
+    """
+    alone = jit(function)
 
     @functools.cache
     def compiled(mesh: Mesh | None, shared: int) -> Callable[..., Any]:
@@ -21,9 +25,24 @@ def for_each_member(
         return jit(training.over_members(function, axes, mesh=mesh))
 
     def call(members: Any, *shared: Any) -> Any:
-        at = getattr(jax.tree.leaves(members)[0], "sharding", None)
-        mesh = at.mesh if isinstance(at, NamedSharding) else None
+        leaves = jax.tree.leaves(members)
+        at = getattr(leaves[0], "sharding", None)
         # What is only traced lies on no devices.
-        return compiled(mesh if isinstance(mesh, Mesh) else None, len(shared))(members, *shared)
+        mesh = at.mesh if isinstance(at, NamedSharding) and isinstance(at.mesh, Mesh) else None
+        if _take_turns(members, mesh):
+            turns = range(len(leaves[0]))
+            return training.stack_members(
+                [alone(training.member_of(members, number), *shared) for number in turns]
+            )
+        return compiled(mesh, len(shared))(members, *shared)
 
     return call
+
+
+def _take_turns(members: Any, mesh: Mesh | None) -> bool:
+    if isinstance(jax.tree.leaves(members)[0], jax.core.Tracer):
+        return False
+    one = jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], members))
+    return training.loop_for(one, jax.default_backend()) == "host" and (
+        mesh is None or mesh.size == 1
+    )

@@ -59,6 +59,7 @@ class Population(NamedTuple):
         advance: a segment of updates, see ``training.make_advance``.
         weights: ``(states, split) -> Weights``, what is evaluated.
         loop: ``"scan"`` or ``"host"``, how updates are made.
+        by_turns: whether members take turns, each in a program of one.
         one: the shapes of the state of one member.
     """
 
@@ -67,22 +68,29 @@ class Population(NamedTuple):
     advance: Any
     weights: Callable[[training.TrainState, Any], Weights]
     loop: str
+    by_turns: bool
     one: Any
 
 
 def make_population(setup: Setup, plan: Plan, members: int) -> Population:
     """What trains so many members in a regime; nothing is computed yet."""
     step, init = member_functions(setup, plan)
-    mesh = training.population_mesh(members, devices_per_member=setup.devices_per_member)
     _, state = one_member(setup, plan, init)
     loop = training.loop_for(state.params, jax.default_backend())
+    devices = None
+    if loop == "host" and setup.devices_per_member == jax.process_count() == 1:
+        devices = jax.devices()[:1]  # where members take turns, each on all cores
+    mesh = training.population_mesh(
+        members, devices_per_member=setup.devices_per_member, devices=devices
+    )
     advance = training.make_advance(step, loop=loop, mesh=mesh, take=_take)
     begin = for_each_member(lambda both: init(*both), jit=training.jit_once)
 
     def starts(members: Any, examples: Any) -> training.TrainState:
         return begin((members, setup.start(members["seed"], examples)))
 
-    return Population(mesh, starts, advance, _evaluated(setup, plan), loop, state)
+    by_turns = getattr(advance, "by_turns", False)
+    return Population(mesh, starts, advance, _evaluated(setup, plan), loop, by_turns, state)
 
 
 def one_member(

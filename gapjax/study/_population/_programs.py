@@ -89,8 +89,9 @@ class Programs:
                 arguments = arguments_of(population, self._setup, plan, members, self._split, size)
                 # Lowered here: a thread does not see the settings of JAX that its caller made.
                 lowered = population.advance.lower(*arguments)
+                together = 1 if population.by_turns else len(members)
                 self._costs[plan.name, size] = self._threads.submit(
-                    _flops, lowered, population.mesh.size / len(members)
+                    _flops, lowered, population.mesh.size / together
                 )
         self._made[plan.name] = plan, population
 
