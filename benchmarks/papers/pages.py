@@ -59,7 +59,8 @@ def study_section(name: str, kept: Kept) -> str:
     lines += [f"> {kept['finding']}", ""]
     seconds = sum(found["seconds"] for found in kept["regimes"].values())
     lines += [
-        f"`{kept['command']}`: {seconds / 60:.0f} min of training on {machine_of(environment)}, "
+        f"`{kept['command']}`: {seconds / 60:.0f} min, with compiling and measuring, on "
+        f"{machine_of(environment)}, "
         f"gapjax {environment['gapjax']}.",
         "",
     ]

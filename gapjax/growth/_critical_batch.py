@@ -31,7 +31,7 @@ class BatchFit:
         critical_batch_bootstrap: the same, its threshold from resampled residuals in place of the F
             distribution: it does not ask for normal ones.
         twenty_percent_batch: the batch whose steps exceed perfect scaling by 20%; another quantity,
-            about a fifth of the critical batch.
+            a fifth of the critical batch above 1.2 times the reference batch.
         twenty_percent_interval: of the hyperbola, at the interval of the critical batch.
         reference_batch: the largest measured batch still in linear scaling, from which those 20%
             are counted.

@@ -1,6 +1,7 @@
 """What the batch of ``GROW`` may go by in place of the drops of the rate: controllers by name."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -86,6 +87,13 @@ def check_controller(study: Any) -> None:
         )
     made = make_controller(study)
     assert made is not None
+    try:
+        inspect.signature(made.update).bind(None, None, loss=1.0, learning_rate=1.0)
+    except TypeError as error:
+        raise ValueError(
+            "update of the controller must take (state, measured, *, loss=None, "
+            f"learning_rate=None): {error}."
+        ) from None
     sizes = _checks.several("sizes() of the controller", made.sizes())
     for size in sizes:
         _checks.positive_int("a size of the controller", size)

@@ -225,8 +225,8 @@ class Study:
     )
     controls: bool = _field(
         True,
-        "train a small batch that sees as many examples as the regime that sees most, and a convex "
-        "network beside the curves of distance",
+        "controls beside the regimes, unless left out: a small batch that sees as many examples as "
+        "the regime that sees most, and a convex network for the curves of distance",
         _checks.boolean,
     )
     tune: int = _field(

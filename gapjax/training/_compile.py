@@ -24,6 +24,7 @@ from gapjax.training._sharding import (
     put,
     state_shardings,
 )
+from gapjax.training._state import refuse_deleted
 from gapjax.training._steps import TrainStep
 
 
@@ -188,7 +189,7 @@ class _Program:
 
     def __call__(self, state: Any, batch: Any) -> Any:
         leaves, shardings, layout, program = self._for(state)
-        self._refuse_deleted(leaves)
+        refuse_deleted("this state", leaves)
         # jit refuses arrays that lie elsewhere; to lay them out costs as much as a call.
         if any(getattr(x, "sharding", None) != s for x, s in zip(leaves, shardings, strict=True)):
             _check_alike(state)
@@ -217,14 +218,6 @@ class _Program:
         """Whether this is the state that the last call gave, in which no array is there twice."""
         same = len(leaves) == len(self._own)
         return same and all(x is own() for x, own in zip(leaves, self._own, strict=True))
-
-    def _refuse_deleted(self, leaves: list[Any]) -> None:
-        if any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in leaves):
-            raise ValueError(
-                "this state was handed to a step before, which took its memory for the new state: "
-                "go on with the state that step returned, or compile with "
-                "compile_step(..., donate=False)."
-            )
 
     def _context(self) -> Any:
         """Where another mesh was set, ours; the compiler would not have both."""

@@ -29,6 +29,20 @@ class TrainState(NamedTuple):
     key: jax.Array
 
 
+def refuse_deleted(name: str, tree: Any) -> None:
+    """Refuse arrays whose memory a donating step took, with what to do."""
+    arrays = (
+        leaf
+        for leaf in jax.tree.leaves(tree)
+        if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
+    )
+    if any(leaf.is_deleted() for leaf in arrays):
+        raise ValueError(
+            f"{name} was handed to a step before, which took its memory for the new state: go on "
+            "with the state that step returned, or compile with compile_step(..., donate=False)."
+        )
+
+
 def init_state(
     params: Any, tx: optax.GradientTransformation, *, key: jax.Array, model_state: Any = None
 ) -> TrainState:
@@ -44,6 +58,9 @@ def init_state(
         A ``TrainState`` at step 0. No array is in it twice (some optimizers start with the
         parameters themselves in their state), so that it may be donated.
 
+    Raises:
+        ValueError: arrays whose memory an earlier step took, or no optax transformation.
+
     Example:
         >>> import jax, optax
         >>> state = init_state({"w": jax.numpy.ones(3)}, optax.sgd(0.1), key=jax.random.key(0))
@@ -52,5 +69,6 @@ def init_state(
     """
     check_transform(tx)
     model_state = {} if model_state is None else model_state
+    refuse_deleted("params or model_state", (params, model_state))
     state = TrainState(jnp.zeros((), jnp.int32), params, model_state, tx.init(params), key)
     return without_aliases(strong(state))

@@ -125,6 +125,10 @@ def test_the_command_line_knows_controllers(capsys):
         ({"controller": lambda initial, maximum: 3}, "and gave 3"),
         ({"controller": lambda: 3}, "it raised"),
         ({"controller": at_looks({0: 8})}, "must be rising sizes"),
+        (
+            {"controller": at_looks({})._replace(update=lambda state, loss: None)},
+            "update of the controller must take .*multiple values for argument 'loss'",
+        ),
         ({"controller": at_looks({}, first=0)}, "a size of the controller must be a whole"),
     ],
 )

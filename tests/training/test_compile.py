@@ -2,6 +2,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from gapjax import growth, models, training
@@ -101,6 +102,8 @@ def test_a_state_that_was_donated_says_what_to_do(strategy):
     second, _ = compiled(first, batches[1])
     with pytest.raises(ValueError, match=r"handed to a step before.*returned.*donate=False"):
         compiled(first, batches[1])
+    with pytest.raises(ValueError, match=r"params or model_state was handed to a step before"):
+        training.init_state(first.params, optax.sgd(0.1), key=jax.random.key(0))
     same, _ = compiled(again, batches[1])  # and nothing was broken by that
     chex.assert_trees_all_equal(same.params, second.params)
 

@@ -220,11 +220,14 @@ def _latex(result: StudyResult) -> str:
 
 
 def _numbers(result: StudyResult) -> str:
-    facts = ("batch_size", "ghost_size", "budget", "updates", "examples", "epochs", "seconds")
+    facts = ("batch_size", "ghost_size", "budget", "updates", "examples", "epochs")
     rows: list[dict[str, Any]] = []
     for name, record in result.regimes.items():
         row: dict[str, Any] = {"regime": name}
         row |= {fact: getattr(record, fact) for fact in facts}
+        # As the table has them, compiling and measuring left out.
+        spent = {"seconds": record.curves.seconds, "flops": record.curves.flops}
+        row |= {name: values[-1] if values else None for name, values in spent.items()}
         row |= {"learning_rate": record.run.learning_rate, "seeds": len(record.seeds)}
         measured: dict[str, OverSeeds] = {**record.run.values, "gap": record.run.gap}
         for measure, value in measured.items():

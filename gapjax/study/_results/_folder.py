@@ -57,7 +57,7 @@ def hold(folder: pathlib.Path, *, wait: bool = False) -> Iterator[FolderLock]:
             lock.acquire(wait=math.inf)
     except OSError as error:
         raise ValueError(
-            f"cannot write to {folder}: {error.strerror}. Give another folder with --out."
+            f"cannot write to {folder}: {error.strerror}. Give another folder (--out)."
         ) from None
     try:
         yield lock
@@ -112,7 +112,7 @@ def open_folder(folder: pathlib.Path, config: Config) -> None:
     """
     path = folder / "config.json"
     if (folder / "sweep.json").exists():
-        raise ValueError(f"{folder} holds a sweep; give another folder with --out.")
+        raise ValueError(f"{folder} holds a sweep; give another folder (--out).")
     study = json.loads(dumps(config.study))
     begun = path.exists() and not _is_blank(folder)
     if begun:
@@ -126,7 +126,7 @@ def open_folder(folder: pathlib.Path, config: Config) -> None:
             raise ValueError(
                 f"{folder} holds another study, which is left as it is: {changes}"
                 f"{f' (and {len(differing) - 4} more fields)' if len(differing) > 4 else ''}. "
-                "Give another folder with --out."
+                "Give another folder (--out)."
             )
     try:
         for part in ("regimes", "checkpoints"):
@@ -137,7 +137,7 @@ def open_folder(folder: pathlib.Path, config: Config) -> None:
             raise PermissionError(13, "Permission denied")
     except OSError as error:
         raise ValueError(
-            f"cannot write to {folder}: {error.strerror}. Give another folder with --out."
+            f"cannot write to {folder}: {error.strerror}. Give another folder (--out)."
         ) from None
     for name in config.regimes:
         if regime_path(folder, name).exists():

@@ -84,7 +84,7 @@ def open_folder(out_dir: str | os.PathLike[str], config: SweepConfig) -> pathlib
     folder = local_path("out_dir", out_dir)
     path = folder / CONFIG
     if (folder / "config.json").exists():
-        raise ValueError(f"{folder} holds a study; give another folder with --out.")
+        raise ValueError(f"{folder} holds a study; give another folder (--out).")
     own = _json(config.sweep)
     if path.exists():
         there = read_config(folder).sweep
@@ -96,7 +96,7 @@ def open_folder(out_dir: str | os.PathLike[str], config: SweepConfig) -> pathlib
         if changes:
             raise ValueError(
                 f"{folder} holds another sweep, which is left as it is: {'; '.join(changes[:4])}. "
-                "Give another folder with --out."
+                "Give another folder (--out)."
             )
     try:
         for part in ("sizes", "checkpoints"):
@@ -105,7 +105,7 @@ def open_folder(out_dir: str | os.PathLike[str], config: SweepConfig) -> pathlib
             _files.keep(path, {"format": FORMAT, **to_plain(config)})
     except OSError as error:
         raise ValueError(
-            f"cannot write to {folder}: {error.strerror}. Give another folder with --out."
+            f"cannot write to {folder}: {error.strerror}. Give another folder (--out)."
         ) from None
     return folder
 

@@ -244,7 +244,7 @@ def _is_done(path: pathlib.Path, job: Job, sweep: Sweep, goal: Goal) -> bool:
     if record.parts != job.parts:
         raise ValueError(
             f"{path} is of another remedy {job.remedy}: {', '.join(record.parts)} there, and "
-            f"{', '.join(job.parts)} here. Give another folder with --out."
+            f"{', '.join(job.parts)} here. Give another folder (--out)."
         )
     if record.target is None:
         return True

@@ -41,7 +41,11 @@ def _line(line: SweepLine, *, alone: bool, first: bool) -> str:
     under = "" if alone else f"under {line.remedy}, " if line.remedy != "none" else "as it is, "
     fit = line.fit
     if fit is None:
-        return _sentence(f"{under}only {len(line.reached)} sizes reached it, and a fit needs 3.")
+        reached = len(line.reached)
+        sizes = (
+            "no size" if not reached else "only 1 size" if reached == 1 else f"only {reached} sizes"
+        )
+        return _sentence(f"{under}{sizes} reached it, and a fit needs 3.")
     if fit.critical_batch == 0:
         return _sentence(
             f"{under}larger batches save no updates: every size lies above the critical batch size."
@@ -251,8 +255,9 @@ def sweep_notes(result: SweepResult) -> list[str]:
         f"updates ({config.updates}), all that was trained ({config.most_updates} updates). Rate "
         "and time are chosen on the validation split; the figure is of the test set.",
         "Critical batch: where updates and examples are both twice what is least (McCandlish et "
-        "al. 2018). 20% batch: where the examples exceed those of perfect scaling by 20% (Zhang et "
-        "al. 2024), about a fifth of it; another quantity.",
+        "al. 2018). 20% batch: where a larger batch costs 20% more examples than the largest size "
+        "that still scaled perfectly (Zhang et al. 2024); another quantity, a fifth of the "
+        "critical batch above 1.2 times that size.",
         "FLOPs: as compiled, of one network. Seconds: of one network, with all trained at once.",
     ]
     for name, line in result.lines.items():

@@ -90,6 +90,9 @@ def test_numbers_of_the_table_are_plain(finished):
         assert float(row["test_accuracy_mean"]) == value.mean
         assert float(row["test_accuracy_std"]) == value.std
         assert int(row["batch_size"]) == record.batch_size
+        # As in the table, without compiling and measuring.
+        assert float(row["seconds"]) == record.curves.seconds[-1] <= record.seconds
+        assert float(row["flops"]) == record.curves.flops[-1]
     share = result.gap.shares["LB+LR+GBN"]
     ends = [float(rows[-1][f"gap_closed_{end}"]) for end in ("mean", "low", "high")]
     assert ends == [share.mean, share.low, share.high]

@@ -134,6 +134,8 @@ def test_curves_against_every_axis_and_a_switch_for_it(page, finished):
         assert f'class="by by-{against}"' in text
     with pytest.raises(ValueError, match="against must be one of"):
         study.plot_curves(result, _axis(), name="test_loss", against="hours")
+    with pytest.raises(ValueError, match="Did you mean 'test_loss'"):
+        study.plot_curves(result, _axis(), name="test_los")
     curves = dataclasses.replace(result.regimes["SB"].curves, flops=[])
     without = {"SB": dataclasses.replace(result.regimes["SB"], curves=curves)}
     bare = dataclasses.replace(result, regimes=without)

@@ -103,7 +103,7 @@ def test_fields_of_a_study_are_read_by_the_schema(tmp_path, change, said):
 def test_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "run"):
-        said = r"cannot write to .*file.* Give another folder with --out"
+        said = r"cannot write to .*file.* Give another folder \(--out\)"
         with pytest.raises(ValueError, match=said), _folder.hold(out):
             raise AssertionError
 

@@ -24,9 +24,11 @@ def plot_curves(result: StudyResult, axis: Any, *, name: str, against: str = "up
             training all seeds at once).
 
     Raises:
-        ValueError: another axis, or one that was not measured.
+        ValueError: a name or an axis that is none, or one that was not measured.
     """
     _checks.one_of("against", against, AXES)
+    measured = {n: None for record in result.regimes.values() for n in record.curves.values}
+    _checks.one_of("name", name, tuple(measured))
     task = result.config.task
     measure = name.partition("_")[2]
     percent = measure in task.percent
