@@ -157,7 +157,9 @@ def _remedies(given: Any) -> tuple[tuple[str, tuple[Remedy, ...]], ...]:
         if entry in (NONE, ()):
             found.append((NONE, ()))
             continue
-        parts = Regime("remedies", 1, tuple(_checks.several("remedies", names))).remedies
+        names = tuple(_checks.several("remedies", names))
+        label = "+".join(getattr(one, "name", str(one)) for one in names)
+        parts = Regime(f"{label} of --remedies", 1, names).remedies
         for part in parts:
             if part.name in _LENGTHS:
                 raise ValueError(
