@@ -173,7 +173,9 @@ def budgets_page() -> str:
             for regime, found in kept["regimes"].items()
             if regime in against and there and closed(found["gap_closed"])
         ]
-        found = (name, kept["regimes"][large]["budget"], interval(kept["gap"], 100.0), verdict)
+        stopped = [seed for found in kept["regimes"].values() for seed in found["stopped"] or ()]
+        held_fixed = kept["regimes"][large]["budget"] + (", not met" if None in stopped else "")
+        found = (name, held_fixed, interval(kept["gap"], 100.0), verdict)
         about += f"| {' | '.join((*found, '; '.join(closing)))} |\n"
     return paper_page(title, "budgets", about.rstrip())
 
