@@ -164,14 +164,14 @@ def budgets_page() -> str:
         against = {one["regime"]: one for one in beside if one["baseline"] == large}
         gap = next(o for o in beside if (o["regime"], o["baseline"]) == (large, small))
         there = gap["p_adjusted"] < 0.05
-        verdict = "not told from chance"
-        if there:
-            verdict = "yes" if gap["difference"]["mean"] < 0 else "no: the large batch is better"
+        worse = there and gap["difference"]["mean"] < 0
+        told = "yes" if worse else "no: the large batch is better"
+        verdict = told if there else "not told from chance"
         closing = [
             f"{regime} {closed(found['gap_closed'])}%"
             + ("" if against[regime]["p_adjusted"] < 0.05 else f", not told from {large}")
             for regime, found in kept["regimes"].items()
-            if regime in against and there and closed(found["gap_closed"])
+            if regime in against and worse and closed(found["gap_closed"])
         ]
         stopped = [seed for found in kept["regimes"].values() for seed in found["stopped"] or ()]
         held_fixed = kept["regimes"][large]["budget"] + (", not met" if None in stopped else "")
