@@ -189,6 +189,11 @@ def test_a_signal_that_was_swallowed_comes_again(number):
         del thing
         time.sleep(30)
 
-    raised = pytest.raises((KeyboardInterrupt, SystemExit))
-    with training.on_sigterm(leave), training.resending_signals(), raised:
-        work()
+    # Python takes SIGINT for ignored where a shell started it in the background.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        raised = pytest.raises((KeyboardInterrupt, SystemExit))
+        with training.on_sigterm(leave), training.resending_signals(), raised:
+            work()
+    finally:
+        signal.signal(signal.SIGINT, before)
