@@ -22,8 +22,12 @@ class Linear(nn.Module):
         return x @ w + self.param("b", nn.initializers.zeros, (3,))
 
 
+# Lookahead asks for parameters in a pair of its own, which a study does not make.
+NOT_HERE = {*IMPOSSIBLE, "lookahead"}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in WHOLE if name not in IMPOSSIBLE])
+@pytest.mark.parametrize("name", [name for name in WHOLE if name not in NOT_HERE])
 def test_three_updates_of_a_population(name):
     own = tiny_study(
         dataset=make_blobs(train=48),
