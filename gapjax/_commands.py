@@ -252,7 +252,7 @@ def remedies_command(arguments: list[str]) -> None:
 def data_command(arguments: list[str]) -> None:
     """Import a data set."""
     usage = "gapjax data import mnist --from ~/Downloads/mnist"
-    if arguments[:1] and arguments[0] in HELP:
+    if arguments and arguments[0] in HELP:
         arguments = ["import", arguments[0]]
     name, *rest = arguments[1:] or ["-"]
     if name in HELP:

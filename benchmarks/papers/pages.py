@@ -60,8 +60,7 @@ def study_section(name: str, kept: Kept) -> str:
     seconds = sum(found["seconds"] for found in kept["regimes"].values())
     lines += [
         f"`{kept['command']}`: {seconds / 60:.0f} min, with compiling and measuring, on "
-        f"{machine_of(environment)}, "
-        f"gapjax {environment['gapjax']}.",
+        f"{machine_of(environment)}, gapjax {environment['gapjax']}.",
         "",
     ]
     return "\n".join(lines)
@@ -163,10 +162,10 @@ def budgets_page() -> str:
         (small, large), beside = kept["baseline"], kept["comparisons"]
         against = {one["regime"]: one for one in beside if one["baseline"] == large}
         gap = next(o for o in beside if (o["regime"], o["baseline"]) == (large, small))
-        there = gap["p_adjusted"] < 0.05
-        worse = there and gap["difference"]["mean"] < 0
-        told = "yes" if worse else "no: the large batch is better"
-        verdict = told if there else "not told from chance"
+        worse = gap["p_adjusted"] < 0.05 and gap["difference"]["mean"] < 0
+        better = gap["p_adjusted"] < 0.05 and not worse
+        verdict = "yes" if worse else "not told from chance"
+        verdict = "no: the large batch is better" if better else verdict
         closing = [
             f"{regime} {closed(found['gap_closed'])}%"
             + ("" if against[regime]["p_adjusted"] < 0.05 else f", not told from {large}")
@@ -175,8 +174,8 @@ def budgets_page() -> str:
         ]
         stopped = [seed for found in kept["regimes"].values() for seed in found["stopped"] or ()]
         held_fixed = kept["regimes"][large]["budget"] + (", not met" if None in stopped else "")
-        found = (name, held_fixed, interval(kept["gap"], 100.0), verdict)
-        about += f"| {' | '.join((*found, '; '.join(closing)))} |\n"
+        cells = (name, held_fixed, interval(kept["gap"], 100.0), verdict, "; ".join(closing))
+        about += f"| {' | '.join(cells)} |\n"
     return paper_page(title, "budgets", about.rstrip())
 
 

@@ -1,5 +1,6 @@
 """The state of training: one pytree that a pure step takes and gives."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -29,14 +30,9 @@ class TrainState(NamedTuple):
     key: jax.Array
 
 
-def refuse_deleted(name: str, tree: Any) -> None:
-    """Refuse arrays whose memory a donating step took, with what to do."""
-    arrays = (
-        leaf
-        for leaf in jax.tree.leaves(tree)
-        if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
-    )
-    if any(leaf.is_deleted() for leaf in arrays):
+def refuse_deleted(name: str, leaves: Iterable[Any]) -> None:
+    """Refuse arrays whose memory a donating step took, with what to do; none may be traced."""
+    if any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in leaves):
         raise ValueError(
             f"{name} was handed to a step before, which took its memory for the new state: go on "
             "with the state that step returned, or compile with compile_step(..., donate=False)."
@@ -69,6 +65,9 @@ def init_state(
     """
     check_transform(tx)
     model_state = {} if model_state is None else model_state
-    refuse_deleted("params or model_state", (params, model_state))
+    given = jax.tree.leaves((params, model_state))
+    refuse_deleted(
+        "params or model_state", (x for x in given if not isinstance(x, jax.core.Tracer))
+    )
     state = TrainState(jnp.zeros((), jnp.int32), params, model_state, tx.init(params), key)
     return without_aliases(strong(state))

@@ -40,9 +40,10 @@ def for_each_member(
 
 
 def _take_turns(members: Any, mesh: Mesh | None) -> bool:
-    if isinstance(jax.tree.leaves(members)[0], jax.core.Tracer):
-        return False
-    one = jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], members))
-    return training.loop_for(one, jax.default_backend()) == "host" and (
-        mesh is None or mesh.size == 1
+    # Asked for every batch that is measured, so nothing is traced to know the shapes of a member.
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), members)
+    return (
+        (mesh is None or mesh.size == 1)
+        and training.loop_for(one, jax.default_backend()) == "host"
+        and not isinstance(jax.tree.leaves(members)[0], jax.core.Tracer)
     )
