@@ -1,14 +1,16 @@
 """Notebooks from their texts: `python colabs/sync.py [NAME ...]` runs them, outputs included.
 
-A notebook is written as text, `NAME.py`, in cells that start with `# %%` (the percent format that
-editors and jupytext know). This adds the first two cells, runs the rest from a clean kernel and
-writes `NAME.ipynb`. A test checks that text and notebook agree.
+A notebook is written as text, `NAME.py`, in the percent format of jupytext. This adds the first two
+cells, runs the rest from a clean kernel and writes `NAME.ipynb`. A test checks that both agree.
 """
 
 import pathlib
-import re
 import sys
 import tempfile
+
+import jupytext
+import nbclient
+import nbformat
 
 HERE = pathlib.Path(__file__).parent
 REPOSITORY = "gapjax/gapjax"  # owner and name on the code host
@@ -31,35 +33,26 @@ def texts() -> list[pathlib.Path]:
     return sorted(path for path in HERE.glob("*.py") if path.name[0].isdigit())
 
 
-def cells(path: pathlib.Path) -> list[tuple[str, str]]:
-    """Kind and source of every cell of the notebook that a text stands for."""
-    found = [
-        ("markdown", _BADGE.format(repository=REPOSITORY, name=path.stem)),
-        ("code", _INSTALL.format(install=INSTALL)),
+def notebook(path: pathlib.Path) -> nbformat.NotebookNode:
+    """The notebook that a text stands for, not run: badge and install cell, then its cells."""
+    first = [
+        nbformat.v4.new_markdown_cell(_BADGE.format(repository=REPOSITORY, name=path.stem)),
+        nbformat.v4.new_code_cell(_INSTALL.format(install=INSTALL)),
     ]
-    for part in re.split(r"^# %%", path.read_text(), flags=re.M)[1:]:
-        head, _, body = part.partition("\n")
-        if "[markdown]" in head:
-            body = re.sub(r"^# ?", "", body.strip(), flags=re.M)
-        found.append(("markdown" if "[markdown]" in head else "code", body.strip()))
-    return found
+    made = nbformat.v4.new_notebook(cells=first + jupytext.read(path).cells)
+    for i, cell in enumerate(made.cells):
+        cell.id = f"cell-{i}"  # the same whenever it is made
+    made.metadata["kernelspec"] = {
+        "display_name": "Python 3",
+        "language": "python",
+        "name": "python3",
+    }
+    return made
 
 
 def run(path: pathlib.Path) -> None:
     """Run a text from a clean kernel, in a folder of its own, and write its notebook."""
-    import nbclient
-    import nbformat
-
-    made = nbformat.v4.new_notebook(
-        cells=[
-            getattr(nbformat.v4, f"new_{kind}_cell")(source, id=f"cell-{i}")
-            for i, (kind, source) in enumerate(cells(path))
-        ],
-        metadata={
-            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-            "language_info": {"name": "python"},
-        },
-    )
+    made = notebook(path)
     with tempfile.TemporaryDirectory() as folder:
         client = nbclient.NotebookClient(
             made, timeout=900, resources={"metadata": {"path": folder}}, record_timing=False

@@ -39,9 +39,10 @@ def test_every_text_has_its_notebook():
 def test_notebook_is_what_its_text_says(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
-    found = [(cell.cell_type, cell.source) for cell in notebook.cells]
+    made = sync.notebook(path.with_suffix(".py"))
+    found, said = ([(c.id, c.cell_type, c.source) for c in n.cells] for n in (notebook, made))
     told = f"python colabs/sync.py {path.stem}"
-    assert found == sync.cells(path.with_suffix(".py")), f"run: {told}"
+    assert found == said, f"run: {told}"
     outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
     assert any("image/png" in o.get("data", {}) for o in outputs), f"no outputs are kept: {told}"
 
@@ -49,6 +50,9 @@ def test_notebook_is_what_its_text_says(path):
 def test_cells_of_a_text(tmp_path):
     text = tmp_path / "09_x.py"
     text.write_text("# %% [markdown]\n# # A\n#\n# b\n\n# %%\nx = 1\n\n\n# %%\nx\n")
-    badge, install, *rest = sync.cells(text)
-    assert "09_x.ipynb" in badge[1] and "pip install" in install[1]
-    assert rest == [("markdown", "# A\n\nb"), ("code", "x = 1"), ("code", "x")]
+    made = sync.notebook(text)
+    nbformat.validate(made)
+    badge, install, *rest = made.cells
+    assert "09_x.ipynb" in badge.source and "pip install" in install.source
+    found = [(cell.cell_type, cell.source) for cell in rest]
+    assert found == [("markdown", "# A\n\nb"), ("code", "x = 1"), ("code", "x")]
