@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 
 from gapjax import data, diffusion, growth, training
 
@@ -46,38 +47,43 @@ def train(tx, batch_size, num_updates, loss_fn=lambda p, b: losses(p, b).mean(),
 # %% [markdown]
 # ## Rates
 #
-# A schedule was tuned at batch 16. `adapt_regime` carries it to batch 256: the same updates (and boundaries in updates), or the same epochs; the rate by the root, the linear rule, or none.
+# A schedule was tuned at batch 16. `adapt_regime` carries it to batch 256: the same updates (and boundaries in updates), or the same epochs, after which it ends; the rate by the root rule, or by `rule="linear"` or `rule="none"`.
 
 # %%
 base = optax.cosine_decay_schedule(0.1, 320)
 updates = np.arange(320)
-for keep in ("updates", "epochs"):
+for keep, number in (("updates", 320), ("epochs", 20)):
     adapted = diffusion.adapt_regime(base, batch_size=256, base_batch_size=16, keep=keep)
-    plt.plot(updates, [float(adapted(t)) for t in updates], label=f"batch 256, same {keep}")
+    rates = [float(adapted(t)) for t in range(number)]
+    plt.plot(updates[:number], rates, label=f"batch 256, same {keep}")
 plt.plot(updates, [float(base(t)) for t in updates], "k", label="batch 16")
 plt.xlabel("updates")
 plt.ylabel("rate")
 plt.legend();
 # %% [markdown]
-# For Adam the betas count too. `scale_adamw` gives the keyword arguments of `optax.adamw`.
+# For Adam β₂ and ε count too: $\beta_2^\kappa$ for a batch κ times as large remembers as many *examples*, and β₁ stays. `scale_adamw` gives the keyword arguments of `optax.adamw`.
 
 # %%
 scaled = diffusion.scale_adamw(1e-3, b2=0.999, weight_decay=0.1, batch_size=256, base_batch_size=16)
-print({name: round(value, 6) for name, value in scaled.items()})
+print({name: f"{value:.3g}" for name, value in scaled.items()})
 adamw = optax.adamw(**scaled)
 
 # %% [markdown]
 # ## Tracking, and matching
 #
-# `track_diffusion` changes no update; it records the distance from the start at log-spaced updates. `match_diffusion` scales updates so that the weights travel as a reference did: here a large batch follows the small one.
+# `track_diffusion` changes no update; it records the distance from the start at log-spaced updates. `match_diffusion` scales updates so that the weights travel as a reference did: here a large batch at a fourth of the rate follows the small one. It scales what it is handed, so it comes after the optimizer.
 
 # %%
 _, small = train(optax.sgd(0.2), 16, 160)
-_, large = train(optax.sgd(0.2), 256, 160)
-matched = optax.chain(optax.sgd(0.2), diffusion.match_diffusion(small))
+_, large = train(optax.sgd(0.05), 256, 160)
+matched = optax.chain(optax.sgd(0.05), diffusion.match_diffusion(small))
 _, follows = train(matched, 256, 160)
-for name, record in (("batch 16", small), ("batch 256", large), ("256, matched", follows)):
-    plt.plot(record.step, record.distance, label=name)
+for name, record, line in (
+    ("batch 16", small, "-"),
+    ("batch 256", large, "-"),
+    ("256, matched", follows, "--"),
+):
+    plt.plot(record.step, record.distance, line, label=name)
 plt.xscale("log")
 plt.xlabel("updates")
 plt.ylabel("distance from the start")
@@ -85,7 +91,7 @@ plt.legend();
 # %% [markdown]
 # ## Noise
 #
-# Weights $z_n \sim \mathcal N(1, \kappa - 1)$ on the losses make the gradient of a large batch as noisy as that of a small one.
+# Weights $z_n \sim \mathcal N(1, \kappa - 1)$ on the losses, with κ the ratio of the batches, make the gradient of a large batch as noisy as that of a small one (up to a term along the mean gradient). A loss takes `(params, batch)`, or, where it has a state or needs a key, these four, and returns the loss with the state and metrics.
 
 # %%
 std = diffusion.noise_std(256, 16)
@@ -96,19 +102,43 @@ def noisy(params, model_state, batch, key):
     return jnp.mean(z * losses(params, batch)), (model_state, {})
 
 
+def plain(params, batch, key):
+    return losses(params, batch).mean()
+
+
+def weighted(params, batch, key):
+    return noisy(params, None, batch, key)[0]
+
+
+def covariance(loss_fn, size):
+    """The trace of the covariance of the gradient at the start, over 400 batches."""
+    gradient = jax.jit(lambda *given: ravel_pytree(jax.grad(loss_fn)(params, *given))[0])
+    batches = growth.GrowingBatches(source, growth.constant_batch(size), seed=0)
+    drawn = [gradient(next(batches), key) for key in jax.random.split(keys[0], 400)]
+    return float(jnp.var(jnp.stack(drawn), axis=0).sum())
+
+
+print(f"batch  16             {covariance(plain, 16):.4f}")
+print(f"batch 256             {covariance(plain, 256):.4f}")
+print(f"batch 256, with noise {covariance(weighted, 256):.4f}")
 _, with_noise = train(optax.sgd(0.2), 256, 160, noisy)
-print(f"batch 256 {large.distance[-1]:.3f}, with noise {with_noise.distance[-1]:.3f}")
+print(f"distance travelled with it: {with_noise.distance[-1]:.2f}, batch 16: {small.distance[-1]:.2f}")
 
 # %% [markdown]
 # ## SAM, and any optimizer
 #
-# What changes the *gradient* goes in as `gradient=`: `sam`, `penalize_gradient`, or a function of your own. The chain around it stays as it was.
+# What changes the *gradient* goes in as `gradient=`: `sam`, `penalize_gradient`, or a function of your own. The chain around it stays as it was. Each group of 16 examples is perturbed along its own gradient (m-sharpness, [Foret et al. 2021](https://arxiv.org/abs/2010.01412)), at the price of a second gradient. One seed tells nothing about which is better: that takes a study.
 
 # %%
+test = {
+    "x": digits.test.images.reshape(len(digits.test), -1).astype(np.float32) / 255,
+    "y": digits.test.labels,
+}
 for name, tx in (("sgd", optax.sgd(0.5)), ("adamw", adamw), ("lion", optax.lion(1e-3))):
     for gradient in (None, training.sam(0.05, group_size=16)):
-        state, record = train(tx, 256, 60, gradient=gradient)
-        loss = float(losses(state.params, source).mean())
+        state, record = train(tx, 256, 600, gradient=gradient)
+        on_train, on_test = (float(losses(state.params, d).mean()) for d in (source, test))
         print(
-            f"{name:6} {'SAM' if gradient else '   '} loss {loss:.4f} distance {record.distance[-1]:.2f}"
+            f"{name:6} {'SAM' if gradient else '   '} training loss {on_train:.4f}, "
+            f"test loss {on_test:.4f}, distance {record.distance[-1]:.2f}"
         )

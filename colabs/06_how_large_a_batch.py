@@ -1,7 +1,7 @@
 # %% [markdown]
 # # How large may the batch be?
 #
-# *A sweep over batch sizes to a target, the critical batch size by three methods, and what each of them costs.*
+# *A sweep over batch sizes to a target, and the critical batch size by three methods: what each asks, and what it costs.*
 
 # %%
 import jax
@@ -14,11 +14,11 @@ from gapjax import data, growth, study
 # %% [markdown]
 # ## 1. Steps to a target
 #
-# At every size the same number of learning rates is tried, and the best one counts: a curve of steps at one rate would say how well that rate suits each batch. Up to the critical batch size twice the batch halves the updates; far above it, devices buy nothing.
+# At every size the same number of learning rates is tried, and the best one counts: a curve of steps at one rate would say how well that rate suits each batch. Far below the critical batch size twice the batch nearly halves the updates; at it, updates and examples are twice their least; far above it, devices buy nothing. It costs a run for every size, rate and seed: 80 here.
 
 # %%
 asked = study.Sweep(
-    study.Study(seeds=2, noise_scale=True), (16, 64, 256, 1024), target=0.08, rates=3, epochs=3
+    study.Study(seeds=4, noise_scale=True), (16, 64, 256, 1024), target=0.08, rates=5, epochs=3
 )
 found = study.run_sweep(asked, "runs/sweep")
 print(study.sweep_finding(found))
@@ -29,7 +29,9 @@ study.plot_steps(found, axes[0])
 study.plot_examples(found, axes[1]);
 
 # %% [markdown]
-# The fit is $(S / S_{min} - 1)(E / E_{min} - 1) = 1$ over what was measured; its knee is the critical batch size, where both cost twice their least. The "20%" batch of later work is about a fifth of it: never mix the two.
+# Left, updates to the target by batch size: points with 95% intervals over seeds, perfect scaling dotted, and the fitted curve with its knee. Right, what the same cost in examples.
+#
+# The fit is $(S / S_{min} - 1)(E / E_{min} - 1) = 1$ over what was measured ([McCandlish et al. 2018](https://arxiv.org/abs/1812.06162)); its knee is the critical batch size, where both cost twice their least. The "20%" batch of later work is where examples cost 1.2 times those of the smallest batch that scales perfectly ([Zhang et al. 2024](https://arxiv.org/abs/2410.21676)), about a fifth of the critical batch above that one: never mix the two.
 
 # %%
 line = found.lines["none"]
@@ -42,7 +44,7 @@ if line.fit is not None:
 # %% [markdown]
 # ## 2. Gradient noise
 #
-# $\mathrm{tr}\,\Sigma / |G|^2$, measured on the way to the target. It costs almost nothing and needs no sweep. It is also the least reliable: it assumes a well-conditioned Hessian and the best rate at every step.
+# $\mathrm{tr}\,\Sigma / |G|^2$, the covariance of one example's gradient over the mean gradient, measured on the way to the target. It costs almost nothing, and in a run of your own, `growth.noise_scale_tracker`, it needs no sweep. It is also the least reliable: it assumes a well-conditioned Hessian and the best rate at every step, and it has no interval here.
 
 # %%
 for point in line.points:
@@ -52,7 +54,9 @@ for point in line.points:
 # %% [markdown]
 # ## 3. Branches of a run
 #
-# From one checkpoint, branches with multiples of the batch (and the rate by the rule) train on the same stream of examples. The answer is an interval: the largest batch that kept up, the smallest that clearly did not. It says how large the batch may be *now*, early in training; ask again later and the answer has grown. So the three methods need not agree, and here they do not: say which one a number is from.
+# From one checkpoint, branches with multiples of the batch (and the rate by the linear rule, for SGD) train on the same stream of examples ([Merrill et al. 2025](https://arxiv.org/abs/2505.23971)). It costs a few short branches. The answer is an interval of the sizes that were tried, not a confidence interval: the largest batch that kept up, the smallest that clearly did not (`inf`: all kept up). It says how large the batch may be *now*; asked again later the answer is another.
+#
+# The methods ask different things, and here of different networks, too: the first two of the study's, with batch norm and momentum, this one of a plain network that you see whole. They need not agree: say which one a number is from.
 
 # %%
 digits = data.load("digits")
@@ -68,7 +72,7 @@ def loss_fn(params, batch):
 
 @jax.jit
 def step(params, batch):
-    rate = 0.2 * (len(batch["y"]) / 16) ** 0.5
+    rate = 0.1 * len(batch["y"]) / 16
     grads = jax.grad(loss_fn)(params, batch)
     return jax.tree.map(lambda w, g: w - rate * g, params, grads), None
 
@@ -79,15 +83,16 @@ params = {
     "w2": 0.1 * jax.random.normal(keys[1], (32, 10)),
 }
 batches = growth.GrowingBatches(source, growth.constant_batch(16), seed=0)
-for _ in range(64):
-    params, _ = step(params, next(batches))
-branches = growth.branched_critical_batch(
-    params,
-    step,
-    batches,
-    evaluate=jax.jit(lambda w: loss_fn(w, held_out)),
-    multiples=(1, 2, 4, 8, 16),
-    examples=1024,
-    seeds=4,
-)
-print(f"between {branches.low} and {branches.high:g} examples, after 64 updates")
+for updates in (64, 256):
+    while batches.update < updates:
+        params, _ = step(params, next(batches))
+    branches = growth.branched_critical_batch(
+        params,
+        step,
+        batches,
+        evaluate=jax.jit(lambda w: loss_fn(w, held_out)),
+        multiples=(1, 2, 4, 8, 16),
+        examples=1024,
+        seeds=4,
+    )
+    print(f"after {updates} updates between {branches.low} and {branches.high:g} examples")

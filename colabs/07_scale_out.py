@@ -13,15 +13,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
-from gapjax import data, growth, study, training
+from gapjax import data, ghost, growth, study, training
 
 print(jax.devices())
 mesh = jax.make_mesh((8,), ("data",))
+alone = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
 
 # %% [markdown]
 # ## A batch over devices
 #
-# The step stays the pure function that it was. `compile_step` says onto what it is compiled: `jit` with named shardings, or `pmap`. The numbers are the same up to rounding.
+# The step stays the pure function that it was. `compile_step` says onto what it is compiled, by default all devices there are: `jit` with named shardings, or `pmap`. For a loss that is a mean over examples the numbers are the same up to rounding. A batch norm sees, under `jit`, the whole batch; under `pmap` every device runs its own part, so give the norm `axis_name="data"` there.
 
 # %%
 digits = data.load("digits")
@@ -42,7 +43,7 @@ def train(mesh, strategy):
         "w1": 0.1 * jax.random.normal(keys[0], (64, 32)),
         "w2": 0.1 * jax.random.normal(keys[1], (32, 10)),
     }
-    tx = optax.sgd(0.1)
+    tx = optax.sgd(0.5)
     batches = growth.GrowingBatches(
         source, growth.geometric_batch(64, factor=2, every=10, maximum=256), seed=0, mesh=mesh
     )
@@ -50,16 +51,16 @@ def train(mesh, strategy):
         training.make_train_step(loss_fn, tx), mesh=mesh, strategy=strategy
     )
     state = training.init_state(params, tx, key=jax.random.key(1))
-    return training.fit(step, state, batches, num_updates=30)[1]
+    return training.fit(step, state, batches, num_updates=100)[1]
 
 
 histories = {
-    "one device": train(None, "jit"),
+    "one device": train(alone, "jit"),
     "jit, 8 devices": train(mesh, "jit"),
     "pmap, 8 devices": train(mesh, "pmap"),
 }
-for name, history in histories.items():
-    plt.plot(history.metrics["loss"], label=name, alpha=0.6)
+for (name, history), line in zip(histories.items(), ("-", "--", ":"), strict=True):
+    plt.plot(history.metrics["loss"], line, lw=2, label=name)
 plt.xlabel("updates")
 plt.ylabel("loss, the batch growing from 64 to 256")
 plt.legend();
@@ -69,15 +70,38 @@ for name, history in histories.items():
     print(f"{name:16} differs by at most {np.abs(history.metrics['loss'] - one).max():.1e}")
 
 # %% [markdown]
-# ## Before anything is paid for
+# ## Ghosts across devices
 #
-# Seeds of a study lie over the devices there are and send nothing. `dry_run` (on the command line `--dry-run`) compiles what `run_study` would and tells devices, memory and what an update sends; nothing is trained.
+# Under `jit` a ghost of 32 may lie over two devices that have 16 of its examples each: moments are of whole ghosts, wherever they lie.
 
 # %%
-asked = study.Study(regimes=("LB+LR+GBN",), seeds=8, epochs=1, controls=False)
-for need in study.dry_run(asked):
-    for title, value in zip(study.NEEDS_COLUMNS, study.needs_row(need), strict=True):
-        print(f"{getattr(title, 'title', title)}: {value}")
+x = 3 + 2 * jax.random.normal(jax.random.key(2), (128, 4))
+layer = ghost.linen.GhostBatchNorm(use_running_average=False, ghost_size=32)
+variables = layer.init(jax.random.key(3), x)
+
+
+@jax.jit
+def normalized(x):
+    return layer.apply(variables, x, mutable=["batch_stats"])[0]
+
+
+rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+spread = normalized(jax.device_put(x, rows))
+print("on", len(spread.sharding.device_set), "devices, 16 examples each")
+print("differs from one device by at most", float(abs(spread - normalized(x)).max()))
+
+# %% [markdown]
+# ## Before anything is paid for
+#
+# Seeds of a study lie over the devices there are and send nothing; `batch_devices` puts a batch over several devices as well, and then an update sums its gradients over them. `dry_run` (on the command line `--dry-run`) compiles what `run_study` would and tells devices (seeds over `member`, batches over `data`), memory and what an update sends; nothing is trained.
+
+# %%
+for seeds, batch_devices in ((8, 1), (2, 4)):
+    asked = study.Study(regimes=("LB+LR+GBN",), seeds=seeds, epochs=1, controls=False)
+    for need in study.dry_run(asked, batch_devices=batch_devices):
+        for title, value in zip(study.NEEDS_COLUMNS, study.needs_row(need), strict=True):
+            print(f"{getattr(title, 'title', title)}: {value}")
+    print()
 
 # %% [markdown]
 # ## Many hosts

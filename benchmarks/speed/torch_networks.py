@@ -4,14 +4,44 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def f1() -> Any:
-    """F1 of Keskar et al., as `gapjax.models.f1`."""
+def f1(ghosts: int = 1, *, view: bool = True) -> Any:
+    """F1 of Keskar et al., as `gapjax.models.f1`; with ghosts, by a view or a call for each."""
     from torch import nn
 
     layers: list[Any] = [nn.Flatten()]
     for width in (784, 512, 512, 512, 512):
-        layers += [nn.Linear(width, 512), nn.BatchNorm1d(512), nn.ReLU()]
+        norm = _ghost_norm(512, ghosts, view) if ghosts > 1 else nn.BatchNorm1d(512)
+        layers += [nn.Linear(width, 512), norm, nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(512, 10))
+
+
+def _ghost_norm(features: int, ghosts: int, view: bool) -> Any:
+    """Batch norm of so many parts of a batch of vectors, each by itself."""
+    import torch
+    from torch import nn
+
+    class GhostNorm(nn.BatchNorm1d):
+        def __init__(self) -> None:
+            super().__init__(features)
+            if view:  # channels of a ghost beside those of the next, statistics too
+                self.running_mean = self.running_mean.repeat(ghosts)
+                self.running_var = self.running_var.repeat(ghosts)
+
+        def forward(self, x: Any) -> Any:
+            if not view:
+                return torch.cat([nn.BatchNorm1d.forward(self, part) for part in x.chunk(ghosts)])
+            return nn.functional.batch_norm(
+                x.view(-1, features * ghosts),
+                self.running_mean,
+                self.running_var,
+                self.weight.repeat(ghosts),
+                self.bias.repeat(ghosts),
+                True,
+                0.1,
+                self.eps,
+            ).view_as(x)
+
+    return GhostNorm()
 
 
 def resnet(blocks: Sequence[int], widths: Sequence[int]) -> Any:

@@ -23,14 +23,16 @@ class DiffusionFit:
         log_slope: b of the log-t law :math:`d = a + b \log t` (natural logarithm); the mean over
             seeds.
         log_intercept: a, likewise.
-        log_r2: the fraction of the variance of d, within each curve, that the law explains.
+        log_r2: the fraction of the variance of d, within each curve, that the law explains, with
+            its slope at the level that suits the curve best: residuals that wander leave the level
+            open.
         log_interval: 95% interval of b.
         log_intercept_interval: 95% interval of a.
         log_covariance: covariance matrix of (a, b), shape [2, 2]; it goes with Student's t of
             ``degrees_of_freedom``.
         power_exponent: p of the power law :math:`d = c\, t^p`; the mean over seeds.
         power_factor: c, likewise.
-        power_r2: the fraction of the variance of d that the law explains.
+        power_r2: likewise, with its exponent at the factor that suits the curve best.
         power_interval: 95% interval of p.
         delta_aic: AIC of the power law less that of the log-t law, both with correlated residuals;
             positive favours log t.
@@ -140,18 +142,22 @@ def fit_diffusion(
     of_curves, powers = log_law.of_curves(), power_law.of_curves()
     spread = float(np.sum((curves - curves.mean(axis=1, keepdims=True)) ** 2))
     log_left = curves - of_curves @ np.stack([np.ones_like(x), x])
-    power_left = curves - powers[:, :1] * np.exp(powers[:, 1:] * (x - middle))
+    log_away = log_left - log_left.mean(axis=1, keepdims=True)
+    shape = np.exp(powers[:, 1:] * (x - middle))
+    power_away = curves - shape * (curves * shape).sum(1, keepdims=True) / (shape**2).sum(
+        1, keepdims=True
+    )
     delta_aic = 2 * (log_law.log_likelihood - power_law.log_likelihood)
     return DiffusionFit(
         log_slope=float(b),
         log_intercept=float(a),
-        log_r2=1 - float(np.sum(log_left**2)) / spread,
+        log_r2=1 - float(np.sum(log_away**2)) / spread,
         log_interval=b_interval,
         log_intercept_interval=a_interval,
         log_covariance=covariance,
         power_exponent=float(powers[:, 1].mean()),
         power_factor=float(np.mean(powers[:, 0] * np.exp(-powers[:, 1] * middle))),
-        power_r2=1 - float(np.sum(power_left**2)) / spread,
+        power_r2=1 - float(np.sum(power_away**2)) / spread,
         power_interval=p_interval,
         delta_aic=delta_aic,
         better="neither" if abs(delta_aic) < CLEAR else "log" if delta_aic > 0 else "power",

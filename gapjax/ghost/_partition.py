@@ -112,13 +112,19 @@ def partition(x: jax.Array, ghost_size: int | None, remainder: str = "error") ->
     full, left = divmod(batch, ghost_size)
     sizes = [ghost_size] * full
     if left and remainder == "error":
-        fitting = [size for size in range(1, batch + 1) if batch % size == 0]
+        # A ghost of one example has no variance where an example is one number per feature.
+        fitting = [size for size in range(2, batch + 1) if batch % size == 0]
         nearest = sorted(sorted(fitting, key=lambda size: abs(math.log(size / ghost_size)))[:8])
         ghosts = "1 full ghost" if full == 1 else f"{full} full ghosts"
         raise ValueError(
             f"a batch of {batch} is not a multiple of ghost_size={ghost_size} ({ghosts}, {left} "
             f"left over). Drop the last batch, choose ghost_size from {tuple(nearest)}, or pass "
             'remainder="short" (the last ghost is smaller) or "merge" (the last ghost is larger).'
+            + (
+                " Inside pmap or shard_map, axis_name joins the parts of a ghost."
+                if not full
+                else ""
+            )
         )
     if left and remainder == "merge" and full:
         sizes[-1] += left

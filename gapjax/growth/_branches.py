@@ -186,7 +186,13 @@ def _train(
     for _ in range(looks):
         for _ in range(updates):
             waiting = metrics
-            state, metrics = step(state, next(batches))
+            made = step(state, next(batches))
+            if not isinstance(made, tuple) or len(made) != 2:
+                raise ValueError(
+                    f"step must return (state, metrics), not a {type(made).__name__}: return None "
+                    "for metrics where it has none."
+                )
+            state, metrics = made
             jax.block_until_ready(waiting)  # two updates at most are on their way
         losses.append(float(np.mean(np.asarray(evaluate(state), np.float64))))
     return losses

@@ -153,8 +153,13 @@ class CompiledStep:
             if len(shape) <= self.axis:
                 raise ValueError(
                     f"batch{jax.tree_util.keystr(path)} has shape {shape}, and axis "
-                    f"{self.axis} of a batch is split over the devices: bind what is no example "
-                    "to the step, or repeat it for each."
+                    f"{self.axis} of a batch is split over the devices: "
+                    + (
+                        "microbatched=True asks for batches that come in microbatches, as those "
+                        "of GrowingBatches(microbatch=...)."
+                        if self.axis
+                        else "bind what is no example to the step, or repeat it for each."
+                    )
                 )
             size = shape[self.axis]
             if size % self.devices:

@@ -55,6 +55,17 @@ def test_the_power_law_is_recovered(p, seeds):
     assert fit.power_r2 > 0.99
 
 
+def test_what_a_law_explains_is_of_its_slope_at_the_best_level():
+    wander = np.random.default_rng(3).normal(0, 0.3, STEP.size).cumsum()
+    curve = 5 + 2 * np.log(STEP) + wander
+    fit = fit_diffusion(STEP, curve, first=1)
+    left = curve - fit.log_slope * np.log(STEP)
+    assert fit.log_r2 == pytest.approx(1 - left.var() / curve.var(), abs=1e-12)
+    shape = STEP**fit.power_exponent
+    left = curve - shape * (curve @ shape) / (shape @ shape)
+    assert fit.power_r2 == pytest.approx(1 - np.mean(left**2) / curve.var(), abs=1e-9)
+
+
 def _dense(x, curve, length):
     """Generalized least squares with the covariance matrix written out."""
     covariance = np.exp(-np.abs(x[:, None] - x) / length)

@@ -28,7 +28,7 @@ def _pair(shape, seed=0):
 
 
 def test_rows_that_are_added_in_one_go():
-    assert [rows_per_part(n) for n in (32, 64, 24, 49 * 32, 37, 1)] == [32, 32, 24, 32, 0, 0]
+    assert [rows_per_part(n) for n in (32, 100, 27, 49 * 32, 37, 1)] == [16, 10, 9, 16, 0, 0]
 
 
 @hypothesis.settings(deadline=None, derandomize=True, max_examples=20)
@@ -112,7 +112,7 @@ def test_derivatives_of_both_orders_in_both_modes(ghost_size, masked):
 def test_a_layer_moves_little_more_than_it_must(shape, ghost_size):
     """Forward x twice and y, backward x and cotangent twice and the gradient: 8 times the input.
 
-    As two sums each it is 12 to 14 times on CPU, for Flax's batch norm 15.
+    And the sums of parts. As two sums each it is 12 to 14 times on CPU, for Flax's batch norm 15.
     """
     layer = GhostBatchNorm(ghost_size=ghost_size)
     x = jax.random.normal(jax.random.key(0), shape)
@@ -128,4 +128,4 @@ def test_a_layer_moves_little_more_than_it_must(shape, ghost_size):
         return y, back(cotangent), updates
 
     cost = jax.jit(step).lower(variables, x, x).compile().cost_analysis()
-    assert 8 <= cost["bytes accessed"] / x.nbytes < 9.5
+    assert 8 <= cost["bytes accessed"] / x.nbytes < 10

@@ -202,6 +202,20 @@ def _compare_constant(losses):
     )
 
 
+def test_a_step_gives_a_state_and_metrics():
+    batches = GrowingBatches(np.zeros((32, 1), np.float32), constant_batch(4), seed=0)
+    with pytest.raises(ValueError, match=r"step must return \(state, metrics\), not a dict"):
+        branched_critical_batch(
+            {"w": 0.0},
+            lambda state, batch: state,
+            batches,
+            evaluate=lambda state: 0.0,
+            multiples=(1, 2),
+            examples=16,
+            seeds=2,
+        )
+
+
 def test_the_controller_grows_by_what_branches_show():
     controller = branching_controller(4, maximum=16)
     batches = GrowingBatches(np.zeros((64, 1), np.float32), controller, seed=0)

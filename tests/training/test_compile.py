@@ -66,6 +66,8 @@ def test_microbatches_are_spread_and_reduced_once(strategy):
     step = training.make_train_step(step.loss_fn, step.tx, microbatched=True)
     parts = jax.tree.map(lambda x: x.reshape(2, 16, *x.shape[1:]), batches[0])
     compiled = training.compile_step(step, mesh=data_mesh(8), strategy=strategy)
+    with pytest.raises(ValueError, match=r"batch\['y'\] .* GrowingBatches\(microbatch=\.\.\.\)"):
+        compiled(state, batches[0])
     program = training.inspect_program(compiled.lower(state, parts).compile())
     assert set(program.by_kind()) == {"all-reduce"}
     state, _ = compiled(jax.tree.map(jnp.copy, state), parts)

@@ -160,7 +160,13 @@ class Curves:
             raise ValueError("update has no points")
 
     def array(self, name: str) -> np.ndarray:
-        """A curve as float64, ``[T, S]``, NaN where not measured."""
+        """A curve as float64, ``[T, S]``, NaN where not measured.
+
+        Raises:
+            ValueError: there is no such curve.
+        """
+        if name not in self.values:
+            raise ValueError(f"there is no curve {name!r}; there are {', '.join(self.values)}.")
         return np.array(self.values[name], np.float64).reshape(len(self.update), -1)
 
     def measured(self, name: str) -> tuple[np.ndarray, np.ndarray]:

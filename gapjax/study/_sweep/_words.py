@@ -32,6 +32,11 @@ def sweep_finding(result: SweepResult) -> str:
     ]
     for i, line in enumerate(result.lines.values()):
         said.append(_line(line, alone=len(result.lines) == 1, first=i == 0))
+        if at_edge := [f"{point.batch_size}" for point in line.points if point.at_edge]:
+            said.append(
+                f"At batch {', '.join(at_edge)} the best rate is at the edge of those tried, so "
+                "fewer updates may do."
+            )
     for name, ratio in result.shifts.items():
         said.append(_shift(name, next(iter(result.lines)), ratio))
     return " ".join(said)

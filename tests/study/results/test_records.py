@@ -24,6 +24,13 @@ def test_over_seeds_is_the_sample_mean_and_deviation():
     assert (found.array == values).all() and found.count == 3
 
 
+def test_a_curve_that_is_not_there_is_named_with_those_that_are():
+    curves = Curves([0, 1], [0, 16], [0.0, 1.0], {"distance": [[0.0], [1.0]]})
+    assert curves.array("distance").shape == (2, 1)
+    with pytest.raises(ValueError, match="no curve 'distanse'; there are distance"):
+        curves.array("distanse")
+
+
 def test_seeds_that_diverged_count_in_nothing():
     assert over_seeds(np.array([np.nan, 2.0])) == OverSeeds(2.0, 0.0, [None, 2.0])
     assert over_seeds(np.array([np.inf])) == OverSeeds(None, None, [None])

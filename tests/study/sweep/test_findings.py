@@ -160,6 +160,15 @@ def test_the_noise_scale_is_a_ratio_of_means_on_the_way():
     assert point.noise_scale == pytest.approx(6.0)
 
 
+def test_a_best_rate_at_the_edge_is_told_with_the_answer():
+    records = [record(s, hyperbola(s, 5, 20)) for s in (4, 16)]
+    records.append(record(64, hyperbola(64, 5, 20)[[1, 0, 2]]))
+    said = study.sweep_finding(find(CONFIG, records, GOAL))
+    assert said.endswith(
+        "At batch 64 the best rate is at the edge of those tried, so fewer updates may do."
+    )
+
+
 def test_what_is_tuned_beside_the_rate_is_told_with_it():
     hyper = [{"momentum": 0.9}, {"momentum": 0.95}, {"momentum": 0.8}]
     records = [record(s, hyperbola(s, 5, 20), hyper=hyper) for s in (4, 16, 64)]

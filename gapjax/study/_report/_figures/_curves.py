@@ -107,6 +107,9 @@ def plot_growth(result: StudyResult, axis: Any) -> None:
 def plot_distance(result: StudyResult, axis: Any) -> None:
     """Distance from the start against updates; early laws: log t dashed, power law dotted.
 
+    The laws have the slope and exponent that were fitted, and lie where they suit the mean best:
+    residuals that wander leave the level open.
+
     Args:
         result: the study's result.
         axis: a matplotlib axis to draw on.
@@ -120,9 +123,12 @@ def plot_distance(result: StudyResult, axis: Any) -> None:
         found = result.travel[name]
         if found is None:
             continue
-        t = np.geomspace(*found.updates, 60)
-        log = found.log_intercept + (found.log_slope.mean or 0.0) * np.log(t)
-        power = found.power_factor * t ** (found.power_exponent.mean or 0.0)
+        first, last = found.updates
+        inside = (update >= first) & (update <= last)
+        t, x, y = np.geomspace(first, last, 60), update[inside], mean[inside]
+        slope, exponent = found.log_slope.mean or 0.0, found.power_exponent.mean or 0.0
+        log = slope * np.log(t) + (y - slope * np.log(x)).mean()
+        power = t**exponent * (y @ x**exponent) / np.sum(x ** (2 * exponent))
         for law, values, dashes in (("log t", log, (4, 2)), ("power law", power, (1, 1.5))):
             told = f"_{figure_text(name)}, {law}"
             axis.plot(t, values, color=color(i), ls=(0, dashes), lw=1.2, label=told)

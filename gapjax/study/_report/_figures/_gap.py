@@ -59,6 +59,11 @@ def plot_gap_closed(result: StudyResult, axis: Any) -> None:
     small, large = result.config.baseline
     everyone = list(result.regimes)
     bounded = {name: share for name, share in found.shares.items() if share.is_bounded}
+    if not bounded:
+        why = "no share of the gap has an interval with two ends"
+        axis.text(0.5, 0.5, why, transform=axis.transAxes, ha="center", color=MUTED)
+        axis.set(xticks=[], yticks=[])
+        return
     for i, (name, share) in enumerate(bounded.items()):
         own = color(everyone.index(name))
         told = f"_{figure_text(name)}"
