@@ -116,6 +116,10 @@ def evidence() -> dict[str, str]:
         found[f"seeds_{device}"] = _ratio(
             f"population-{device}", ("digits-mlp", "timings"), "64 seeds", "1 seed"
         )
+        for regime in ("SB", "LB", "ghosts"):
+            found[f"torch_{regime.lower()}_{device}"] = _ratio(
+                f"regimes-{device}", (regime, "timings"), "study", "PyTorch"
+            )
     found |= {"remedy_gap": _gap(), "tuning_digits": _tuning(), "seesaw": _seesaw()}
     found |= _critical_batch()
     for name in (*_REMEDIES, "NOISE"):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from gapjax.study._findings._gap import GapFindings
 from gapjax.study._findings._result import StudyResult
-from gapjax.study._report._numbers import NOTHING, count_of, plus_minus, share, short
+from gapjax.study._report._numbers import NOTHING, count_of, plus_minus, share, short, spread
 from gapjax.study._results._records import Diverged, RegimeRecord, Run, TaskFacts
 
 
@@ -18,6 +18,14 @@ class Column(NamedTuple):
 
 
 NO_GAP, TOO_FEW = "no clear gap", "too few seeds"
+
+SMALL = 1e-4  # below, a number is told as 1.03e-05
+
+BUDGETS = {
+    "same epochs": "as many examples seen, so a larger batch makes fewer updates",
+    "same updates": "as many updates, so a larger batch sees more examples",
+    "most examples": "as many as the regime that sees most",
+}
 
 
 def columns(result: StudyResult) -> list[Column]:
@@ -168,6 +176,8 @@ def digits(task: TaskFacts, measure: str, size: float | None = None) -> int:
 def measured(task: TaskFacts, run: Run, split: str, measure: str) -> str:
     """A measure over seeds, as a table shows it."""
     value = run.values[f"{split}_{measure}"]
+    if value.mean and abs(value.mean) < SMALL and measure not in task.percent:
+        return spread(value)
     return plus_minus(value, digits(task, measure, value.mean), task.scale(measure))
 
 
@@ -209,10 +219,13 @@ def notes(result: StudyResult) -> list[str]:
     lines = [
         f"{over} gap: train against test {config.task.headline.replace('_', ' ')}, in {points}. "
         "distance: ‖w − w₀‖ over all parameters. batch: examples per update / ghost size.",
-        f"held fixed against {small}: epochs (as many examples seen, so a larger batch makes fewer "
-        "updates), updates (as many updates, so a larger batch sees more examples), most examples "
-        "(as many as the regime that sees most), or what the training loss says.",
     ]
+    budgets = dict.fromkeys(record.budget for record in result.regimes.values())
+    told = [
+        f"{name.removeprefix('same ')} ({BUDGETS[name]})" for name in budgets if name in BUDGETS
+    ]
+    if told:
+        lines.append(f"held fixed against {small}: {'; '.join(told)}.")
     lines.append(
         "seconds: of training, all seeds of a regime at once, compiling and measuring left out. "
         "FLOPs: floating-point operations of one seed, by the compiled program of its update."
