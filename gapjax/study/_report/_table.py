@@ -221,11 +221,11 @@ def notes(result: StudyResult) -> list[str]:
         "distance: ‖w − w₀‖ over all parameters. batch: examples per update / ghost size.",
     ]
     budgets = dict.fromkeys(record.budget for record in result.regimes.values())
-    told = [
+    fixed = [
         f"{name.removeprefix('same ')} ({BUDGETS[name]})" for name in budgets if name in BUDGETS
     ]
-    if told:
-        lines.append(f"held fixed against {small}: {'; '.join(told)}.")
+    if fixed:
+        lines.append(f"held fixed against {small}: {'; '.join(fixed)}.")
     lines.append(
         "seconds: of training, all seeds of a regime at once, compiling and measuring left out. "
         "FLOPs: floating-point operations of one seed, by the compiled program of its update."

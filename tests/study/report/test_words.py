@@ -9,7 +9,7 @@ from gapjax import study
 from gapjax.study._findings._gap import of_run
 from gapjax.study._findings._result import find_all
 from gapjax.study._report._numbers import interval, plus_minus, share
-from gapjax.study._report._table import closed, digits
+from gapjax.study._report._table import closed, digits, measured, notes
 from gapjax.study._results._records import (
     Config,
     Curves,
@@ -91,6 +91,23 @@ def test_the_gap_and_what_closes_it():
     assert f"{100 * gap.mean:.2f} points (95% interval {100 * gap.low:.2f} to" in text
     assert f"LB+LR {share(result.gap.shares['LB+LR'])}% at 40 times the examples" in text
     assert "best" not in text
+
+
+def test_notes_tell_of_the_budgets_that_are_there():
+    tables = {"SB": _draws(0.95), "LB": _draws(0.90)}
+    alone, both = (made(t) for t in (tables, {**tables, "LB+RA": _draws(0.95, key=1)}))
+    (said,) = (line for line in notes(alone) if line.startswith("held fixed against SB"))
+    assert "epochs (as many" in said and "updates (" not in said and "most examples" not in said
+    (said,) = (line for line in notes(both) if line.startswith("held fixed against SB"))
+    assert said.index("epochs (") < said.index("updates (as many")
+
+
+def test_small_losses_are_told_by_their_powers():
+    small = dataclasses.replace(LOSS, headline="loss")
+    run = Run(
+        0.1, {}, {"test_loss": over_seeds(np.array([1e-5, 2e-5]))}, over_seeds(np.zeros(2)), []
+    )
+    assert measured(small, run, "test", "loss") == "1.5e-5 ± 7.1e-6"
 
 
 def test_what_saw_more_stands_beside_a_small_batch_that_did():
