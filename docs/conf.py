@@ -1,6 +1,5 @@
 """How the site is built: `python -m sphinx -W docs docs/_build`."""
 
-import dataclasses
 import pathlib
 import sys
 
@@ -60,31 +59,11 @@ html_theme_options = {
 html_show_sourcelink = False
 
 
-_ELSEWHERE = "The other fields are explained by ``gapjax study --help``."
-
-
 def _is_field(app: object, what: str, name: str, obj: object, skip: bool, options: object) -> bool:
     """Fields of a NamedTuple come with a text that says their number."""
     return skip or type(obj).__name__ == "_tuplegetter"
 
 
-def _explain_fields(
-    app: object, what: str, name: str, obj: object, options: object, lines: list[str]
-) -> None:
-    """Say of every field what ``--help`` says of it, where its class leaves that to the help."""
-    if _ELSEWHERE not in lines:
-        return
-    at = lines.index(_ELSEWHERE)
-    told = [
-        f"    {field.name}: {field.metadata['help']}."
-        for field in dataclasses.fields(obj)  # type: ignore[arg-type]
-        if not any(line.startswith(f"    {field.name}: ") for line in lines)
-    ]
-    lines[at - 1 : at + 1] = told  # behind the attributes that the class explains
-
-
 def setup(app: object) -> None:
     """What Sphinx calls."""
     app.connect("autodoc-skip-member", _is_field)  # type: ignore[attr-defined]
-    # Before napoleon reads the sections.
-    app.connect("autodoc-process-docstring", _explain_fields, priority=100)  # type: ignore[attr-defined]

@@ -77,6 +77,22 @@ def _named(about: Mapping[str, Any]) -> str:
     return ", ".join(about)
 
 
+_REST = "    The other fields are explained by ``gapjax study --help``.\n"
+
+
+def _explained(cls: Any) -> Any:
+    """Lets a class's text say of its other fields what the command line says of them."""
+    told = cls.__doc__ or ""  # none under python -OO
+    rest = [
+        f"        {field.name}: {field.metadata['help']}.\n"
+        for field in dataclasses.fields(cls)
+        if f"\n        {field.name}: " not in told
+    ]
+    cls.__doc__ = told.replace("\n" + _REST, "".join(rest))
+    return cls
+
+
+@_explained
 @dataclasses.dataclass(frozen=True)
 class Study:
     """Which network is trained on what, in which regimes, over how many seeds.

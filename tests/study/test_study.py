@@ -99,3 +99,11 @@ def test_presets():
     assert all(isinstance(one.study, Study) and one.meaning for one in PRESETS.values())
     with pytest.raises(ValueError, match="Did you mean 'digits'"):
         preset("digit")
+
+
+def test_the_text_of_the_class_tells_of_every_field():
+    told = Study.__doc__
+    for field in dataclasses.fields(Study):
+        assert told.count(f"\n        {field.name}: ") == 1, field.name
+    assert told.index("        seeds: how many") < told.index("        version: ")
+    assert told.index("        version: ") < told.index("    Raises:")
