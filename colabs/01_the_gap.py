@@ -80,7 +80,7 @@ print(f"over updates {first} to {last}: AIC favours log t by {fit.delta_aic:.1f}
 # %% [markdown]
 # ## Ghosts
 #
-# Batch normalization over 640 examples sees hardly any noise. Ghost batch normalization cuts the large batch into ghosts of the small size and normalizes each by its own mean and variance: [notebook 02](02_ghost_batch_norm.ipynb).
+# Batch normalization over 640 examples sees hardly any noise. Ghost batch normalization cuts the large batch into ghosts of the small size and normalizes each by its own mean and variance: notebook 02.
 
 # %%
 import jax
@@ -103,4 +103,4 @@ plt.legend();
 #
 # *Did it see more data?* With `controls=True` a small batch that sees as many examples as the regime that sees most is trained beside it.
 #
-# *Is the minimum sharp?* `run_study(..., landscape=True)` measures it; [notebook 05](05_landscape.ipynb) shows what to make of the numbers.
+# *Is the minimum sharp?* `run_study(..., landscape=True)` measures it; notebook 05 shows what to make of the numbers.

@@ -7,6 +7,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
 from _evidence import evidence  # noqa: E402
+from _gallery import gallery  # noqa: E402
 
 import gapjax  # noqa: E402
 
@@ -26,9 +27,10 @@ source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 # Notebooks are shown with the outputs they are committed with; a test runs them.
 nb_execution_mode = "off"
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # tables of results, too
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath", "substitution"]
 myst_heading_anchors = 3
-myst_substitutions = evidence()
+myst_substitutions = evidence() | {"gallery": gallery()}
 
 # Fields of records stand in the text of their class, once.
 autodoc_default_options = {"members": True}
