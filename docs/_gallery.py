@@ -15,7 +15,7 @@ _WIDTH = 320  # pixels
 def _picture(cells: list[dict[str, Any]]) -> str:
     """The first of a notebook, small, as the address of an image."""
     outputs = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
-    data = base64.b64decode([one["image/png"] for one in outputs if "image/png" in one][0])
+    data = base64.b64decode(next(one["image/png"] for one in outputs if "image/png" in one))
     image = Image.open(io.BytesIO(data)).convert("RGB")
     image.thumbnail((_WIDTH, _WIDTH))
     made = io.BytesIO()

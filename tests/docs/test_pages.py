@@ -68,8 +68,9 @@ def test_links_within_the_site_lead_somewhere(path):
 
 def test_substitutions_are_known():
     from _evidence import evidence
+    from _gallery import gallery
 
-    known = evidence()
+    known = evidence() | {"gallery": gallery()}
     used = {name for p in PAGES for name in re.findall(r"\{\{ (\w+) \}\}", p.read_text())}
     assert used <= set(known)
     assert set(known) == used  # nothing is read that no page shows
