@@ -27,6 +27,7 @@ from benchmarks.speed.train_step import population
 from gapjax import study
 from gapjax._cores import cores
 
+PAPER = study.preset("hoffer-f1-mnist")
 REGIMES = {"SB": "SB", "LB": "LB", "ghosts": "LB+LR+GBN"}
 LAYERS = ((784, 512), (512, 512), (512, 512), (512, 512), (512, 512), (512, 10))
 SQUARE = 2048
@@ -55,7 +56,7 @@ def floor(seeds: int, examples: int) -> Callable[[], Any]:
 def ours(regime: str, seeds: int) -> tuple[Callable[[], Any], study.Plan, np.ndarray]:
     """A call that trains so many seeds by the study, what it does, and its batches."""
     dataset = random_data((28, 28, 1))
-    settings = dataclasses.replace(study.preset("hoffer-f1-mnist"), dataset=dataset)
+    settings = dataclasses.replace(PAPER, dataset=dataset)
     plan = study.make_plan(settings, study.Regime.parse(regime), 60_000)
     shape = (ROUND // plan.batch_size, seeds, plan.batch_size)
     rows = np.random.default_rng(0).integers(EXAMPLES, size=shape).astype(np.int32)
@@ -79,12 +80,14 @@ def theirs(plan: study.Plan, rows: np.ndarray, *, view: bool = True) -> Callable
     def member() -> Callable[[Any], None]:
         network = torch_networks.f1(ghosts, view=view).to(device)
         weights = list(network.parameters())
-        optimizer = torch.optim.SGD(weights, lr=plan.rate, momentum=0.9, weight_decay=5e-4)
+        optimizer = torch.optim.SGD(
+            weights, lr=plan.rate, momentum=0.9, weight_decay=PAPER.weight_decay
+        )
 
         def update(chosen: Any) -> None:
             optimizer.zero_grad(set_to_none=True)
             loss_fn(network(images[chosen]), labels[chosen]).backward()
-            torch.nn.utils.clip_grad_norm_(weights, 5.0)
+            torch.nn.utils.clip_grad_norm_(weights, PAPER.clip_norm)
             optimizer.step()
 
         return update
