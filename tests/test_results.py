@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.papers import kept, pages
 from benchmarks.papers.held import CLAIMS, verdict
+from gapjax import study
 
 
 @pytest.mark.parametrize("name", pages.PAGES)
@@ -15,6 +16,16 @@ def test_pages_say_what_the_kept_runs_say(name):
 
 def test_every_kept_result_says_how_it_was_made():
     assert kept.all_kept()
+
+
+def test_what_a_preset_found_is_of_a_kept_run():
+    told = {name: preset.found for name, preset in study.PRESETS.items() if preset.found}
+    assert told
+    for name, text in told.items():
+        found = json.loads((kept.FOLDER / f"{name}.json").read_text())
+        assert f"{100 * found['gap']['mean']:.2f} points" in text
+        assert f"{found['settings']['seeds']} seeds" in text
+        assert ("not told from chance" in text) == (found["gap"]["low"] <= 0)
 
 
 @pytest.mark.parametrize("missing", ["command", "environment", "settings", "regimes"])

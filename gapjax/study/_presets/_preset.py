@@ -27,6 +27,7 @@ class Preset:
         source: of the paper's numbers.
         verified: whether they were read in the paper itself, or are recalled.
         differs: what differs from the paper.
+        found: what a run of it found, of those kept under ``benchmarks/results/papers``.
     """
 
     meaning: str
@@ -38,6 +39,7 @@ class Preset:
     source: str = ""
     verified: bool = False
     differs: str = ""
+    found: str = ""
 
     @functools.cached_property
     def examples(self) -> int:
@@ -69,6 +71,8 @@ class Preset:
             lines.append(f"    the paper's test accuracy %: {found} ({self.source}{how})")
         if self.differs:
             lines.append(f"    differs: {self.differs}")
+        if self.found:
+            lines.append(f"    found: {self.found}")
         return "\n".join(lines)
 
 
