@@ -152,3 +152,14 @@ def test_the_table_of_versions_shows_the_bounds():
     of_packages = {name: Version(shown[name]) for name in shown.keys() & pins.keys()}
     assert len(of_packages) >= 5
     assert of_packages.items() <= pins.items()
+
+
+def test_a_source_distribution_has_what_pages_link_to():
+    # Forced by its target, a folder would leave the place where tests look for it.
+    links = {
+        str(p.relative_to(ROOT.parent)) for p in (ROOT.parent / "docs").rglob("*") if p.is_symlink()
+    }
+    settings = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())
+    forced = settings["tool"]["hatch"]["build"]["targets"]["sdist"]["force-include"]
+    assert all(source == place for source, place in forced.items())
+    assert links <= set(forced)
