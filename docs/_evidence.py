@@ -39,9 +39,9 @@ def _told(found: Any, shape: str, scale: float = 1.0) -> str:
     return f"{mean} [{low}, {high}]"
 
 
-def _remedy(name: str) -> str:
-    """What a remedy adds to the large batch of the digits, both with rates tuned."""
-    found = _beside(_kept("papers/remedies-digits"), f"LB+{name}", 1)
+def _remedy(name: str, kept: str = "remedies-digits") -> str:
+    """What a remedy adds to the large batch: of the digits, both with rates tuned."""
+    found = _beside(_kept(f"papers/{kept}"), f"LB+{name}", 1)
     if found is None:
         return NOT_MEASURED
     resolved = "" if found["p_adjusted"] < 0.05 else ", not resolved among all comparisons"
@@ -121,6 +121,8 @@ def evidence() -> dict[str, str]:
                 f"regimes-{device}", (regime, "timings"), "study", "PyTorch"
             )
     found |= {"remedy_gap": _gap(), "tuning_digits": _tuning(), "seesaw": _seesaw()}
+    found |= {"root_mnist": _remedy("LR", "hoffer-f1-mnist")}
+    found |= {"root_cifar10": _remedy("LR", "hoffer-c1-cifar10-small")}
     found |= _critical_batch()
     for name in (*_REMEDIES, "NOISE"):
         found[f"remedy_{name.lower().replace('+', '_')}"] = _remedy(name)
