@@ -121,8 +121,8 @@ def evidence() -> dict[str, str]:
                 f"regimes-{device}", (regime, "timings"), "study", "PyTorch"
             )
     found |= {"remedy_gap": _gap(), "tuning_digits": _tuning(), "seesaw": _seesaw()}
-    found |= {"root_mnist": _remedy("LR", "hoffer-f1-mnist")}
-    found |= {"root_cifar10": _remedy("LR", "hoffer-c1-cifar10-small")}
+    found["root_mnist"] = _remedy("LR", "hoffer-f1-mnist")
+    found["root_cifar10"] = _remedy("LR", "hoffer-c1-cifar10-small")
     found |= _critical_batch()
     for name in (*_REMEDIES, "NOISE"):
         found[f"remedy_{name.lower().replace('+', '_')}"] = _remedy(name)

@@ -113,7 +113,7 @@ def partition(x: jax.Array, ghost_size: int | None, remainder: str = "error") ->
     sizes = [ghost_size] * full
     if left and remainder == "error":
         # A ghost of one example has no variance where an example is one number per feature.
-        fitting = [size for size in range(2, batch + 1) if batch % size == 0]
+        fitting = [size for size in range(min(2, batch), batch + 1) if batch % size == 0]
         nearest = sorted(sorted(fitting, key=lambda size: abs(math.log(size / ghost_size)))[:8])
         ghosts = "1 full ghost" if full == 1 else f"{full} full ghosts"
         raise ValueError(
@@ -121,7 +121,7 @@ def partition(x: jax.Array, ghost_size: int | None, remainder: str = "error") ->
             f"left over). Drop the last batch, choose ghost_size from {tuple(nearest)}, or pass "
             'remainder="short" (the last ghost is smaller) or "merge" (the last ghost is larger).'
             + (
-                " Inside pmap or shard_map, axis_name joins the parts of a ghost."
+                " Inside pmap, count the examples of one device, and give axis_name."
                 if not full
                 else ""
             )

@@ -123,6 +123,8 @@ def test_errors_name_the_layer_and_the_remedy():
     variables = net.init(jax.random.key(0), jnp.ones((1, 6)), True)  # a dummy batch is fine
     with pytest.raises(ValueError, match=r"'BatchNorm_0': a batch of 10 .* \(2, 5, 10\)"):
         net.apply(variables, jnp.ones((10, 6)), True, mutable=["batch_stats"])
+    with pytest.raises(ValueError, match=r"a batch of 1 .* from \(1,\).* Inside pmap"):
+        net.apply(variables, jnp.ones((1, 6)), True, mutable=["batch_stats"])
     net.apply(variables, jnp.ones((10, 6)), False)
     short = _Net(functools.partial(GhostBatchNorm, ghost_size=4, remainder="short"))
     with pytest.raises(ValueError, match=r'a ghost of 1 example.*remainder="merge"'):

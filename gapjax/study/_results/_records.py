@@ -11,6 +11,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from gapjax import _checks
+
 FORMAT = 2  # of a study's files; 0.1 wrote none
 
 
@@ -165,8 +167,7 @@ class Curves:
         Raises:
             ValueError: there is no such curve.
         """
-        if name not in self.values:
-            raise ValueError(f"there is no curve {name!r}; there are {', '.join(self.values)}.")
+        _checks.one_of("name", name, tuple(self.values))
         return np.array(self.values[name], np.float64).reshape(len(self.update), -1)
 
     def measured(self, name: str) -> tuple[np.ndarray, np.ndarray]:

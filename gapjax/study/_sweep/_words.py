@@ -32,14 +32,19 @@ def sweep_finding(result: SweepResult) -> str:
     ]
     for i, line in enumerate(result.lines.values()):
         said.append(_line(line, alone=len(result.lines) == 1, first=i == 0))
-        if at_edge := [f"{point.batch_size}" for point in line.points if point.at_edge]:
-            said.append(
-                f"At batch {', '.join(at_edge)} the best rate is at the edge of those tried, so "
-                "fewer updates may do."
-            )
+        if edge := _at_edge(line):
+            said.append(_sentence(f"{edge}."))
     for name, ratio in result.shifts.items():
         said.append(_shift(name, next(iter(result.lines)), ratio))
     return " ".join(said)
+
+
+def _at_edge(line: SweepLine) -> str:
+    """At which sizes another rate might do better; nothing where none."""
+    sizes = ", ".join(f"{point.batch_size}" for point in line.points if point.at_edge)
+    return sizes and (
+        f"at batch {sizes} the best rate is at the edge of those tried, so fewer updates may do"
+    )
 
 
 def _line(line: SweepLine, *, alone: bool, first: bool) -> str:
@@ -268,12 +273,8 @@ def sweep_notes(result: SweepResult) -> list[str]:
     for name, line in result.lines.items():
         if line.fit is not None and line.fit.note:
             notes.append(f"{name}: {line.fit.note}.")
-        edge = [f"{point.batch_size}" for point in line.points if point.at_edge]
-        if edge:
-            notes.append(
-                f"{name}: † at batch {', '.join(edge)} the best rate is at the edge of those "
-                "tried, so fewer updates may do; try more with --rates, or another --learning-rate."
-            )
+        if edge := _at_edge(line):
+            notes.append(f"{name}: † {edge}; try more with --rates, or another --learning-rate.")
         part = [
             f"{p.batch_size} ({p.trial.reached} of {len(p.trial.steps)} seeds)"
             for p in line.points

@@ -27,7 +27,9 @@ def test_over_seeds_is_the_sample_mean_and_deviation():
 def test_a_curve_that_is_not_there_is_named_with_those_that_are():
     curves = Curves([0, 1], [0, 16], [0.0, 1.0], {"distance": [[0.0], [1.0]]})
     assert curves.array("distance").shape == (2, 1)
-    with pytest.raises(ValueError, match="no curve 'distanse'; there are distance"):
+    with pytest.raises(
+        ValueError, match=r"must be one of 'distance', not 'distanse'\. Did you mean"
+    ):
         curves.array("distanse")
 
 
