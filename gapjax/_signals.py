@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +14,12 @@ _SAID = {
 GO_ON = "The same command goes on from here."
 
 
+def _say(number: int) -> None:
+    """Write the line of a signal, past Python's streams: its handler may run inside one of them."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{_SAID[signal.Signals(number)]} {GO_ON}\n".encode())
+
+
 def at_once() -> None:
     """From now on both signals end the process where it stands, with a line.
 
@@ -23,8 +28,7 @@ def at_once() -> None:
     """
 
     def end(number: int, frame: Any) -> None:
-        with contextlib.suppress(OSError):
-            os.write(2, f"{_SAID[signal.Signals(number)]} {GO_ON}\n".encode())
+        _say(number)
         os._exit(128 + number)
 
     for number in _SAID:
@@ -35,7 +39,8 @@ def at_once() -> None:
 def raising(*, sigterm: bool = True) -> Iterator[None]:
     """While inside, the signals raise: ``KeyboardInterrupt``, and ``SystemExit`` after its line.
 
-    For what has to be cleared away on the way out. Only the main thread has handlers.
+    For what has to be cleared away on the way out. Only the main thread has handlers. A signal that
+    comes again, because Python swallowed what was raised, says its line once.
 
     Args:
         sigterm: whether SIGTERM does; of several processes JAX's own service answers it.
@@ -44,9 +49,13 @@ def raising(*, sigterm: bool = True) -> Iterator[None]:
         yield
         return
 
+    told = False
+
     def leave(number: int, frame: Any) -> None:
-        with contextlib.suppress(OSError, AttributeError):
-            print(f"{_SAID[signal.SIGTERM]} {GO_ON}", file=sys.stderr)
+        nonlocal told
+        if not told:
+            _say(number)
+        told = True
         raise SystemExit(128 + number)
 
     handlers: dict[int, Any] = {signal.SIGINT: signal.default_int_handler}

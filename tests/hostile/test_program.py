@@ -84,6 +84,30 @@ def test_a_signal_while_modules_are_imported(number, tmp_path):
         assert not (tmp_path / "run").exists()
 
 
+def test_a_signal_that_was_swallowed_says_its_line_once():
+    """As in a callback of the collector, while modules are imported or programs compiled."""
+    code = (
+        "import os, signal, sys, time\n"
+        "from gapjax import _commands\n"
+        "from gapjax.__main__ import main\n"
+        "class Collected:\n"
+        "    def __del__(self): signal.raise_signal(signal.SIGTERM)\n"
+        "def command(*arguments):\n"
+        "    with _commands._working():\n"
+        "        thing = Collected()\n"
+        "        del thing\n"
+        "        print('swallowed', flush=True)\n"
+        "        time.sleep(60)\n"
+        "from gapjax import cli\n"
+        "cli._COMMANDS['study'] = cli._COMMANDS['study']._replace(run=command)\n"
+        "sys.argv[1:] = ['study']\n"
+        "sys.exit(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=ENVIRONMENT)
+    assert done.returncode == 128 + signal.SIGTERM and done.stdout == b"swallowed\n"
+    assert done.stderr == b"gapjax: told to leave. The same command goes on from here.\n"
+
+
 def test_a_second_start_is_told_who_holds_the_folder(tmp_path):
     """Held by this process: what the command is told, with no study under way."""
     from gapjax._lock import FolderLock
