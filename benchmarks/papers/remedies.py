@@ -23,9 +23,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", nargs="?", default="digits", choices=SETTINGS)
     parser.add_argument("--runs", type=pathlib.Path, default="runs/papers")
+    parser.add_argument("--note", default="", help="a sentence for the page: what was cut, say")
     asked, options = parser.parse_known_args()
     preset, own = SETTINGS[asked.data]
     name = f"remedies-{asked.data}"
     run_study([preset, *own, "--regimes", *REGIMES, *options], asked.runs / name)
-    keep_study(asked.runs / name, name, preset)
+    keep_study(asked.runs / name, name, preset, asked.note)
     print("\n".join(map(str, write_pages())))

@@ -106,7 +106,7 @@ def _needs(prepared: Prepared, plan: Plan, phase: str, members: int, split: Any)
     first, shape = at_rows["example"], rows["example"].shape
     if population.by_turns:  # on one device, in a program of one of them
         at_states = at_examples = at_rows = None
-        members_here, examples_here = shape
+        *_, members_here, examples_here = shape
         program = _with_others(program, _bytes(states), members)
     else:
         *_, members_here, examples_here = first.shard_shape(shape)

@@ -24,7 +24,7 @@ def _start(members):
     return State(jnp.zeros(members, jnp.int32), jnp.zeros(members, jnp.float32))
 
 
-@pytest.mark.parametrize("loop", ["scan", "host"])
+@pytest.mark.parametrize("loop", ["scan", "turns", "host"])
 def test_population_equals_its_members_one_by_one(loop):
     rng = np.random.default_rng(0)
     data = rng.normal(size=20).astype(np.float32)
@@ -40,7 +40,8 @@ def test_population_equals_its_members_one_by_one(loop):
         np.testing.assert_allclose(segment.loss[member], np.mean(losses), rtol=1e-5)
 
 
-def test_on_one_device_members_of_the_host_loop_take_turns():
+@pytest.mark.parametrize("loop", ["turns", "host"])
+def test_on_one_device_members_take_turns(loop):
     """In a program of one: a convolution vmapped over its kernels is many times slower on CPU."""
 
     def step(state, rate, batch):
@@ -52,7 +53,7 @@ def test_on_one_device_members_of_the_host_loop_take_turns():
     rows = {"mine": np.zeros((4, 3, 5), np.int32), "shared": np.zeros((4, 5), np.int32)}
     advance = training.make_advance(
         step,
-        loop="host",
+        loop=loop,
         take=lambda data, rows: jax.tree.map(lambda x: x[rows["mine"] + rows["shared"]], data),
         rows_axes={"mine": 0, "shared": None},
     )
@@ -64,11 +65,11 @@ def test_on_one_device_members_of_the_host_loop_take_turns():
     assert states.w.is_deleted()  # given away, as where all are one program
     assert trained.step.tolist() == [2, 2, 2] and segment.loss.shape == (3,)
     assert trained.w.shape == (3, 2, 1, 3, 3) and len(set(trained.w[:, 0, 0, 0, 0].tolist())) == 3
-    over = training.make_advance(step, loop="host", mesh=training.population_mesh(3))
-    assert not over.by_turns
+    over = training.make_advance(step, loop=loop, mesh=training.population_mesh(3))
+    assert not getattr(over, "by_turns", False)
 
 
-@pytest.mark.parametrize("loop", ["scan", "host"])
+@pytest.mark.parametrize("loop", ["scan", "turns", "host"])
 def test_first_update_that_diverged_is_named_and_the_others_go_on(loop):
     indices = np.zeros((200, 2, 1), np.int32)
     rates = np.array([0.1, 3.0], np.float32)
@@ -78,7 +79,7 @@ def test_first_update_that_diverged_is_named_and_the_others_go_on(loop):
     assert 20 < segment.diverged[1] < 100  # |1 - 6|^n overflows float32's square at n = 27
 
 
-@pytest.mark.parametrize("loop", ["scan", "host"])
+@pytest.mark.parametrize("loop", ["scan", "turns", "host"])
 def test_the_parameter_whose_gradient_was_first_not_finite_is_named(loop):
     """The root of a difference that shrinks: past zero only its own gradient is NaN."""
 
@@ -117,11 +118,14 @@ def test_one_program_serves_segments_of_any_length():
     assert advance._cache_size() == 1
 
 
-def test_convolutions_stay_out_of_compiled_loops_on_cpu():
-    dense, kernel = {"w": jnp.zeros((3, 4))}, {"w": jnp.zeros((3, 3, 1, 4))}
-    assert training.loop_for(dense, "cpu") == "scan"
-    assert training.loop_for(kernel, "cpu") == "host"
-    assert training.loop_for(kernel, "gpu") == "scan"
+@pytest.mark.parametrize(
+    ("shape", "on_cpu"),
+    [((3, 4), "scan"), ((511, 512), "scan"), ((512, 512), "turns"), ((3, 3, 1, 4), "host")],
+)
+def test_the_loop_is_chosen_by_the_network_on_cpu(shape, on_cpu):
+    params = {"w": jax.ShapeDtypeStruct(shape, jnp.float32)}
+    assert training.loop_for(params, "cpu") == on_cpu
+    assert training.loop_for(params, "gpu") == "scan"
 
 
 def test_a_population_lies_on_as_many_devices_as_divide_it():
@@ -148,7 +152,7 @@ def test_a_population_that_does_not_fit_is_refused(monkeypatch):
         training.population_mesh(5)
 
 
-@pytest.mark.parametrize("loop", ["scan", "host"])
+@pytest.mark.parametrize("loop", ["scan", "turns", "host"])
 @pytest.mark.parametrize("width", [1, 2])
 def test_a_population_over_devices_is_that_of_one(loop, width):
     rng = np.random.default_rng(0)
@@ -190,7 +194,7 @@ def test_members_on_devices_of_their_own_communicate_nothing():
 
 
 @pytest.mark.parametrize("members", [4, 8])  # one and two on each of 4 devices
-@pytest.mark.parametrize("loop", ["scan", "host"])
+@pytest.mark.parametrize("loop", ["scan", "turns", "host"])
 def test_convolutions_of_members_on_devices_of_their_own_communicate_nothing(loop, members):
     """Vmapped over kernels they are one grouped convolution, which the compiler would gather."""
     mesh = training.population_mesh(members, devices=jax.devices()[:4])
@@ -220,7 +224,7 @@ def test_convolutions_of_members_on_devices_of_their_own_communicate_nothing(loo
 
 
 @pytest.mark.parametrize("devices", [1, 4])
-@pytest.mark.parametrize("loop", ["scan", "host"])
+@pytest.mark.parametrize("loop", ["scan", "turns", "host"])
 def test_members_have_hyperparameters_and_rows_of_several_kinds(loop, devices):
     """A rate and a decay for each; example numbers for each, an epoch for all."""
 

@@ -58,7 +58,7 @@ class Population(NamedTuple):
         init: ``(members, examples) -> states``, leading axis P.
         advance: a segment of updates, see ``training.make_advance``.
         weights: ``(states, split) -> Weights``, what is evaluated.
-        loop: ``"scan"`` or ``"host"``, how updates are made.
+        loop: ``"scan"``, ``"turns"`` or ``"host"``, how updates are made.
         by_turns: whether members take turns, each in a program of one.
         one: the shapes of the state of one member.
     """

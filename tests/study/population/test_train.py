@@ -34,6 +34,16 @@ class Conv(nn.Module):
         return nn.Dense(3)(x.reshape(x.shape[0], -1))
 
 
+class Wide(nn.Module):
+    """Of so many parameters that members take turns."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Dense(512)(x.reshape(x.shape[0], -1))
+        x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
+        return nn.Dense(10)(nn.relu(nn.Dense(512)(x)))
+
+
 def _images():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (96, 4, 4, 1)).astype(np.uint8)
@@ -43,7 +53,9 @@ def _images():
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"model": Conv(), "dataset": _images()}], ids=["scan", "host"]
+    "changes",
+    [{}, {"model": Wide()}, {"model": Conv(), "dataset": _images()}],
+    ids=["scan", "turns", "host"],
 )
 def test_members_do_not_know_of_each_other(changes):
     study = tiny_study(**changes)
