@@ -39,24 +39,25 @@ def _told(found: Any, shape: str, scale: float = 1.0) -> str:
     return f"{mean} [{low}, {high}]"
 
 
-def _remedy(name: str, kept: str = "remedies-digits") -> str:
-    """What a remedy adds to the large batch: of the digits, both with rates tuned."""
+def _remedy(name: str, kept: str) -> str:
+    """What a remedy adds to the large batch in points; in bold where all comparisons resolve it."""
     found = _beside(_kept(f"papers/{kept}"), f"LB+{name}", 1)
     if found is None:
         return NOT_MEASURED
-    resolved = "" if found["p_adjusted"] < 0.05 else ", not resolved among all comparisons"
-    return f"{_told(found['difference'], '+.2f', 100)} points{resolved}"
+    told = _told(found["difference"], "+.2f", 100)
+    return f"**{told}**" if found["p_adjusted"] < 0.05 else told
 
 
-def _gap() -> str:
-    gap = _kept("papers/remedies-digits").get("gap")
+def _gap(kept: str) -> str:
+    gap = _kept(f"papers/{kept}").get("gap")
     return f"{_told(gap, '.2f', 100)} points" if gap else NOT_MEASURED
 
 
 def _tuning() -> str:
     """The gap at the rate of the small batch, and with rates tuned at both."""
     rule = _kept("papers/digits").get("gap")
-    return f"{100 * rule['mean']:.2f} points untuned, {_gap()} tuned" if rule else NOT_MEASURED
+    tuned = _gap("remedies-digits")
+    return f"{100 * rule['mean']:.2f} points untuned, {tuned} tuned" if rule else NOT_MEASURED
 
 
 def _seesaw() -> str:
@@ -100,7 +101,18 @@ def _branches(found: Any) -> str:
     return f"between {found['low']} and {found['high']:g}"
 
 
-_REMEDIES = ("LR+GBN", "LR+GBN+RA", "WARMUP", "SAM", "LARS", "LAMB", "EMA", "PENALTY", "SMOOTH")
+_REMEDIES = (
+    "LR+GBN",
+    "LR+GBN+RA",
+    "WARMUP",
+    "SAM",
+    "LARS",
+    "LAMB",
+    "EMA",
+    "PENALTY",
+    "SMOOTH",
+    "NOISE",
+)
 
 
 def evidence() -> dict[str, str]:
@@ -120,10 +132,13 @@ def evidence() -> dict[str, str]:
             found[f"torch_{regime.lower()}_{device}"] = _ratio(
                 f"regimes-{device}", (regime, "timings"), "study", "PyTorch"
             )
-    found |= {"remedy_gap": _gap(), "tuning_digits": _tuning(), "seesaw": _seesaw()}
+    found |= {"tuning_digits": _tuning(), "seesaw": _seesaw()}
     found["root_mnist"] = _remedy("LR", "hoffer-f1-mnist")
     found["root_cifar10"] = _remedy("LR", "hoffer-c1-cifar10-small")
     found |= _critical_batch()
-    for name in (*_REMEDIES, "NOISE"):
-        found[f"remedy_{name.lower().replace('+', '_')}"] = _remedy(name)
+    for data in ("digits", "mnist", "cifar10"):
+        found[f"gap_{data}"] = _gap(f"remedies-{data}")
+        for name in _REMEDIES:
+            key = f"{name.lower().replace('+', '_')}_{data}"
+            found[key] = _remedy(name, f"remedies-{data}")
     return found

@@ -113,13 +113,14 @@ def _slope(kept: Kept) -> Interval | None:
 _DIGITS = ("digits", "digits-tuned", "hoffer-f1-mnist", "hoffer-f1-mnist-small")
 _DIGITS += ("hoffer-c1-cifar10-small", "hoffer-resnet44-cifar10-small")
 _SHARP = ("keskar-digits", "keskar-f2-mnist-small", "keskar-f1-small", "keskar-c1-small")
+_TUNED = ("remedies-digits", "remedies-mnist", "remedies-cifar10")
 _CUT = ("hoffer-f1-mnist-2-epochs", "budgets-epochs")  # too short for what is asked of minima
 _HOFFER, _KESKAR, _SMITH = "Hoffer et al. 2017", "Keskar et al. 2017", "Smith et al. 2018"
 
 _GAP = Claim(
     "A large batch generalizes worse.",
     f"{_KESKAR}; {_HOFFER}",
-    (*_DIGITS, *_SHARP, *_CUT),
+    (*_DIGITS, *_TUNED, *_SHARP, *_CUT),
     lambda kept: kept["gap"],
     lambda gap: gap > 0,
     "the gap is {} points",
@@ -142,7 +143,7 @@ CLAIMS = (
     Claim(
         "Such a rate and ghosts close some of it.",
         _HOFFER,
-        (*_DIGITS, *_CUT),
+        (*_DIGITS, *_TUNED, *_CUT),
         _share("LB+LR+GBN"),
         lambda share: share > 0,
         "{}% closed",
@@ -160,7 +161,7 @@ CLAIMS = (
     Claim(
         "With as many updates, all of it: there is no inherent gap.",
         _HOFFER,
-        _DIGITS,
+        (*_DIGITS, *_TUNED),
         _difference("LB+LR+GBN+RA", 0),
         lambda difference: difference > -0.002,
         "{} points above the small batch (held: not 0.2 below)",
