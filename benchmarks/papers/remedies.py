@@ -27,6 +27,8 @@ if __name__ == "__main__":
     asked, options = parser.parse_known_args()
     preset, own = SETTINGS[asked.data]
     name = f"remedies-{asked.data}"
-    run_study([preset, *own, "--regimes", *REGIMES, *options], asked.runs / name)
+    if "--regimes" not in options:
+        own = [*own, "--regimes", *REGIMES]
+    run_study([preset, *own, *options], asked.runs / name)
     keep_study(asked.runs / name, name, preset, asked.note)
     print("\n".join(map(str, write_pages())))
