@@ -26,6 +26,9 @@ def test_what_a_preset_found_is_of_a_kept_run():
         assert f"{100 * found['gap']['mean']:.2f} points" in text
         assert f"{found['settings']['seeds']} seeds" in text
         assert ("not told from chance" in text) == (found["gap"]["low"] <= 0)
+        if "times as sharp" in text:
+            ratio = found["landscape"]["ratios"]["keskar_0.001"]["mean"]
+            assert f"{ratio:.1f} times as sharp" in text
 
 
 @pytest.mark.parametrize("missing", ["command", "environment", "settings", "regimes"])

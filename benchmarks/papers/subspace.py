@@ -1,9 +1,9 @@
-"""Keskar's sharpness in a random subspace: `python -m benchmarks.papers.subspace [FIELDS]`.
+"""Keskar's sharpness in a random subspace: `python -m benchmarks.papers.subspace`.
 
 The paper's second metric, at the solutions of `keskar-f2-mnist-small`, which `keskar2017` has
-trained before into the same folder of runs; the same fields of the study, `--seeds 5` say. The
-directions are drawn once, the same for all solutions; the start of the search too. What is measured
-is kept as it comes, so a run that was interrupted goes on.
+trained before into the same folder of runs. The directions are drawn once, the same for all
+solutions; the start of the search too. What is measured is kept as it comes, so a run that was
+interrupted goes on.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from benchmarks.speed.timing import keep
 from gapjax import landscape, study
 from gapjax.study._findings._bench import Bench
 from gapjax.study._findings._intervals import geometric_ratio
+from gapjax.study._findings._landscape import SEEDS
 from gapjax.study._findings._measures import EPSILONS
 from gapjax.study._prepare import prepare_study
 
@@ -55,6 +56,7 @@ def main() -> None:
     parser.add_argument("--runs", type=pathlib.Path, default="runs/papers", help="folder of runs")
     parser.add_argument("--data-dir")
     parser.add_argument("--landscape-examples", type=int, default=study.Study.landscape_examples)
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="measured, as many as others are")
     asked = parser.parse_args()
     folder = asked.runs / PRESET
     result = study.load_result(folder)
@@ -65,14 +67,14 @@ def main() -> None:
     path = folder / f"subspace-{asked.landscape_examples}.json"
     kept: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
     ends = result.config.baseline
-    for member, seed in enumerate(result.regimes[ends[0]].seeds):
+    seeds = result.regimes[ends[0]].seeds[: asked.seeds]
+    for member, seed in enumerate(seeds):
         for regime in ends:
             name = f"{regime}-{seed}"
             if name not in kept:
                 kept[name] = sharpness(bench, folder, result.regimes[regime], member)
                 path.write_text(json.dumps(kept, indent=1))
                 print(name, kept[name], flush=True)
-    seeds = result.regimes[ends[0]].seeds
     measured = {}
     for epsilon in (f"{epsilon:g}" for epsilon in EPSILONS):
         small, large = (
