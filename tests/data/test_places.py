@@ -109,7 +109,8 @@ def test_what_was_left_behind_is_cleared_by_the_next_success(tmp_path):
 
 
 _SLOW = (
-    "import sys, time\n"
+    "import signal, sys, time\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job ignores it
     "from gapjax.data import _import, import_local\n"
     "whole = _import._records\n"
     "def slow(*args):\n"
