@@ -136,7 +136,7 @@ def evidence() -> dict[str, str]:
     found["root_mnist"] = _remedy("LR", "hoffer-f1-mnist")
     found["root_cifar10"] = _remedy("LR", "hoffer-c1-cifar10-small")
     found |= _critical_batch()
-    for data in ("digits", "mnist", "cifar10"):
+    for data in ("digits", "mnist"):
         found[f"gap_{data}"] = _gap(f"remedies-{data}")
         for name in _REMEDIES:
             key = f"{name.lower().replace('+', '_')}_{data}"
