@@ -388,9 +388,9 @@ def loop_for(params: Any, platform: str) -> str:
         >>> loop_for({"kernel": jnp.zeros((784, 512))}, "cpu")
         'turns'
     """
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
     if platform != "cpu":
         return "scan"
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
     if any(len(shape) >= 3 for shape in shapes):
         return "host"
     return "turns" if sum(map(math.prod, shapes)) >= _LARGE else "scan"
