@@ -1,6 +1,7 @@
 """What a study is: data, network, task, optimizer, schedule, budget, regimes."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -77,16 +78,17 @@ def _named(about: Mapping[str, Any]) -> str:
     return ", ".join(about)
 
 
-_REST = "    The other fields are explained by ``gapjax study --help``.\n"
+_REST = "The other fields are explained by ``gapjax study --help``.\n"
 
 
 def _explained(cls: Any) -> Any:
     """Lets a class's text say of its other fields what the command line says of them."""
-    told = cls.__doc__ or ""  # none under python -OO
+    # Indented alike on every Python: 3.13 takes the indentation of texts away. None under -OO.
+    told = inspect.cleandoc(cls.__doc__ or "")
     rest = [
-        f"        {field.name}: {field.metadata['help']}.\n"
+        f"    {field.name}: {field.metadata['help']}.\n"
         for field in dataclasses.fields(cls)
-        if f"\n        {field.name}: " not in told
+        if f"\n    {field.name}: " not in told
     ]
     cls.__doc__ = told.replace("\n" + _REST, "".join(rest))
     return cls
