@@ -17,6 +17,8 @@ from gapjax.training._means import (
     combine,
     first_device,
     guarded,
+    mean_in_turn,
+    mean_metrics,
     mean_of_devices,
     mean_of_parts,
     settle,
@@ -116,25 +118,20 @@ class BatchLoss:
         self, strategy: GradientStrategy, params: Any, model_state: Any
     ) -> tuple[Gradient, Weight, jax.Array]:
         """The mean gradient over microbatches, in the memory of one; their weights and norms."""
+        weights = jax.vmap(self.value_and_grad.weigh)(self.batch)
 
-        def add(carry: tuple[Any, Any], numbered: tuple[jax.Array, Batch]) -> Any:
-            (total, state), (number, batch) = carry, numbered
-            weight = self.value_and_grad.weigh(batch)
+        def of_part(state: Any, numbered: tuple[jax.Array, Batch], weight: Weight) -> Any:
+            number, batch = numbered
             key = jax.random.fold_in(self.key, number)
             grads, after, metrics = strategy(self.value_and_grad, params, state, batch, key)
             norm = optax.tree.norm(jax.tree.map(widen, grads), squared=True)
-            total = jax.tree.map(lambda t, g: t + share(g, weight), total, grads)
-            return (total, _kept(after, state, weight)), (metrics, weight, norm)
+            return grads, _kept(after, state, weight), (metrics, norm)
 
-        start = jax.tree.map(lambda w: jnp.zeros_like(widen(w)), params)
-        start = varying(start, self.value_and_grad.axis_name)
-        (total, after), (metrics, weights, norms) = jax.lax.scan(
-            add, (start, model_state), (self._numbers(), self.batch)
+        parts, axis = (self._numbers(), self.batch), self.value_and_grad.axis_name
+        grads, after, (metrics, norms) = mean_in_turn(
+            of_part, model_state, parts, weights, params, axis
         )
-        whole: Any = len(norms) if weights is None else jnp.sum(weights)
-        grads = jax.tree.map(lambda t, w: settle(t, whole, jnp.zeros_like(w)), total, params)
-        mean = mean_of_parts(weights, len(norms))
-        metrics = jax.tree.map(lambda m: mean(m, jnp.zeros((), widen(m).dtype)), metrics)
+        metrics = mean_metrics(metrics, mean=mean_of_parts(weights, len(norms)))
         return (grads, after, metrics), weights, norms
 
     def _part_size(self, weights: Weight, count: int) -> Any:

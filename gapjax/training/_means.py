@@ -84,15 +84,60 @@ def combine(
         first: of parts or devices: for counters and random keys, which have no mean.
     """
     grads, after, metrics = result
-
-    def of_state(new: jax.Array, old: jax.Array) -> jax.Array:
-        return mean(new, old) if jnp.issubdtype(old.dtype, jnp.inexact) else first(new)
-
     return (
         jax.tree.map(lambda g, w: mean(g, jnp.zeros_like(w)), grads, params),
-        jax.tree.map(of_state, after, model_state),
-        jax.tree.map(lambda m: mean(m, jnp.zeros((), widen(m).dtype)), metrics),
+        mean_state(after, model_state, mean=mean, first=first),
+        mean_metrics(metrics, mean=mean),
     )
+
+
+def mean_state(after: Any, before: Any, *, mean: Mean, first: Callable[[Any], Any]) -> Any:
+    """The mean of model states, as in ``combine``."""
+
+    def one(new: jax.Array, old: jax.Array) -> jax.Array:
+        return mean(new, old) if jnp.issubdtype(old.dtype, jnp.inexact) else first(new)
+
+    return jax.tree.map(one, after, before)
+
+
+def mean_metrics(metrics: Any, *, mean: Mean) -> Any:
+    """The mean of metrics, as in ``combine``."""
+    return jax.tree.map(lambda m: mean(m, jnp.zeros((), widen(m).dtype)), metrics)
+
+
+def mean_in_turn(
+    of_part: Callable[[Any, Any, Weight], tuple[Any, Any, Any]],
+    state: Any,
+    parts: Any,
+    weights: Weight,
+    params: Any,
+    axis: AxisName | None,
+) -> tuple[Any, Any, Any]:
+    """The mean gradient over parts that are seen one after the other, in the memory of one.
+
+    Args:
+        of_part: ``(state, part, weight) -> (gradient, state, rest)``.
+        state: before the first part.
+        parts: a tree with a leading axis of parts.
+        weights: of the parts.
+        params: what the gradient is of, and in whose types it is wanted.
+        axis: the mapped axis over which ``params`` are different.
+
+    Returns:
+        The gradient, the state after the last part, and the rest of all parts, stacked.
+    """
+
+    def add(carry: tuple[Any, Any], weighted: tuple[Any, Weight]) -> Any:
+        (total, state), (part, weight) = carry, weighted
+        grads, state, rest = of_part(state, part, weight)
+        total = jax.tree.map(lambda t, g: t + share(g, weight), total, grads)
+        return (total, state), rest
+
+    start = varying(jax.tree.map(lambda w: jnp.zeros_like(widen(w)), params), axis)
+    (total, state), rest = jax.lax.scan(add, (start, state), (parts, weights))
+    whole: Any = jax.tree.leaves(parts)[0].shape[0] if weights is None else jnp.sum(weights)
+    grads = jax.tree.map(lambda t, w: settle(t, whole, jnp.zeros_like(w)), total, params)
+    return grads, state, rest
 
 
 def first_device(x: jax.Array, axis: AxisName | None) -> jax.Array:

@@ -18,6 +18,8 @@ from gapjax.training import penalize_gradient, sam
 from tests.meshes import data_mesh
 from tests.training import problem
 
+EITHER = pytest.mark.parametrize("at_once", [True, False], ids=["at once", "in turn"])
+
 
 def _key():
     return jax.random.key(0)  # a new one: states are donated
@@ -64,9 +66,10 @@ def _sam_of(hessian, w, c, rho, adaptive=False):
     return hessian @ (w + rho * scale**2 * g / np.linalg.norm(scale * g)) - c
 
 
+@EITHER
 @pytest.mark.parametrize("adaptive", [False, True])
 @pytest.mark.parametrize("size", [None, 8, 4, 2, 1])
-def test_sam_on_a_quadratic(size, adaptive):
+def test_sam_on_a_quadratic(size, adaptive, at_once):
     loss_fn, params, batch, hessian = _quadratic()
     w, rho = _flat(params), 0.3
     parts = [batch] if size is None else _groups(batch, size)
@@ -77,19 +80,21 @@ def test_sam_on_a_quadratic(size, adaptive):
         ],
         axis=0,
     )
-    found = _gradient(loss_fn, params, batch, sam(rho, adaptive=adaptive, group_size=size))
+    strategy = sam(rho, adaptive=adaptive, group_size=size, at_once=at_once)
+    found = _gradient(loss_fn, params, batch, strategy)
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-5)
 
 
+@EITHER
 @pytest.mark.parametrize(("method", "tolerance"), [("finite_difference", 1e-3), ("exact", 1e-6)])
 @pytest.mark.parametrize("size", [None, 8, 2])
-def test_penalty_on_a_quadratic(size, method, tolerance):
+def test_penalty_on_a_quadratic(size, method, tolerance, at_once):
     loss_fn, params, batch, hessian = _quadratic()
     w, strength = _flat(params), 0.4
     parts = [batch] if size is None else _groups(batch, size)
     gradients = [hessian.astype(float) @ w - part["x"].mean(0, dtype=float) for part in parts]
     expected = np.mean([g + 2 * strength * hessian @ g for g in gradients], axis=0)
-    strategy = penalize_gradient(strength, group_size=size, method=method)
+    strategy = penalize_gradient(strength, group_size=size, at_once=at_once, method=method)
     found = _gradient(loss_fn, params, batch, strategy)
     assert np.linalg.norm(found - expected) <= tolerance * np.linalg.norm(expected)
 
@@ -165,6 +170,7 @@ STRATEGIES = {
     "penalty": penalize_gradient(0.01),
     "exact penalty": penalize_gradient(0.01, method="exact"),
     "exact penalty of groups": penalize_gradient(0.01, group_size=2, method="exact"),
+    "asam of groups, at once": sam(0.3, adaptive=True, group_size=2, at_once=True),
 }
 
 
@@ -261,13 +267,14 @@ def test_microbatches_each_go_through_the_strategy():
         np.testing.assert_allclose(found, whole, rtol=1e-4, atol=1e-5)
 
 
-def test_running_statistics_are_updated_once_from_the_first_pass():
+@EITHER
+def test_running_statistics_are_updated_once_from_the_first_pass(at_once):
     """Over the groups, each from the statistics before, and of the weights before."""
     params, model_state, batch = _network()
     for strategy, size in (
         (sam(0.3), 32),
-        (sam(0.3, group_size=8), 8),
-        (penalize_gradient(1, group_size=8), 8),
+        (sam(0.3, group_size=8, at_once=at_once), 8),
+        (penalize_gradient(1, group_size=8, at_once=at_once), 8),
     ):
         step = training.make_train_step(_network_loss, TX, gradient=strategy)
         state = training.init_state(params, TX, key=_key(), model_state=model_state)
@@ -281,12 +288,13 @@ def test_running_statistics_are_updated_once_from_the_first_pass():
         np.testing.assert_allclose(metrics["loss"], np.mean(losses), rtol=1e-5)
 
 
-def test_batch_norm_of_a_group_is_its_own():
+@EITHER
+def test_batch_norm_of_a_group_is_its_own(at_once):
     network = models.as_network(models.MLP((16,), 4))
     loss_fn = problem.loss_function(network)
     batch = problem.batches(1)[0]
     state = problem.start(network, TX, batch["x"])
-    strategy = sam(0.05, group_size=8)
+    strategy = sam(0.05, group_size=8, at_once=at_once)
     after, _ = jax.jit(training.make_train_step(loss_fn, TX, gradient=strategy))(state, batch)
 
     alone = jax.jit(training.make_train_step(loss_fn, TX, gradient=sam(0.05)))
@@ -297,7 +305,8 @@ def test_batch_norm_of_a_group_is_its_own():
     chex.assert_trees_all_close((after.params, after.model_state), mean, rtol=1e-4, atol=1e-5)
 
 
-def test_both_passes_see_the_same_dropout_and_groups_different_ones():
+@EITHER
+def test_both_passes_see_the_same_dropout_and_groups_different_ones(at_once):
     seen = []
 
     def loss_fn(params, model_state, batch, key):
@@ -311,13 +320,15 @@ def test_both_passes_see_the_same_dropout_and_groups_different_ones():
     jax.effects_barrier()
     assert len(seen) == 2 and seen[0] == seen[1]
     seen.clear()
-    step = jax.jit(training.make_train_step(loss_fn, TX, gradient=sam(0.1, group_size=1)))
+    groups = sam(0.1, group_size=1, at_once=at_once)
+    step = jax.jit(training.make_train_step(loss_fn, TX, gradient=groups))
     jax.block_until_ready(step(state, {"x": np.ones(8, np.float32)}))
     jax.effects_barrier()
     assert len(seen) == 16 and 1 < len(set(seen)) <= 8
 
 
-def test_groups_are_weighted_and_an_empty_one_adds_nothing():
+@EITHER
+def test_groups_are_weighted_and_an_empty_one_adds_nothing(at_once):
     def loss_fn(params, batch):
         return jnp.sum(batch["mask"] * (params - batch["y"]) ** 2) / jnp.sum(batch["mask"])
 
@@ -331,7 +342,8 @@ def test_groups_are_weighted_and_an_empty_one_adds_nothing():
             mean = (part["mask"] * part["y"]).sum() / weight
             g = 2 * (0.5 - mean)
             total += weight * 2 * (0.5 + rho * np.sign(g) - mean)
-    step = jax.jit(training.make_train_step(loss_fn, TX, gradient=sam(rho, group_size=2)))
+    strategy = sam(rho, group_size=2, at_once=at_once)
+    step = jax.jit(training.make_train_step(loss_fn, TX, gradient=strategy))
     state, metrics = step(training.init_state(params, TX, key=_key()), batch)
     np.testing.assert_allclose(0.5 - state.params, total / mask.sum(), rtol=1e-6)
     np.testing.assert_allclose(metrics["loss"], _mean_square(y, mask), rtol=1e-6)
@@ -359,7 +371,8 @@ def test_parameters_of_low_precision_are_moved_in_float32(strategy):
     assert {str(dtype) for dtype in seen} == {"bfloat16", "float32"}
 
 
-def test_means_over_groups_are_taken_in_float32():
+@EITHER
+def test_means_over_groups_are_taken_in_float32(at_once):
     """512 gradients of -2 in bfloat16 sum to -1024, where steps of 2 are lost past 512."""
     params = {"w": jnp.zeros((), jnp.bfloat16)}
 
@@ -367,7 +380,7 @@ def test_means_over_groups_are_taken_in_float32():
         return -2 * params["w"].astype(jnp.float32) * jnp.mean(batch["x"])
 
     batch = {"x": np.ones(512, np.float32)}
-    found = _gradient(loss_fn, params, batch, penalize_gradient(0.0, group_size=1))
+    found = _gradient(loss_fn, params, batch, penalize_gradient(0.0, group_size=1, at_once=at_once))
     assert found.tolist() == [-2.0]
     parts = {"x": np.ones((512, 1), np.float32)}
     assert _gradient(loss_fn, params, parts, None, microbatched=True).tolist() == [-2.0]
@@ -430,6 +443,7 @@ def test_a_strategy_of_ones_own():
         (lambda: sam(float("nan")), "rho must be a finite number of at least 0, not nan"),
         (lambda: sam(0.1, group_size=0), "group_size must be a whole number of at least 1, not 0"),
         (lambda: penalize_gradient(-1), "strength must be a finite number of at least 0, not -1"),
+        (lambda: sam(0.1, group_size=2, at_once="no"), "at_once must be True or False, not 'no'"),
         (lambda: penalize_gradient(1, group_size=2.5), "group_size must be a whole number"),
         (lambda: penalize_gradient(1, method="exakt"), "Did you mean 'exact'"),
     ],
@@ -455,7 +469,7 @@ def test_groups_that_do_not_divide_say_what_would():
 def test_groups_on_their_devices_add_no_communication():
     params, model_state, batch = _network()
     programs = []
-    for strategy in (None, sam(0.3, group_size=4)):
+    for strategy in (None, sam(0.3, group_size=4, at_once=True)):
         step = training.make_train_step(_network_loss, TX, gradient=strategy)
         state = training.init_state(params, TX, key=_key(), model_state=model_state)
         compiled = training.compile_step(step, mesh=data_mesh(8))
@@ -483,3 +497,30 @@ def test_complex_weights_go_downhill(gradient):
     for _ in range(50):
         state, _ = step(state, {"x": jnp.ones(4)})
     assert abs(state.params - (1 + 2j)) < 0.01
+
+
+def test_groups_in_turn_take_the_memory_of_one():
+    """64 groups of a layer of 512 x 512: their gradients would be 64 times its megabyte."""
+    params = {"w": jnp.zeros((512, 512)), "v": jnp.ones(512)}
+    batch = {"x": np.ones((128, 512), np.float32)}
+
+    def loss_fn(params, batch):
+        return jnp.mean((jnp.tanh(batch["x"] @ params["w"]) @ params["v"] - 1) ** 2)
+
+    def needed(strategy):
+        step = jax.jit(training.make_train_step(loss_fn, TX, gradient=strategy))
+        state = training.init_state(params, TX, key=_key())
+        return step.lower(state, batch).compile().memory_analysis().temp_size_in_bytes
+
+    for make in (sam, penalize_gradient):
+        assert needed(make(0.1, group_size=2, at_once=False)) < 12 * 2**20
+        assert needed(make(0.1, group_size=2, at_once=True)) > 60 * 2**20
+
+
+@pytest.mark.parametrize(("platform", "in_turn"), [("cpu", True), ("gpu", False)])
+def test_groups_are_seen_in_turn_on_a_cpu(monkeypatch, platform, in_turn):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    loss_fn, params, batch, _ = _quadratic()
+    step = training.make_train_step(loss_fn, TX, gradient=sam(0.1, group_size=2))
+    program = jax.make_jaxpr(step)(training.init_state(params, TX, key=jax.random.key(0)), batch)
+    assert ("scan" in str(program)) == in_turn
