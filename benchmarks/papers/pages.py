@@ -8,6 +8,8 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from benchmarks.papers import held
 from benchmarks.papers.kept import FOLDER, all_kept
 from benchmarks.speed.timing import RESULTS
@@ -149,6 +151,31 @@ def critical_batch_section() -> str:
     )
 
 
+def subspace_section() -> str:
+    """Keskar's sharpness in a random subspace, where it was measured; else nothing."""
+    path = RESULTS / "keskar_subspace-cpu.json"
+    if not path.exists():
+        return ""
+    kept = json.loads(path.read_text())
+    small, large = kept["baseline"]
+    rows = [
+        f"| {epsilon} | {np.mean(found[small]):.3g} ± {np.std(found[small], ddof=1):.2g} | "
+        f"{np.mean(found[large]):.3g} ± {np.std(found[large], ddof=1):.2g} | "
+        f"{interval(found['ratio'])} |"
+        for epsilon, found in kept["epsilons"].items()
+    ]
+    return (
+        f"\n## {kept['study']}, in a random subspace\n\n"
+        f"Keskar's sharpness along {kept['dimensions']} random directions, the same for all "
+        f"solutions, on {kept['examples']:,} training examples, mean ± standard deviation over "
+        f"{len(kept['seeds'])} seeds. How long the directions are, which the paper leaves open, "
+        "sets the height of all of them; the ratio compares.\n\n"
+        f"| ε | {small} | {large} | {large} / {small} [95%] |\n| --- | ---: | ---: | ---: |\n"
+        + "\n".join(rows)
+        + f"\n\n`{kept['command']}` on {machine_of(kept['machine'])}.\n"
+    )
+
+
 def budgets_page() -> str:
     """The gap at each budget and what closes it, as one table, before the studies themselves."""
     title = "At which budget is there a gap, and what closes it"
@@ -187,12 +214,15 @@ PAGES: dict[str, Callable[[], str]] = {
         "budget against the small batch. Every number is from the JSON beside this page; "
         "`python -m benchmarks.papers.hoffer2017 PRESET ...` runs a preset and writes both.",
     ),
-    "keskar2017.md": lambda: paper_page(
-        "Keskar et al. (2017), run again",
-        "keskar",
-        "Test accuracy in per cent, mean ± standard deviation over seeds, and sharpness. Every "
-        "number is from the JSON beside this page; `python -m benchmarks.papers.keskar2017 PRESET "
-        "...` runs a preset and writes both.",
+    "keskar2017.md": lambda: (
+        paper_page(
+            "Keskar et al. (2017), run again",
+            "keskar",
+            "Test accuracy in per cent, mean ± standard deviation over seeds, and sharpness. Every "
+            "number is from the JSON beside this page; `python -m benchmarks.papers.keskar2017 "
+            "PRESET ...` runs a preset and writes both.",
+        )
+        + subspace_section()
     ),
     "remedies.md": lambda: paper_page(
         "Every remedy, rates tuned with equal trials",

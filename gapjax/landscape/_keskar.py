@@ -24,13 +24,16 @@ from gapjax.landscape._space import (
 
 # Entries of a random matrix that exist at a time, on each device.
 CHUNK = 2**22
+# Entries up to which a matrix stays, on each device: 1 GiB. To draw them takes 20 times a product.
+KEPT = 2**28
 
 
 class Columns:
     """A matrix A of independent standard normal entries, ``[size, dim]``; its columns are vectors.
 
-    It is made from its key anew at each use, some columns at a time, and never stored. With
-    `normalize` every column is divided by its length (about sqrt(size) otherwise).
+    It is drawn from its key some columns at a time. A matrix of at most `KEPT` entries stays, a
+    larger one is drawn anew at each use and never stored. With `normalize` every column is divided
+    by its length (about sqrt(size) otherwise).
     """
 
     def __init__(self, key: jax.Array, space: VectorSpace, dim: int, normalize: bool):
@@ -38,12 +41,18 @@ class Columns:
         self.keys, self.space, self.dim = jax.random.split(key, dim), space, dim
         self.at_once = min(max(CHUNK // space.size_per_device, 1), dim)
         self.scale = np.ones(dim)
+        self.kept: list[tuple[slice, Vector]] | None = None
+        if dim * space.size_per_device <= KEPT:
+            self.kept = list(self._drawn())
         if normalize:
             squares = [_squares(block) for _, block in self._blocks()]
             self.scale = 1 / np.sqrt(np.concatenate(squares).astype(np.float64))
 
     def _blocks(self) -> Iterator[tuple[slice, Vector]]:
         """Some columns after the other, as rows."""
+        return self._drawn() if self.kept is None else iter(self.kept)
+
+    def _drawn(self) -> Iterator[tuple[slice, Vector]]:
         for start in range(0, self.dim, self.at_once):
             some = slice(start, start + self.at_once)
             yield some, self.space.normal(self.keys[some])
@@ -138,7 +147,8 @@ def keskar_sharpness(
         data: the training data, as in `hessian`.
         epsilon: half the box, per unit of 1 + the size of the coordinate.
         subspace_dim: p, the number of columns of A (the paper takes 100); None for the full space.
-            A is made from its key some columns at a time, and never stored.
+            A stays in memory up to 1 GiB on each device; a larger one is drawn anew at each use,
+            some columns at a time.
         key: of the starts, and of A; needed for a subspace. Starts of the full space use key 0
             otherwise.
         maxiter: iterations of L-BFGS-B.

@@ -57,11 +57,14 @@ def test_the_subspace_box_is_as_defined(normalize):
     np.testing.assert_allclose(found.loss_max, loss + np.abs(SLOPE @ a) @ half, rtol=1e-5)
 
 
-def test_columns_made_some_at_a_time_are_one_matrix(monkeypatch):
+@pytest.mark.parametrize("kept", [100, 99])
+def test_columns_made_some_at_a_time_are_one_matrix(monkeypatch, kept):
+    """Whether they stay or are drawn anew."""
     monkeypatch.setattr(_keskar, "CHUNK", 40)
+    monkeypatch.setattr(_keskar, "KEPT", kept)
     space = space_of({"a": jnp.zeros((5, 3)), "b": jnp.zeros(4), "c": jnp.zeros(())})
     columns = Columns(jax.random.key(0), space, 5, normalize=False)
-    assert columns.at_once == 2
+    assert columns.at_once == 2 and (columns.kept is None) == (kept < 100)
     a = np.stack([space.flat(columns.expand(e)) for e in np.eye(5)], axis=1)
     x = np.linspace(-1, 1, 20)
     np.testing.assert_allclose(columns.reduce(space.split(x)), a.T @ x, rtol=1e-5, atol=1e-5)
