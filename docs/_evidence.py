@@ -5,6 +5,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.papers.pages import remedies_table
+
 RESULTS = pathlib.Path(__file__).parent.parent / "benchmarks" / "results"
 NOT_MEASURED = "not measured"
 
@@ -101,20 +103,6 @@ def _branches(found: Any) -> str:
     return f"between {found['low']} and {found['high']:g}"
 
 
-_REMEDIES = (
-    "LR+GBN",
-    "LR+GBN+RA",
-    "WARMUP",
-    "SAM",
-    "LARS",
-    "LAMB",
-    "EMA",
-    "PENALTY",
-    "SMOOTH",
-    "NOISE",
-)
-
-
 def evidence() -> dict[str, str]:
     """What the pages call by name: ``{{ name }}``."""
     conv = ("figures", "conv", "timings")
@@ -136,9 +124,5 @@ def evidence() -> dict[str, str]:
     found["root_mnist"] = _remedy("LR", "hoffer-f1-mnist")
     found["root_cifar10"] = _remedy("LR", "hoffer-c1-cifar10-small")
     found |= _critical_batch()
-    for data in ("digits", "mnist"):
-        found[f"gap_{data}"] = _gap(f"remedies-{data}")
-        for name in _REMEDIES:
-            key = f"{name.lower().replace('+', '_')}_{data}"
-            found[key] = _remedy(name, f"remedies-{data}")
+    found["remedies"] = remedies_table()
     return found

@@ -219,6 +219,14 @@ CLAIMS = (
         "{} times as sharp",
     ),
     Claim(
+        "The same, along 100 random directions.",
+        _KESKAR,
+        _SHARP,
+        _seen("ratios", "keskar_subspace"),
+        lambda ratio: ratio > 1,
+        "{} times as sharp",
+    ),
+    Claim(
         "The same, by the largest eigenvalue of the Hessian.",
         _KESKAR,
         _SHARP,

@@ -8,8 +8,6 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
 from benchmarks.papers import held
 from benchmarks.papers.kept import FOLDER, all_kept
 from benchmarks.speed.timing import RESULTS
@@ -151,29 +149,38 @@ def critical_batch_section() -> str:
     )
 
 
-def subspace_section() -> str:
-    """Keskar's sharpness in a random subspace, where it was measured; else nothing."""
-    path = RESULTS / "keskar_subspace-cpu.json"
-    if not path.exists():
-        return ""
-    kept = json.loads(path.read_text())
+def remedies_table() -> str:
+    """What each remedy adds to the large batch in points, in every kept comparison of them."""
+    runs = list(all_kept("remedies").values())
+    heads, gaps = ["remedy"], ["*the gap*"]
+    for kept in runs:
+        settings, large = kept["settings"], kept["baseline"][1]
+        updates = kept["regimes"][large]["updates"]
+        heads.append(
+            f"{settings['dataset']['name']}, {kept['regimes'][large]['budget']}: batch "
+            f"{settings['large_batch']} for {settings['small_batch']}, {updates} updates, "
+            f"{settings['seeds']} seeds, {settings['tune']} rates each"
+        )
+        gaps.append(interval(kept["gap"], 100.0))
+    rows = [heads, ["---", *["---:"] * len(runs)], gaps]
+    for regime in dict.fromkeys(regime for kept in runs for regime in kept["regimes"]):
+        added = [_added(kept, regime) for kept in runs]
+        if any(added):  # neither an end nor, its rate tuned, the same as one
+            rows.append([f"`{regime}`", *added])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def _added(kept: Kept, regime: str) -> str:
+    """By a regime to the large batch, in bold where all comparisons together resolve it."""
     small, large = kept["baseline"]
-    rows = [
-        f"| {epsilon} | {np.mean(found[small]):.3g} ± {np.std(found[small], ddof=1):.2g} | "
-        f"{np.mean(found[large]):.3g} ± {np.std(found[large], ddof=1):.2g} | "
-        f"{interval(found['ratio'])} |"
-        for epsilon, found in kept["epsilons"].items()
-    ]
-    return (
-        f"\n## {kept['study']}, in a random subspace\n\n"
-        f"Keskar's sharpness along {kept['dimensions']} random directions, the same for all "
-        f"solutions, on {kept['examples']:,} training examples, mean ± standard deviation over "
-        f"{len(kept['seeds'])} seeds. How long the directions are, which the paper leaves open, "
-        "sets the height of all of them; the ratio compares.\n\n"
-        f"| ε | {small} | {large} | {large} / {small} [95%] |\n| --- | ---: | ---: | ---: |\n"
-        + "\n".join(rows)
-        + f"\n\n`{kept['command']}` on {machine_of(kept['machine'])}.\n"
-    )
+    for one in kept["comparisons"]:
+        if (one["regime"], one["baseline"]) == (regime, large) and regime != small:
+            ends = (f"{100 * one['difference'][end]:+.2f}" for end in ("mean", "low", "high"))
+            told = "{} [{}, {}]".format(*ends)
+            told = f"**{told}**" if one["p_adjusted"] < 0.05 else told
+            own, held_fixed = (kept["regimes"][name]["budget"] for name in (regime, large))
+            return told if own == held_fixed else f"{told} ({own})"
+    return ""
 
 
 def budgets_page() -> str:
@@ -214,20 +221,20 @@ PAGES: dict[str, Callable[[], str]] = {
         "budget against the small batch. Every number is from the JSON beside this page; "
         "`python -m benchmarks.papers.hoffer2017 PRESET ...` runs a preset and writes both.",
     ),
-    "keskar2017.md": lambda: (
-        paper_page(
-            "Keskar et al. (2017), run again",
-            "keskar",
-            "Test accuracy in per cent, mean ± standard deviation over seeds, and sharpness. Every "
-            "number is from the JSON beside this page; `python -m benchmarks.papers.keskar2017 "
-            "PRESET ...` runs a preset and writes both.",
-        )
-        + subspace_section()
+    "keskar2017.md": lambda: paper_page(
+        "Keskar et al. (2017), run again",
+        "keskar",
+        "Test accuracy in per cent, mean ± standard deviation over seeds, and sharpness. Every "
+        "number is from the JSON beside this page; `python -m benchmarks.papers.keskar2017 PRESET "
+        "...` runs a preset and writes both.",
     ),
     "remedies.md": lambda: paper_page(
         "Every remedy, rates tuned with equal trials",
         "remedies",
-        "`python -m benchmarks.papers.remedies` runs them.",
+        "What each adds to the test accuracy of the large batch alone, in points with 95% "
+        "intervals over seeds and test examples, both at their own best rates; in bold where all "
+        "comparisons of a column together resolve it (Holm). `python -m benchmarks.papers.remedies`"
+        f" runs them.\n\n{remedies_table()}",
     ),
     "budgets.md": budgets_page,
     "language.md": lambda: (

@@ -1,7 +1,8 @@
 """Every remedy on one data set, tuned with equal trials: `python -m benchmarks.papers.remedies`.
 
 Data sets: `digits` (default), `mnist` (F1 on a part), `cifar10` (C1 in small, on a part). Rates are
-tuned around each regime's rule, the same number for each.
+tuned around each regime's rule, the same number for each. The budget is the epochs of the small
+batch, or what `--keep` says, as of `gapjax study`; each is kept by its own name.
 """
 
 import argparse
@@ -23,12 +24,18 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", nargs="?", default="digits", choices=SETTINGS)
     parser.add_argument("--runs", type=pathlib.Path, default="runs/papers")
+    parser.add_argument("--keep", default="epochs", help="the budget")
     parser.add_argument("--note", default="", help="a sentence for the page: what was cut, say")
     asked, options = parser.parse_known_args()
     preset, own = SETTINGS[asked.data]
     name = f"remedies-{asked.data}"
+    if asked.keep != "epochs":
+        name += f"-{asked.keep.replace('=', '-')}"
+        own = [*own, "--keep", asked.keep]
     if "--regimes" not in options:
-        own = [*own, "--regimes", *REGIMES]
+        # Where updates or the loss are held fixed, regime adaptation changes nothing.
+        more = asked.keep == "epochs"
+        own = [*own, "--regimes", *(one for one in REGIMES if more or not one.endswith("+RA"))]
     run_study([preset, *own, *options], asked.runs / name)
     keep_study(asked.runs / name, name, preset, asked.note)
     print("\n".join(map(str, write_pages())))

@@ -17,6 +17,7 @@ from gapjax import landscape
 TOP = 5
 THRESHOLDS = (0.01, 0.1, 1.0, 10.0)
 EPSILONS = (1e-3, 5e-4)
+DIRECTIONS = 100  # of a random subspace, as the paper has it
 RHO = 0.05
 PROBES = 4
 STEPS = (40, 60)  # of Lanczos, at least and at most
@@ -221,15 +222,19 @@ def _sharpness(
     return compute
 
 
-def _keskar(epsilon: float) -> Callable[[Solution, OnStep], dict[str, Any]]:
-    """Keskar's sharpness in a box of some size."""
+def _keskar(epsilon: float, directions: int | None = None) -> Callable[..., dict[str, Any]]:
+    """Keskar's sharpness in a box of some size, along all directions or some random ones."""
 
     def compute(at: Solution, on_step: OnStep) -> dict[str, Any]:
+        # The same directions for all; a tiny network may have fewer.
+        some = directions and min(directions, at.hessian.size)
         measure = _sharpness(
             landscape.keskar_sharpness,
             "value",
             "loss_max",
             epsilon=epsilon,
+            subspace_dim=some,
+            key=jax.random.key(0),
             num_starts=at.searches,
         )
         return measure(at, on_step)
@@ -304,6 +309,21 @@ MEASURES: tuple[Measure, ...] = (
             "100; full space, the best of two runs of bounded L-BFGS." * (epsilon == EPSILONS[0]),
         )
         for epsilon in EPSILONS
+    ),
+    Measure(
+        "keskar_subspace",
+        _keskar(EPSILONS[0], DIRECTIONS),
+        (
+            Number(
+                "keskar_subspace",
+                f"Keskar, {DIRECTIONS} directions",
+                _value,
+                compared=True,
+                on_the_way=True,
+            ),
+        ),
+        f"{DIRECTIONS} directions: Keskar sharpness, ε = {EPSILONS[0]:g}, along as many normal "
+        "vectors, the same for all; their length, which the paper leaves open, sets its height.",
     ),
     Measure(
         "sam",
