@@ -14,6 +14,7 @@ import optax
 
 from gapjax import _checks
 from gapjax._examples import count_examples
+from gapjax.training._loops import convolves
 from gapjax.training._losses import Batch, LossFn, Metrics
 from gapjax.training._means import (
     AxisName,
@@ -121,7 +122,7 @@ class ValueAndGrad:
             key: their random key.
             group_size: examples of a group; None for the batch as one group, over all devices.
             at_once: all groups at once, vmapped, or one after the other, in the memory of one.
-                None: as is faster, at once but on a CPU.
+                None: as is faster.
 
         Raises:
             ValueError: groups that do not divide the batch.
@@ -137,7 +138,7 @@ class ValueAndGrad:
         weights = jax.vmap(self.weigh)(split)
         mean, first = mean_of_parts(weights, groups), lambda x: x[0]
         if at_once is None:
-            at_once = jax.default_backend() != "cpu"
+            at_once = jax.default_backend() != "cpu" or convolves(params)
         if at_once:
             results = jax.vmap(lambda batch, key: of_group(alone, batch, key))(split, keys)
             return combine(results, params, model_state, mean=mean, first=first)
@@ -195,8 +196,8 @@ def sam(
         at_once: True: all groups run at once, vmapped, each with a gradient of its own in memory;
             microbatches bound that. False: one after the other, in the memory of one; where ``jit``
             splits a batch over devices, each of them goes through all groups. None: as is faster:
-            at once on accelerators, in turn on a CPU (as fast with layers of 64, and 2.8 to 4.4
-            times as fast with F1).
+            in turn on a CPU where there are no convolutions (as fast with layers of 64, and 2.8 to
+            4.4 times as fast with F1), at once elsewhere.
 
     Returns:
         What ``make_train_step`` takes as ``gradient``.

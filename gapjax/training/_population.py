@@ -8,7 +8,6 @@ over devices: members share nothing, so a population over devices communicates n
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gapjax import _checks
+from gapjax.training._loops import convolves
 from gapjax.training._sharding import put
 
 MEMBERS, BATCH = "member", "data"  # the axes of a population's mesh
@@ -390,10 +390,9 @@ def loop_for(params: Any, platform: str) -> str:
     """
     if platform != "cpu":
         return "scan"
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(params)]
-    if any(len(shape) >= 3 for shape in shapes):
+    if convolves(params):
         return "host"
-    return "turns" if sum(map(math.prod, shapes)) >= _LARGE else "scan"
+    return "turns" if sum(map(jnp.size, jax.tree.leaves(params))) >= _LARGE else "scan"
 
 
 def population_mesh(
