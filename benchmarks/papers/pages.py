@@ -149,25 +149,40 @@ def critical_batch_section() -> str:
     )
 
 
+_DATA = ("digits", "mnist", "cifar10")
+
+
 def remedies_table() -> str:
     """What each remedy adds to the large batch in points, in every kept comparison of them."""
-    runs = list(all_kept("remedies").values())
-    heads, gaps = ["remedy"], ["*the gap*"]
+
+    def order(kept: Kept) -> tuple[int, str]:
+        data = kept["settings"]["dataset"]["name"]
+        return _DATA.index(data), kept["regimes"][kept["baseline"][1]]["budget"]
+
+    runs = sorted(all_kept("remedies").values(), key=order)
+    about, heads, gaps = list[str](), ["remedy"], ["*the gap*"]
     for kept in runs:
-        settings, large = kept["settings"], kept["baseline"][1]
-        updates = kept["regimes"][large]["updates"]
-        heads.append(
-            f"{settings['dataset']['name']}, {kept['regimes'][large]['budget']}: batch "
-            f"{settings['large_batch']} for {settings['small_batch']}, {updates} updates, "
-            f"{settings['seeds']} seeds, {settings['tune']} rates each"
+        settings, large = kept["settings"], kept["regimes"][kept["baseline"][1]]
+        heads.append(f"{settings['dataset']['name']}, {large['budget']}")
+        most = "at most " if large["stopped"] else ""
+        about.append(
+            f"* {heads[-1]}: {settings['model']}, batch {settings['large_batch']} for "
+            f"{settings['small_batch']}, {most}{large['updates']:,} updates, {settings['seeds']} "
+            f"seeds, {settings['tune']} rates each."
         )
-        gaps.append(interval(kept["gap"], 100.0))
+        gaps.append(_points(kept["gap"], "-"))
     rows = [heads, ["---", *["---:"] * len(runs)], gaps]
     for regime in dict.fromkeys(regime for kept in runs for regime in kept["regimes"]):
         added = [_added(kept, regime) for kept in runs]
         if any(added):  # neither an end nor, its rate tuned, the same as one
-            rows.append([f"`{regime}`", *added])
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+            rows.append([f"`{regime.removeprefix('LB+')}`", *added])
+    return "\n".join([*about, "", *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
+def _points(found: Mapping[str, Any], sign: str) -> str:
+    """A difference over its interval, so that many fit beside each other."""
+    mean, low, high = (f"{100 * found[end]:{sign}z.1f}" for end in ("mean", "low", "high"))
+    return f"{mean}<br>[{low}, {high}]"
 
 
 def _added(kept: Kept, regime: str) -> str:
@@ -175,11 +190,12 @@ def _added(kept: Kept, regime: str) -> str:
     small, large = kept["baseline"]
     for one in kept["comparisons"]:
         if (one["regime"], one["baseline"]) == (regime, large) and regime != small:
-            ends = (f"{100 * one['difference'][end]:+.2f}" for end in ("mean", "low", "high"))
-            told = "{} [{}, {}]".format(*ends)
+            told = _points(one["difference"], "+")
             told = f"**{told}**" if one["p_adjusted"] < 0.05 else told
-            own, held_fixed = (kept["regimes"][name]["budget"] for name in (regime, large))
-            return told if own == held_fixed else f"{told} ({own})"
+            own, beside = (kept["regimes"][name] for name in (regime, large))
+            missed = " †" if own["stopped"] and None in own["stopped"] else ""
+            other = f"<br>({own['budget']})" if own["budget"] != beside["budget"] else ""
+            return told + missed + other
     return ""
 
 
@@ -233,8 +249,8 @@ PAGES: dict[str, Callable[[], str]] = {
         "remedies",
         "What each adds to the test accuracy of the large batch alone, in points with 95% "
         "intervals over seeds and test examples, both at their own best rates; in bold where all "
-        "comparisons of a column together resolve it (Holm). `python -m benchmarks.papers.remedies`"
-        f" runs them.\n\n{remedies_table()}",
+        "comparisons of a column together resolve it (Holm); † where not all seeds got to the "
+        f"loss. `python -m benchmarks.papers.remedies` runs them.\n\n{remedies_table()}",
     ),
     "budgets.md": budgets_page,
     "language.md": lambda: (
