@@ -12,4 +12,4 @@ def convolves(params: Any) -> bool:
     On a CPU XLA brings the gradients of a convolution into the form that its fast code takes in
     the main program alone: in the body of a loop they are 6 times slower and more.
     """
-    return any(jnp.ndim(leaf) >= 3 for leaf in jax.tree.leaves(params))
+    return any(len(jnp.shape(leaf)) >= 3 for leaf in jax.tree.leaves(params))

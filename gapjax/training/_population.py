@@ -8,6 +8,7 @@ over devices: members share nothing, so a population over devices communicates n
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -392,7 +393,8 @@ def loop_for(params: Any, platform: str) -> str:
         return "scan"
     if convolves(params):
         return "host"
-    return "turns" if sum(map(jnp.size, jax.tree.leaves(params))) >= _LARGE else "scan"
+    shapes = map(jnp.shape, jax.tree.leaves(params))
+    return "turns" if sum(map(math.prod, shapes)) >= _LARGE else "scan"
 
 
 def population_mesh(
