@@ -129,8 +129,14 @@ _GAP = Claim(
 
 CLAIMS = (
     _GAP,
-    dataclasses.replace(_GAP, runs=("budgets-loss",), budget="same training loss"),
-    dataclasses.replace(_GAP, runs=("budgets-updates",), budget="same updates, more examples"),
+    dataclasses.replace(
+        _GAP, runs=("budgets-loss", "remedies-digits-loss-0.01"), budget="same training loss"
+    ),
+    dataclasses.replace(
+        _GAP,
+        runs=("budgets-updates", "remedies-digits-updates"),
+        budget="same updates, more examples",
+    ),
     Claim(
         "A rate that grows with the root of the batch closes some of it.",
         _HOFFER,
