@@ -113,6 +113,7 @@ def _slope(kept: Kept) -> Interval | None:
 _DIGITS = ("digits", "digits-tuned", "hoffer-f1-mnist", "hoffer-f1-mnist-small")
 _DIGITS += ("hoffer-c1-cifar10-small", "hoffer-resnet44-cifar10-small")
 _SHARP = ("keskar-digits", "keskar-f2-mnist-small", "keskar-f1-small", "keskar-c1-small")
+_ALONG = (*_SHARP, "keskar-f2-mnist-small-subspace")
 _TUNED = ("remedies-digits", "remedies-mnist", "remedies-cifar10")
 _CUT = ("hoffer-f1-mnist-2-epochs", "budgets-epochs")  # too short for what is asked of minima
 _HOFFER, _KESKAR, _SMITH = "Hoffer et al. 2017", "Keskar et al. 2017", "Smith et al. 2018"
@@ -227,7 +228,7 @@ CLAIMS = (
     Claim(
         "The same, along 100 random directions.",
         _KESKAR,
-        _SHARP,
+        _ALONG,
         _seen("ratios", "keskar_subspace"),
         lambda ratio: ratio > 1,
         "{} times as sharp",
@@ -245,6 +246,15 @@ CLAIMS = (
         f"asked of {_KESKAR}",
         _SHARP,
         _at_equal_loss("keskar_0.001"),
+        lambda ratio: ratio > 1,
+        "{} times as sharp",
+        budget="same training loss",
+    ),
+    Claim(
+        "The same where the training losses are equal (100 random directions).",
+        f"asked of {_KESKAR}",
+        _ALONG,
+        _at_equal_loss("keskar_subspace"),
         lambda ratio: ratio > 1,
         "{} times as sharp",
         budget="same training loss",
