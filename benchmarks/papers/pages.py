@@ -181,7 +181,8 @@ def remedies_table() -> str:
 
 def _points(found: Mapping[str, Any], sign: str) -> str:
     """A difference over its interval, so that many fit beside each other."""
-    mean, low, high = (f"{100 * found[end]:{sign}z.1f}" for end in ("mean", "low", "high"))
+    mean = f"{100 * found['mean']:{sign}z.1f}"
+    low, high = (f"{100 * found[end]:z.1f}" for end in ("low", "high"))
     return f"{mean}<br>[{low}, {high}]"
 
 

@@ -16,7 +16,8 @@ from gapjax.study._controllers import CONTROLLERS
 from gapjax.study._dry_run import NEEDS_COLUMNS, Needs, dry_run, needs_notes, needs_row
 from gapjax.study._findings._gap import Comparison, GapFindings
 from gapjax.study._findings._intervals import Interval, paired_difference, share_of_gap
-from gapjax.study._findings._measures import MEASURES, Measure, Number, Solution
+from gapjax.study._findings._measure import Measure, Number, Solution
+from gapjax.study._findings._measures import MEASURES
 from gapjax.study._findings._result import StudyResult, load_result
 from gapjax.study._optimizers import OPTIMIZERS
 from gapjax.study._plan import Plan, make_plan

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gapjax import ghost, growth, landscape
-from gapjax.study._findings._measures import OnStep, Solution
+from gapjax.study._findings._measure import OnStep, Solution
 from gapjax.study._findings._surroundings import Part
 from gapjax.study._population._setup import Setup, rows_of
 from gapjax.study._results import _folder

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gapjax.study._findings._bench import Bench
-from gapjax.study._findings._measures import MEASURES, Measure
+from gapjax.study._findings._measure import Measure
+from gapjax.study._findings._measures import MEASURES
 from gapjax.study._findings._summary import Measured, summarize
 from gapjax.study._findings._surroundings import LandscapeFindings
 from gapjax.study._population._levels import crossed, weights_path

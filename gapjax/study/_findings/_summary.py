@@ -13,7 +13,8 @@ from gapjax.study._findings._intervals import (
     mean_interval,
     widened,
 )
-from gapjax.study._findings._measures import MEASURES, Measure, Number
+from gapjax.study._findings._measure import Measure, Number
+from gapjax.study._findings._measures import MEASURES
 from gapjax.study._findings._ranks import find_ranks
 from gapjax.study._findings._surroundings import (
     Between,

@@ -3,7 +3,8 @@
 from typing import Any
 
 from gapjax.study._findings._intervals import Interval
-from gapjax.study._findings._measures import EPSILONS, MEASURES, Number
+from gapjax.study._findings._measure import Number
+from gapjax.study._findings._measures import EPSILONS, MEASURES
 from gapjax.study._findings._ranks import HYPER
 from gapjax.study._findings._result import StudyResult
 from gapjax.study._findings._surroundings import LandscapeFindings, Observations, Surroundings
