@@ -195,7 +195,8 @@ def _added(kept: Kept, regime: str) -> str:
             told = f"**{told}**" if one["p_adjusted"] < 0.05 else told
             own, beside = (kept["regimes"][name] for name in (regime, large))
             missed = " †" if own["stopped"] and None in own["stopped"] else ""
-            other = f"<br>({own['budget']})" if own["budget"] != beside["budget"] else ""
+            words = own["budget"].replace(" ", "<br>")
+            other = f"<br>({words})" if own["budget"] != beside["budget"] else ""
             return told + missed + other
     return ""
 
