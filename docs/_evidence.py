@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.papers.kept import comparison
 from benchmarks.papers.pages import remedies_table
 
 RESULTS = pathlib.Path(__file__).parent.parent / "benchmarks" / "results"
@@ -30,12 +31,6 @@ def _ratio(name: str, at: tuple[str, ...], ours: str, peer: str) -> str:
     return f"{timings[ours]['ratio'] / timings[peer]['ratio']:.2f}"
 
 
-def _beside(kept: Any, regime: str, end: int) -> Any:
-    """The comparison of a regime with one of the two ends of a study; None where it has none."""
-    rows = [one for one in kept.get("comparisons", ()) if one["regime"] == regime]
-    return next((one for one in rows if one["baseline"] == kept["baseline"][end]), None)
-
-
 def _told(found: Any, shape: str, scale: float = 1.0) -> str:
     mean, low, high = (format(scale * found[end], shape) for end in ("mean", "low", "high"))
     return f"{mean} [{low}, {high}]"
@@ -43,7 +38,7 @@ def _told(found: Any, shape: str, scale: float = 1.0) -> str:
 
 def _remedy(name: str, kept: str) -> str:
     """What a remedy adds to the large batch in points; in bold where all comparisons resolve it."""
-    found = _beside(_kept(f"papers/{kept}"), f"LB+{name}", 1)
+    found = comparison(_kept(f"papers/{kept}"), f"LB+{name}", 1)
     if found is None:
         return NOT_MEASURED
     told = _told(found["difference"], "+.2f", 100)
@@ -65,7 +60,7 @@ def _tuning() -> str:
 def _seesaw() -> str:
     """The loss of Seesaw less that of the small batch's cosine, and the updates of both."""
     kept = _kept("papers/pydoc-lm")
-    found = _beside(kept, "SEESAW", 0)
+    found = comparison(kept, "SEESAW", 0)
     if found is None:
         return NOT_MEASURED
     own, small = (kept["regimes"][name]["updates"] for name in ("SEESAW", "SB"))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.papers.kept import comparison
 from gapjax import study
 
 Kept = Mapping[str, Any]
@@ -59,10 +60,8 @@ def _difference(regime: str, end: int) -> Callable[[Kept], Interval | None]:
     """Of the headline metric, a regime less one of the two ends."""
 
     def get(kept: Kept) -> Interval | None:
-        for one in kept["comparisons"]:
-            if one["regime"] == regime and one["baseline"] == kept["baseline"][end]:
-                return one["difference"]
-        return None
+        found = comparison(kept, regime, end)
+        return found and found["difference"]
 
     return get
 

@@ -7,6 +7,7 @@ versions that made it.
 import json
 import pathlib
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.speed.timing import RESULTS, machine
@@ -83,6 +84,14 @@ def all_kept(prefix: str = "") -> dict[str, dict[str, Any]]:
     """Every kept result whose name begins so, by name."""
     paths = sorted(FOLDER.glob(f"{prefix}*.json"))
     return {path.stem: read_kept(path) for path in paths}
+
+
+def comparison(kept: Mapping[str, Any], regime: str, end: int) -> Any:
+    """Of a regime with one of the two ends of a study (0 the small batch); None without one."""
+    for one in kept.get("comparisons", ()):
+        if (one["regime"], one["baseline"]) == (regime, kept["baseline"][end]):
+            return one
+    return None
 
 
 def _brief(value: Any) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from benchmarks.papers import held
-from benchmarks.papers.kept import FOLDER, all_kept
+from benchmarks.papers.kept import FOLDER, all_kept, comparison
 from benchmarks.speed.timing import RESULTS
 
 Kept = Mapping[str, Any]
@@ -189,16 +189,16 @@ def _points(found: Mapping[str, Any], sign: str) -> str:
 def _added(kept: Kept, regime: str) -> str:
     """By a regime to the large batch, in bold where all comparisons together resolve it."""
     small, large = kept["baseline"]
-    for one in kept["comparisons"]:
-        if (one["regime"], one["baseline"]) == (regime, large) and regime != small:
-            told = _points(one["difference"], "+")
-            told = f"**{told}**" if one["p_adjusted"] < 0.05 else told
-            own, beside = (kept["regimes"][name] for name in (regime, large))
-            missed = " †" if own["stopped"] and None in own["stopped"] else ""
-            words = own["budget"].replace(" ", "<br>")
-            other = f"<br>({words})" if own["budget"] != beside["budget"] else ""
-            return told + missed + other
-    return ""
+    found = comparison(kept, regime, 1)
+    if found is None or regime == small:
+        return ""
+    told = _points(found["difference"], "+")
+    told = f"**{told}**" if found["p_adjusted"] < 0.05 else told
+    own, beside = (kept["regimes"][name] for name in (regime, large))
+    missed = " †" if own["stopped"] and None in own["stopped"] else ""
+    words = own["budget"].replace(" ", "<br>")
+    other = f"<br>({words})" if own["budget"] != beside["budget"] else ""
+    return told + missed + other
 
 
 def budgets_page() -> str:
@@ -211,9 +211,9 @@ def budgets_page() -> str:
         "| --- | --- | ---: | --- | --- |\n"
     )
     for name, kept in all_kept("budgets").items():
-        (small, large), beside = kept["baseline"], kept["comparisons"]
+        large, beside = kept["baseline"][1], kept["comparisons"]
         against = {one["regime"]: one for one in beside if one["baseline"] == large}
-        gap = next(o for o in beside if (o["regime"], o["baseline"]) == (large, small))
+        gap = comparison(kept, large, 0)
         worse = gap["p_adjusted"] < 0.05 and gap["difference"]["mean"] < 0
         better = gap["p_adjusted"] < 0.05 and not worse
         verdict = "yes" if worse else "not told from chance"

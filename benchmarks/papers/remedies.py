@@ -32,14 +32,14 @@ if __name__ == "__main__":
     parser.add_argument("--note", default="", help="a sentence for the page: what was cut, say")
     asked, options = parser.parse_known_args()
     preset, own = SETTINGS[asked.data]
-    name = f"remedies-{asked.data}"
+    name, regimes = f"remedies-{asked.data}", REGIMES
     if asked.keep != "epochs":
         name += f"-{asked.keep.replace('=', '-')}"
         own = [*own, "--keep", asked.keep]
-    if "--regimes" not in options:
         # Where updates or the loss are held fixed, regime adaptation changes nothing.
-        more = asked.keep == "epochs"
-        own = [*own, "--regimes", *(one for one in REGIMES if more or not one.endswith("+RA"))]
+        regimes = tuple(one for one in REGIMES if not one.endswith("+RA"))
+    if "--regimes" not in options:
+        own = [*own, "--regimes", *regimes]
     run_study([preset, *own, *options], asked.runs / name)
     keep_study(asked.runs / name, name, preset, asked.note)
     print("\n".join(map(str, write_pages())))
