@@ -106,8 +106,10 @@ def compile_step(
         layout = functools.partial(state_shardings, mesh=mesh, parameters=parameters, axis=axis)
         if isinstance(parameters, str):
             layout({})  # a wrong word is wrong now
-        if isinstance(parameters, str) and parameters == "sharded" and isinstance(step, TrainStep):
-            step = dataclasses.replace(step, loss_fn=gathering(step.loss_fn, mesh, axis))
+        if isinstance(step, TrainStep):
+            step = dataclasses.replace(step, split=devices > 1)
+            if isinstance(parameters, str) and parameters == "sharded":
+                step = dataclasses.replace(step, loss_fn=gathering(step.loss_fn, mesh, axis))
         batch = NamedSharding(mesh, PartitionSpec(*[None] * where, axis))
         jitted = functools.partial(_jit, step, batch, donate)
         return CompiledStep(

@@ -33,6 +33,7 @@ Gradient = tuple[Any, Any, Metrics]  # gradient, model state, metrics
 METHODS = ("finite_difference", "exact")
 _DIFFERENCE = 0.01  # how far a finite difference goes, in weight space
 _ADAPTIVE_OFFSET = 0.01
+_MOST_UNROLLED = 32  # groups: each takes as long to compile as the first
 
 
 class GradientStrategy(Protocol):
@@ -82,11 +83,13 @@ class ValueAndGrad:
         loss_fn: ``(params, model_state, batch, key) -> (loss, (model_state, metrics))``.
         weigh: how much a batch counts; None where all parts of a batch count alike.
         axis_name: the mapped axis over which a batch is split; None if there is none.
+        split: whether ``jit`` splits a batch over devices.
     """
 
     loss_fn: LossFn
     weigh: Callable[[Batch], Weight]
     axis_name: AxisName | None = None
+    split: bool = False
 
     def __call__(self, params: Any, model_state: Any, batch: Batch, key: jax.Array) -> Gradient:
         """Gradient, model state and metrics of the examples that lie on this device."""
@@ -137,8 +140,12 @@ class ValueAndGrad:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(groups))
         weights = jax.vmap(self.weigh)(split)
         mean, first = mean_of_parts(weights, groups), lambda x: x[0]
+        unroll = False
         if at_once is None:
-            at_once = jax.default_backend() != "cpu" or convolves(params)
+            # In turn, each device would go through the groups of all.
+            in_turn, slow = jax.default_backend() == "cpu" and not self.split, convolves(params)
+            unroll = in_turn and slow and groups <= _MOST_UNROLLED
+            at_once = not in_turn or (slow and not unroll)
         if at_once:
             results = jax.vmap(lambda batch, key: of_group(alone, batch, key))(split, keys)
             return combine(results, params, model_state, mean=mean, first=first)
@@ -148,7 +155,7 @@ class ValueAndGrad:
             return grads, None, (after, metrics)
 
         grads, _, (after, metrics) = mean_in_turn(
-            of_part, None, (split, keys), weights, params, self.axis_name
+            of_part, None, (split, keys), weights, params, self.axis_name, unroll=unroll
         )
         after = mean_state(after, model_state, mean=mean, first=first)
         return grads, after, mean_metrics(metrics, mean=mean)
@@ -194,10 +201,11 @@ def sam(
         group_size: m, the examples of a group; it divides the batch (with microbatches, each of
             them; under ``pmap``, what a device holds).
         at_once: True: all groups run at once, vmapped, each with a gradient of its own in memory;
-            microbatches bound that. False: one after the other, in the memory of one; where ``jit``
-            splits a batch over devices, each of them goes through all groups. None: as is faster:
-            in turn on a CPU where there are no convolutions (as fast with layers of 64, and 2.8 to
-            4.4 times as fast with F1), at once elsewhere.
+            microbatches bound that. False: one after the other, in a loop, in the memory of one;
+            where ``jit`` splits a batch over devices, each of them goes through all groups. None:
+            as is faster: in turn on a CPU (as fast with layers of 64, 2.8 to 4.4 times as fast with
+            F1; up to 32 groups of a network with convolutions are unrolled, 4 times as fast with C1
+            and in the memory of all), at once elsewhere and where ``compile_step`` splits a batch.
 
     Returns:
         What ``make_train_step`` takes as ``gradient``.

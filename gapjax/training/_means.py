@@ -112,6 +112,8 @@ def mean_in_turn(
     weights: Weight,
     params: Any,
     axis: AxisName | None,
+    *,
+    unroll: bool = False,
 ) -> tuple[Any, Any, Any]:
     """The mean gradient over parts that are seen one after the other, in the memory of one.
 
@@ -122,6 +124,8 @@ def mean_in_turn(
         weights: of the parts.
         params: what the gradient is of, and in whose types it is wanted.
         axis: the mapped axis over which ``params`` are different.
+        unroll: whether each part has its own place in the program, instead of a loop; the compiler
+            then takes the memory of all.
 
     Returns:
         The gradient, the state after the last part, and the rest of all parts, stacked.
@@ -134,7 +138,7 @@ def mean_in_turn(
         return (total, state), rest
 
     start = varying(jax.tree.map(lambda w: jnp.zeros_like(widen(w)), params), axis)
-    (total, state), rest = jax.lax.scan(add, (start, state), (parts, weights))
+    (total, state), rest = jax.lax.scan(add, (start, state), (parts, weights), unroll=unroll)
     whole: Any = jax.tree.leaves(parts)[0].shape[0] if weights is None else jnp.sum(weights)
     grads = jax.tree.map(lambda t, w: settle(t, whole, jnp.zeros_like(w)), total, params)
     return grads, state, rest

@@ -142,6 +142,7 @@ class TrainStep:
     on_fault: str = "ignore"
     compute_dtype: Any = None
     weight_fn: Callable[[Batch], Any] | None = None
+    split: bool = False  # whether jit splits a batch over devices
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """The state after one update with ``batch``, and the metrics of the batch."""
@@ -152,6 +153,7 @@ class TrainStep:
             computing_in(self.compute_dtype, checked(self.loss_fn)),
             functools.partial(weigh, weight_fn=self.weight_fn),
             self.axis_name,
+            self.split,
         )
         loss = BatchLoss(value_and_grad, self.microbatched, state.model_state, batch, key)
         (grads, model_state, metrics), parts = loss.gradient(state.params, self.gradient or plain)
