@@ -1,7 +1,9 @@
 """Kept results: each says what made it, and every page is built from them."""
 
+import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from benchmarks.papers import kept, pages
@@ -57,10 +59,20 @@ def test_a_result_without_a_device_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "said"),
-    [(0.1, 0.3, "held"), (-0.3, -0.1, "did not hold"), (-0.1, 0.3, "cannot tell"),
-     (None, None, "cannot tell"), (None, -0.1, "did not hold"), (0.1, None, "held")],
-)  # fmt: skip
-def test_a_verdict_follows_from_the_interval(low, high, said):
-    mean = -0.2 if high is not None and high < 0 else 0.2
-    assert verdict(CLAIMS[0], {"mean": mean, "low": low, "high": high}) == said
+    ("within", "low", "high", "said"),
+    [
+        ((0, np.inf), 0.1, 0.3, "held"),
+        ((0, np.inf), -0.3, -0.1, "did not hold"),
+        ((0, np.inf), 0.0, 0.0, "did not hold"),
+        ((0, np.inf), -0.1, 0.3, "cannot tell"),
+        ((0, np.inf), None, None, "cannot tell"),
+        ((0, np.inf), None, -0.1, "did not hold"),
+        ((0, np.inf), 0.1, None, "held"),
+        ((-0.1, 0.1), -0.05, 0.09, "held"),
+        ((-0.1, 0.1), 0.2, 0.3, "did not hold"),
+        ((-0.1, 0.1), -0.2, 0.9, "cannot tell"),  # both ends outside, the bounds between them
+    ],
+)
+def test_a_verdict_follows_from_the_interval(within, low, high, said):
+    claim = dataclasses.replace(CLAIMS[0], within=within)
+    assert verdict(claim, {"mean": 0.0, "low": low, "high": high}) == said

@@ -25,8 +25,7 @@ class Claim:
         source: who claims it.
         runs: the kept results that can decide it.
         number: from a kept result to ``{"mean", "low", "high"}``; None where it has none.
-        holds: when the claim holds, of a number: the whole interval inside, and it held; the whole
-            interval outside, and it did not.
+        within: the bounds between which the claim holds.
         shown: how the number is told, with ``{}`` for it.
         scale: what it is multiplied by.
         budget: what was held fixed.
@@ -36,20 +35,24 @@ class Claim:
     source: str
     runs: tuple[str, ...]
     number: Callable[[Kept], Interval | None]
-    holds: Callable[[float], bool]
+    within: tuple[float, float]
     shown: str
     scale: float = 1.0
     budget: str = "same epochs"
 
 
 def verdict(claim: Claim, found: Interval) -> str:
-    """Held, did not, or cannot tell; an end that has no bound is infinitely far."""
-    low = float("-inf") if found["low"] is None else found["low"]
-    high = float("inf") if found["high"] is None else found["high"]
-    if found["low"] is None and found["high"] is None:
-        return "cannot tell"
-    ends = [claim.holds(value) for value in (low, found["mean"], high)]
-    return "held" if all(ends) else "did not hold" if not any(ends) else "cannot tell"
+    """Held: the interval lies within the claim's bounds; did not hold: outside; or cannot tell.
+
+    An end that has no bound is infinitely far.
+    """
+    low = -np.inf if found["low"] is None else found["low"]
+    high = np.inf if found["high"] is None else found["high"]
+    least, most = claim.within
+    if high <= least or low >= most:
+        return "did not hold"
+    above, below = low > least or np.isinf(least), high < most or np.isinf(most)
+    return "held" if above and below else "cannot tell"
 
 
 def _share(regime: str) -> Callable[[Kept], Interval | None]:
@@ -122,7 +125,7 @@ _GAP = Claim(
     f"{_KESKAR}; {_HOFFER}",
     (*_DIGITS, *_TUNED, *_SHARP, *_CUT),
     lambda kept: kept["gap"],
-    lambda gap: gap > 0,
+    (0, np.inf),
     "the gap is {} points",
     100.0,
 )
@@ -142,7 +145,7 @@ CLAIMS = (
         _HOFFER,
         _DIGITS,
         _share("LB+LR"),
-        lambda share: share > 0,
+        (0, np.inf),
         "{}% closed",
         100.0,
     ),
@@ -151,7 +154,7 @@ CLAIMS = (
         _HOFFER,
         (*_DIGITS, *_TUNED, *_CUT),
         _share("LB+LR+GBN"),
-        lambda share: share > 0,
+        (0, np.inf),
         "{}% closed",
         100.0,
     ),
@@ -160,7 +163,7 @@ CLAIMS = (
         _HOFFER,
         _DIGITS,
         _paired("LB+LR+GBN", "LB+LR"),
-        lambda difference: difference > 0,
+        (0, np.inf),
         "{} points above the rate alone (over seeds alone)",
         100.0,
     ),
@@ -169,7 +172,7 @@ CLAIMS = (
         _HOFFER,
         (*_DIGITS, *_TUNED),
         _difference("LB+LR+GBN+RA", 0),
-        lambda difference: difference > -0.002,
+        (-0.002, np.inf),
         "{} points above the small batch (held: not 0.2 below)",
         100.0,
         "same updates, more examples",
@@ -179,7 +182,7 @@ CLAIMS = (
         _KESKAR,
         _SHARP,
         _seen("observations", "below_own_peak"),
-        lambda below: below < 0.005,
+        (-np.inf, 0.005),
         "{} points below its own peak at the end (held: less than 0.5)",
         100.0,
     ),
@@ -188,7 +191,7 @@ CLAIMS = (
         _KESKAR,
         _SHARP,
         _seen("observations", "train_difference"),
-        lambda difference: abs(difference) < 0.005,
+        (-0.005, 0.005),
         "training accuracy of the large batch less the small: {} points (held: within 0.5)",
         100.0,
     ),
@@ -197,7 +200,7 @@ CLAIMS = (
         _KESKAR,
         _SHARP,
         _seen("observations", "smallest_to_largest", "LB"),
-        lambda ratio: ratio > -0.05,
+        (-0.05, np.inf),
         "smallest over largest eigenvalue {} (held: above -0.05)",
     ),
     Claim(
@@ -205,7 +208,7 @@ CLAIMS = (
         f"{_KESKAR} (3 to 10 times); {_HOFFER}",
         (*_SHARP, *_CUT),
         _seen("observations", "distance_ratio"),
-        lambda ratio: ratio > 1,
+        (1, np.inf),
         "{} times as far",
     ),
     Claim(
@@ -213,7 +216,7 @@ CLAIMS = (
         _KESKAR,
         _SHARP,
         _seen("between", "barrier"),
-        lambda barrier: barrier > 0.01,
+        (0.01, np.inf),
         "the training loss rises by {} on the line (held: more than 0.01)",
     ),
     Claim(
@@ -221,7 +224,7 @@ CLAIMS = (
         _KESKAR,
         _SHARP,
         _seen("ratios", "keskar_0.001"),
-        lambda ratio: ratio > 1,
+        (1, np.inf),
         "{} times as sharp",
     ),
     Claim(
@@ -229,7 +232,7 @@ CLAIMS = (
         _KESKAR,
         _ALONG,
         _seen("ratios", "keskar_subspace"),
-        lambda ratio: ratio > 1,
+        (1, np.inf),
         "{} times as sharp",
     ),
     Claim(
@@ -237,7 +240,7 @@ CLAIMS = (
         _KESKAR,
         _SHARP,
         _seen("ratios", "top"),
-        lambda ratio: ratio > 1,
+        (1, np.inf),
         "{} times as sharp",
     ),
     Claim(
@@ -245,7 +248,7 @@ CLAIMS = (
         f"asked of {_KESKAR}",
         _SHARP,
         _at_equal_loss("keskar_0.001"),
-        lambda ratio: ratio > 1,
+        (1, np.inf),
         "{} times as sharp",
         budget="same training loss",
     ),
@@ -254,7 +257,7 @@ CLAIMS = (
         f"asked of {_KESKAR}",
         _ALONG,
         _at_equal_loss("keskar_subspace"),
-        lambda ratio: ratio > 1,
+        (1, np.inf),
         "{} times as sharp",
         budget="same training loss",
     ),
@@ -263,7 +266,7 @@ CLAIMS = (
         f"asked of {_KESKAR}",
         _SHARP,
         _at_equal_loss("top"),
-        lambda ratio: ratio > 1,
+        (1, np.inf),
         "{} times as sharp",
         budget="same training loss",
     ),
@@ -272,7 +275,7 @@ CLAIMS = (
         _HOFFER,
         _DIGITS,
         _slope,
-        lambda slope: slope > 0,
+        (0, np.inf),
         "{} farther each time t grows e-fold",
         budget="before the rate first falls",
     ),
@@ -281,7 +284,7 @@ CLAIMS = (
         _SMITH,
         ("smith-digits",),
         _difference("GROW", 0),
-        lambda difference: difference > -0.005,
+        (-0.005, np.inf),
         "{} points above the small batch (held: not 0.5 below)",
         100.0,
     ),
@@ -290,7 +293,7 @@ CLAIMS = (
         "Meterez et al. 2025",
         ("pydoc-lm",),
         _difference("SEESAW", 0),
-        lambda difference: difference < 0.02,
+        (-np.inf, 0.02),
         "{} nats per byte above the small batch's cosine (held: less than 0.02)",
         budget="same tokens",
     ),
