@@ -26,7 +26,7 @@ class Needs(NamedTuple):
         plan: the plan of the regime.
         phase: ``"train"``, or ``"tune"`` for the search for a learning rate before it.
         members: seeds times learning rates trained at once.
-        more: of tuning, the members by which a grid may grow, at most twice; each time these are
+        more: of tuning, the members by which a grid may grow, each time it does; these are
             trained as one more program of this kind.
         mesh: the axes of devices that it runs on, by name.
         devices: how many devices that is.

@@ -80,7 +80,7 @@ def test_tuning_is_told_before_training():
     assert tune.data_bytes < trained.data_bytes  # without the validation examples
     assert study.needs_row(tune)[0] == "SB (tune)"
     # One rate more where the better of the two is at the edge, which it is.
-    assert tune.more == 3 and study.needs_row(tune)[3] == "6 (+ 3, 2×)"
+    assert tune.more == 3 and study.needs_row(tune)[3] == "6 (+ 3, 6×)"
     assert trained.more == 0 and study.needs_row(trained)[3] == "6"
     assert tune.plan.updates < trained.plan.updates
     assert "at most 2 times" in study.needs_notes(trained)[-1]

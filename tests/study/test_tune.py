@@ -86,20 +86,24 @@ def test_a_best_rate_inside_ends_the_search(monkeypatch):
     assert len(stages) == 1 and not found.at_edge and found.extended == 0
 
 
-@pytest.mark.parametrize(("best", "side"), [(0.2, 2.0), (0.0125, 0.5)])
-def test_a_grid_goes_on_where_its_best_is_at_the_edge(monkeypatch, best, side):
+@pytest.mark.parametrize(
+    ("best", "side", "extended"),
+    [(0.2, 2.0, 2), (0.0125, 0.5, 2), (1.6, 2.0, 5), (0.0015625, 0.5, 5)],
+)
+def test_a_grid_goes_on_where_its_best_is_at_the_edge(monkeypatch, best, side, extended):
+    """A step past the edge at a time until it finds it, one more: it is no edge any more."""
     found, stages = _judged(monkeypatch, best)
-    # One step past the edge finds it, one more that it is no edge any more.
-    assert (found.extended == 2 and len(stages) == 3 and not found.at_edge) or best > 0.1
+    assert (found.extended, len(stages), found.at_edge) == (extended, extended + 1, False)
     assert found.trials[found.best].learning_rate == pytest.approx(best)
     np.testing.assert_allclose(stages[1], [0.05 * side**2])
     rates = [trial.learning_rate for trial in found.trials]
     assert rates == sorted(rates)
 
 
-def test_it_goes_on_twice_at_most_and_is_marked(monkeypatch):
+def test_it_ends_somewhere_and_is_marked(monkeypatch):
     found, stages = _judged(monkeypatch, 100.0)
-    assert len(stages) == 3 and found.extended == 2 and found.at_edge
+    most = _tune.MOST_EXTENSIONS
+    assert len(stages) == 1 + most and found.extended == most and found.at_edge
 
 
 def test_a_trial_with_a_seed_that_diverged_is_never_best():
