@@ -47,7 +47,7 @@ def study_section(name: str, kept: Kept) -> str:
                 str(found["batch_size"]),
                 f"{found['updates']:,}",
                 f"{found['examples']:,}",
-                f"{found['learning_rate']:.3g}",
+                f"{found['learning_rate']:.3g}{edge(found)}",
                 mean_and_deviation(found["train_loss"], 1.0, 3),
                 mean_and_deviation(found["distance"], 1.0, 2),
             ]
@@ -170,7 +170,8 @@ def remedies_table() -> str:
             f"{settings['small_batch']}, {most}{large['updates']:,} updates, {settings['seeds']} "
             f"seeds, {settings['tune']} rates each."
         )
-        gaps.append(_points(kept["gap"], "-"))
+        ends = (kept["regimes"][name] for name in kept["baseline"])
+        gaps.append(_points(kept["gap"], "-") + edge(*ends))
     rows = [heads, ["---", *["---:"] * len(runs)], gaps]
     for regime in dict.fromkeys(regime for kept in runs for regime in kept["regimes"]):
         added = [_added(kept, regime) for kept in runs]
@@ -198,7 +199,12 @@ def _added(kept: Kept, regime: str) -> str:
     missed = " †" if own["stopped"] and None in own["stopped"] else ""
     words = own["budget"].replace(" ", "<br>")
     other = f"<br>({words})" if own["budget"] != beside["budget"] else ""
-    return told + missed + other
+    return told + missed + edge(own, beside) + other
+
+
+def edge(*regimes: Mapping[str, Any]) -> str:
+    """A mark where the best rate of any of these lies at the edge of those tried."""
+    return " ‡" * any((regime["tuning"] or {}).get("at_edge") for regime in regimes)
 
 
 def budgets_page() -> str:
@@ -252,7 +258,8 @@ PAGES: dict[str, Callable[[], str]] = {
         "What each adds to the test accuracy of the large batch alone, in points with 95% "
         "intervals over seeds and test examples, both at their own best rates; in bold where all "
         "comparisons of a column together resolve it (Holm); † where not all seeds got to the "
-        f"loss. `python -m benchmarks.papers.remedies` runs them.\n\n{remedies_table()}",
+        "loss, ‡ where the best rate of either is the smallest or largest of those tried. "
+        f"`python -m benchmarks.papers.remedies` runs them.\n\n{remedies_table()}",
     ),
     "budgets.md": budgets_page,
     "language.md": lambda: (

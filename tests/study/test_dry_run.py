@@ -10,6 +10,7 @@ from gapjax.study import _dry_run
 from gapjax.study._population import _train
 from gapjax.study._population._member import Member, make_population
 from gapjax.study._prepare import prepare_study
+from gapjax.study._tune import MOST_EXTENSIONS
 
 SMALL = study.Study(seeds=2, epochs=1, regimes=("SB", "LB+LR+GBN", "GROW"), evaluations=2)
 DENSE = [64, 128, 128, 128, 10]
@@ -80,10 +81,10 @@ def test_tuning_is_told_before_training():
     assert tune.data_bytes < trained.data_bytes  # without the validation examples
     assert study.needs_row(tune)[0] == "SB (tune)"
     # One rate more where the better of the two is at the edge, which it is.
-    assert tune.more == 3 and study.needs_row(tune)[3] == "6 (+ 3, 6×)"
+    assert tune.more == 3 and study.needs_row(tune)[3] == f"6 (+ 3, {MOST_EXTENSIONS}×)"
     assert trained.more == 0 and study.needs_row(trained)[3] == "6"
     assert tune.plan.updates < trained.plan.updates
-    assert "at most 2 times" in study.needs_notes(trained)[-1]
+    assert f"at most {MOST_EXTENSIONS} times" in study.needs_notes(trained)[-1]
 
 
 @pytest.mark.slow
