@@ -256,7 +256,8 @@ PAGES: dict[str, Callable[[], str]] = {
         "Every remedy, rates tuned with equal trials",
         "remedies",
         "What each adds to the test accuracy of the large batch alone, in points with 95% "
-        "intervals over seeds and test examples, both at their own best rates; in bold where all "
+        "intervals over seeds and test examples, both at their own best rates (the large batch "
+        "alone tuned over the grids of both its rules: `LB` and `LB+LR`); in bold where all "
         "comparisons of a column together resolve it (Holm); † where not all seeds got to the "
         "loss, ‡ where the best rate of either is the smallest or largest of those tried. "
         f"`python -m benchmarks.papers.remedies` runs them.\n\n{remedies_table()}",
