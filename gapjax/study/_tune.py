@@ -23,7 +23,7 @@ from gapjax.study._population._train import Advance, Watch, train
 from gapjax.study._results._records import Trial, Tuning, over_seeds
 
 FACTOR = 2.0  # between the rates of a grid
-MOST_EXTENSIONS = 6
+MOST_EXTENSIONS = 10
 SEEDS = 4  # that a trial is judged by, at most
 _RULES = ("LR", "LINEAR")  # remedies that only say where the grid lies
 
