@@ -101,7 +101,7 @@ def test_a_grid_goes_on_where_its_best_is_at_the_edge(monkeypatch, best, side, e
 
 
 def test_it_ends_somewhere_and_is_marked(monkeypatch):
-    found, stages = _judged(monkeypatch, 100.0)
+    found, stages = _judged(monkeypatch, 1e6)
     most = _tune.MOST_EXTENSIONS
     assert len(stages) == 1 + most and found.extended == most and found.at_edge
 
