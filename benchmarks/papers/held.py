@@ -133,7 +133,9 @@ _GAP = Claim(
 CLAIMS = (
     _GAP,
     dataclasses.replace(
-        _GAP, runs=("budgets-loss", "remedies-digits-loss-0.01"), budget="same training loss"
+        _GAP,
+        runs=("budgets-loss", "remedies-digits-loss-0.01", "remedies-mnist-loss-0.1"),
+        budget="same training loss",
     ),
     dataclasses.replace(
         _GAP,
