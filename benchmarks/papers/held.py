@@ -134,7 +134,7 @@ CLAIMS = (
     _GAP,
     dataclasses.replace(
         _GAP,
-        runs=("budgets-loss", "remedies-digits-loss-0.01", "remedies-mnist-loss-0.1"),
+        runs=("budgets-loss", "remedies-digits-loss-0.01", "remedies-mnist-loss-0.15"),
         budget="same training loss",
     ),
     dataclasses.replace(
