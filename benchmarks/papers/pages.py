@@ -164,14 +164,13 @@ def remedies_table() -> str:
     for kept in runs:
         settings, large = kept["settings"], kept["regimes"][kept["baseline"][1]]
         heads.append(f"{settings['dataset']['name']}, {large['budget']}")
-        most = "at most " if large["stopped"] else ""
         about.append(
             f"* {heads[-1]}: {settings['model']}, batch {settings['large_batch']} for "
-            f"{settings['small_batch']}, {most}{large['updates']:,} updates, {settings['seeds']} "
-            f"seeds, {settings['tune']} rates each."
+            f"{settings['small_batch']} ({large['updates']:,} updates), {settings['seeds']} seeds, "
+            f"{settings['tune']} rates each."
         )
         ends = (kept["regimes"][name] for name in kept["baseline"])
-        gaps.append(_points(kept["gap"], "-") + edge(*ends))
+        gaps.append(_points(kept["gap"], "-", edge(*ends)))
     rows = [heads, ["---", *["---:"] * len(runs)], gaps]
     for regime in dict.fromkeys(regime for kept in runs for regime in kept["regimes"]):
         added = [_added(kept, regime) for kept in runs]
@@ -180,11 +179,15 @@ def remedies_table() -> str:
     return "\n".join([*about, "", *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
 
-def _points(found: Mapping[str, Any], sign: str) -> str:
+def _points(found: Mapping[str, Any], sign: str, marks: str = "") -> str:
     """A difference over its interval, so that many fit beside each other."""
-    mean = f"{100 * found['mean']:{sign}z.1f}"
-    low, high = (f"{100 * found[end]:z.1f}" for end in ("low", "high"))
-    return f"{mean}<br>[{low}, {high}]"
+
+    def told(value: float, sign: str = "-") -> str:
+        points = 100 * value
+        return f"{points:{sign}z.{1 if abs(points) < 9.95 else 0}f}"
+
+    low, high = (told(found[end]) for end in ("low", "high"))
+    return f"{told(found['mean'], sign)}{marks}<br>[{low}, {high}]"
 
 
 def _added(kept: Kept, regime: str) -> str:
@@ -193,13 +196,12 @@ def _added(kept: Kept, regime: str) -> str:
     found = comparison(kept, regime, 1)
     if found is None or regime == small:
         return ""
-    told = _points(found["difference"], "+")
-    told = f"**{told}**" if found["p_adjusted"] < 0.05 else told
     own, beside = (kept["regimes"][name] for name in (regime, large))
-    missed = " †" if own["stopped"] and None in own["stopped"] else ""
+    missed = " †" * bool(own["stopped"] and None in own["stopped"])
+    told = _points(found["difference"], "+", missed + edge(own, beside))
+    told = f"**{told}**" if found["p_adjusted"] < 0.05 else told
     words = own["budget"].replace(" ", "<br>")
-    other = f"<br>({words})" if own["budget"] != beside["budget"] else ""
-    return told + missed + edge(own, beside) + other
+    return told + (f"<br>({words})" if own["budget"] != beside["budget"] else "")
 
 
 def edge(*regimes: Mapping[str, Any]) -> str:
