@@ -113,7 +113,7 @@ def _slope(kept: Kept) -> Interval | None:
 
 
 _DIGITS = ("digits", "digits-tuned", "hoffer-f1-mnist", "hoffer-f1-mnist-small")
-_DIGITS += ("hoffer-c1-cifar10-small", "hoffer-resnet44-cifar10-small")
+_DIGITS += ("hoffer-c1-cifar10-small", "hoffer-resnet44-cifar10-small", "hoffer-vgg-cifar10-small")
 _SHARP = ("keskar-digits", "keskar-f2-mnist-small", "keskar-f1-small", "keskar-c1-small")
 _ALONG = (*_SHARP, "keskar-f2-mnist-small-subspace")
 _TUNED = ("remedies-digits", "remedies-mnist", "remedies-cifar10")
