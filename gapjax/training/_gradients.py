@@ -136,18 +136,19 @@ class ValueAndGrad:
         alone = dataclasses.replace(self, axis_name=None)
         if groups == 1:
             return of_group(alone, batch, key)
-        split = jax.tree.map(lambda x: x.reshape(groups, group_size, *x.shape[1:]), batch)
+        parts = jax.tree.map(lambda x: x.reshape(groups, group_size, *x.shape[1:]), batch)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(groups))
-        weights = jax.vmap(self.weigh)(split)
+        weights = jax.vmap(self.weigh)(parts)
         mean, first = mean_of_parts(weights, groups), lambda x: x[0]
         unroll = False
         if at_once is None:
             # In turn, each device would go through the groups of all.
-            in_turn, slow = jax.default_backend() == "cpu" and not self.split, convolves(params)
-            unroll = in_turn and slow and groups <= _MOST_UNROLLED
-            at_once = not in_turn or (slow and not unroll)
+            at_once = jax.default_backend() != "cpu" or self.split
+            if not at_once and convolves(params):
+                unroll = groups <= _MOST_UNROLLED
+                at_once = not unroll
         if at_once:
-            results = jax.vmap(lambda batch, key: of_group(alone, batch, key))(split, keys)
+            results = jax.vmap(lambda batch, key: of_group(alone, batch, key))(parts, keys)
             return combine(results, params, model_state, mean=mean, first=first)
 
         def of_part(_: None, part: tuple[Batch, jax.Array], weight: Weight) -> Any:
@@ -155,7 +156,7 @@ class ValueAndGrad:
             return grads, None, (after, metrics)
 
         grads, _, (after, metrics) = mean_in_turn(
-            of_part, None, (split, keys), weights, params, self.axis_name, unroll=unroll
+            of_part, None, (parts, keys), weights, params, self.axis_name, unroll=unroll
         )
         after = mean_state(after, model_state, mean=mean, first=first)
         return grads, after, mean_metrics(metrics, mean=mean)
