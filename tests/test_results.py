@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.papers import kept, pages
 from benchmarks.papers.held import CLAIMS, verdict
+from benchmarks.papers.run import with_options
 from gapjax import study
 
 
@@ -76,3 +77,31 @@ def test_a_result_without_a_device_is_refused(tmp_path):
 def test_a_verdict_follows_from_the_interval(within, low, high, said):
     claim = dataclasses.replace(CLAIMS[0], within=within)
     assert verdict(claim, {"mean": 0.0, "low": low, "high": high}) == said
+
+
+def test_a_share_of_a_gap_is_told_where_the_large_batch_is_told_to_be_worse():
+    for found in kept.all_kept("hoffer").values():
+        column = pages.study_section("here", found)
+        assert ("No share of a gap" in column) != kept.gap_is_clear(found)
+    gap = {"mean": 0.02, "low": 0.01, "high": 0.03}
+    accuracy, loss = {"maximize": True}, {"maximize": False}
+    assert kept.gap_is_clear({"gap": gap, "task": accuracy})
+    assert not kept.gap_is_clear({"gap": gap, "task": loss})  # of a loss, the large batch's is less
+    assert not kept.gap_is_clear({"gap": {**gap, "low": -0.01}, "task": accuracy})
+    assert not kept.gap_is_clear({"gap": {**gap, "low": None, "high": None}, "task": accuracy})
+
+
+def test_an_option_that_is_given_stands_in_the_place_of_the_benchmark_s_own():
+    own = ["--seeds", "3", "--regimes", "SB", "LB", "--tune", "5"]
+    assert with_options(own, ["--tune=3", "--epochs", "1"]) == [
+        *own[:-2], "--tune=3", "--epochs", "1",
+    ]  # fmt: skip
+    assert with_options(own, ["--regimes", "SB"]) == [
+        "--seeds",
+        "3",
+        "--tune",
+        "5",
+        "--regimes",
+        "SB",
+    ]
+    assert with_options(own, []) == own

@@ -11,7 +11,7 @@ import pathlib
 
 from benchmarks.papers.kept import keep_study
 from benchmarks.papers.pages import write_pages
-from benchmarks.papers.run import run_study
+from benchmarks.papers.run import run_study, with_options
 
 PRESET = "hoffer-f1-mnist-small"
 # Of the losses one that all get to, and one that none does: the rate has dropped before.
@@ -31,6 +31,7 @@ if __name__ == "__main__":
     asked, options = parser.parse_known_args()
     for budget in asked.budgets or BUDGETS:
         name, keep = f"budgets-{budget}", BUDGETS[budget]
-        run_study([PRESET, *SETTINGS, "--keep", keep, *options], asked.runs / name)
+        own = with_options([*SETTINGS, "--keep", keep], options)
+        run_study([PRESET, *own], asked.runs / name)
         keep_study(asked.runs / name, name, PRESET, f"Held fixed: {keep}.")
     print("\n".join(map(str, write_pages())))

@@ -94,6 +94,14 @@ def comparison(kept: Mapping[str, Any], regime: str, end: int) -> Any:
     return None
 
 
+def gap_is_clear(kept: Mapping[str, Any]) -> bool:
+    """Whether the large batch is told to be worse; of what is not, nothing closes a share."""
+    low, high = kept["gap"]["low"], kept["gap"]["high"]
+    if low is None or high is None:
+        return False
+    return bool(low > 0 if kept["task"]["maximize"] else high < 0)
+
+
 def _brief(value: Any) -> Any:
     """Floats with six digits, which is more than their errors leave."""
     if isinstance(value, float):

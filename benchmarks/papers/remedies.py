@@ -10,7 +10,7 @@ import pathlib
 
 from benchmarks.papers.kept import keep_study
 from benchmarks.papers.pages import write_pages
-from benchmarks.papers.run import run_study
+from benchmarks.papers.run import run_study, with_options
 
 REGIMES = ("SB", "LB", "LB+LR", "LB+LR+GBN", "LB+LR+GBN+RA", "LB+NOISE", "LB+WARMUP")
 REGIMES += ("LB+SAM", "LB+LARS", "LB+LAMB", "LB+EMA", "LB+PENALTY", "LB+SMOOTH")
@@ -38,8 +38,7 @@ if __name__ == "__main__":
         own = [*own, "--keep", asked.keep]
         # Where updates or the loss are held fixed, regime adaptation changes nothing.
         regimes = tuple(one for one in REGIMES if not one.endswith("+RA"))
-    if "--regimes" not in options:
-        own = [*own, "--regimes", *regimes]
-    run_study([preset, *own, *options], asked.runs / name)
+    own = [*own, "--regimes", *regimes]
+    run_study([preset, *with_options(own, options)], asked.runs / name)
     keep_study(asked.runs / name, name, preset, asked.note)
     print("\n".join(map(str, write_pages())))

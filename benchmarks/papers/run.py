@@ -32,6 +32,16 @@ def run_presets(about: str, prefix: str, arguments: Sequence[str] | None = None)
     print("\n".join(map(str, write_pages())))
 
 
+def with_options(own: Sequence[str], given: Sequence[str]) -> list[str]:
+    """A benchmark's own options, each in the place of none that is given."""
+    asked = {word.partition("=")[0] for word in given if word.startswith("--")}
+    kept, taken = list[str](), False
+    for word in own:
+        taken = word in asked if word.startswith("--") else taken
+        kept += [] if taken else [word]
+    return [*kept, *given]
+
+
 def run_study(arguments: Sequence[str], folder: pathlib.Path) -> None:
     """`gapjax study` in a process of its own, which goes on where an earlier one stopped."""
     command = [sys.executable, "-m", "gapjax", "study", *arguments, "--out", str(folder)]
