@@ -1,11 +1,14 @@
 """Presets: what they say of themselves."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from benchmarks.papers import kept
 from gapjax import models, study
 from gapjax.study import PRESETS
 from gapjax.study._presets._preset import steps
@@ -50,7 +53,31 @@ def test_it_says_data_size_time_and_the_papers_numbers(name):
 def test_small_ones_take_minutes():
     for name, preset in PRESETS.items():
         if name.endswith("-small"):
-            assert preset.seconds(100.0) < 900, name
+            assert preset.seconds(preset.cpu_gflops) < 1800, name
+
+
+KEPT = {
+    name: found
+    for name, found in kept.all_kept().items()
+    if found["preset"] and not found["settings"]["tune"] and not found["landscape"]
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_the_time_it_says_is_near_that_of_a_kept_run(name):
+    settings, regimes = KEPT[name]["settings"], KEPT[name]["regimes"]
+    preset = PRESETS[KEPT[name]["preset"]]
+    same = ("seeds", "epochs", "evaluations")
+    own = dataclasses.replace(
+        preset.study,
+        regimes=tuple(one for one in regimes if "LONG" not in one),
+        controls=any("LONG" in one for one in regimes),
+        **{key: settings[key] for key in same},
+    )
+    preset = dataclasses.replace(preset, study=own)
+    assert [*preset.plans] == [*regimes]
+    took = sum(found["seconds"] for found in regimes.values())
+    assert 1 / 3 < preset.seconds(preset.cpu_gflops) / took < 3
 
 
 @pytest.mark.parametrize("name", ["digits", "hoffer-f1-mnist", "hoffer-c1-cifar10-small"])

@@ -7,7 +7,7 @@ Their rule for the rate is the square root, ghosts have 128 examples, gradients 
 import dataclasses
 import functools
 
-from gapjax.study._presets._preset import Preset, steps
+from gapjax.study._presets._preset import DENSE_GFLOPS, Preset, steps
 from gapjax.study._study import Study
 
 _SOURCE = "Hoffer, Hubara, Soudry 2017, arXiv:1705.08741, tables 1 and 2"
@@ -31,6 +31,11 @@ _ALEXNET = functools.partial(steps, {0.0: 1.0, 0.4: 0.5, 0.6: 0.1, 0.8: 0.05})
 
 _PADDING = "padding is black (their code fills with 127)"
 _SMALL = {"large_batch": 1024, "small_batch": 32, "ghost_size": 32, "seeds": 3, "evaluations": 20}
+# With convolutions looks at ten thousand test images, and a control as long as the longest regime,
+# would take more time than all else.
+_THIN = {**_SMALL, "evaluations": 5, "controls": False}
+# Regime adaptation alone would take an hour; `--regimes` has it.
+_WITHOUT = {**_THIN, "large_batch": 512, "regimes": _NAMES[:-1]}
 
 
 def _preset(meaning: str, study: Study, numbers: tuple[float, ...] = (), **facts: object) -> Preset:
@@ -63,6 +68,7 @@ HOFFER: dict[str, Preset] = {
         (98.27, 97.05, 97.55, 97.60, 98.53),
         num_examples=60_000,
         mflops=8.0,
+        cpu_gflops=DENSE_GFLOPS,
         differs="no augmentation (their code pads, crops and flips digits)",
         found="a gap of 1.19 points after 8 epochs, with 3 seeds",
     ),
@@ -71,6 +77,7 @@ HOFFER: dict[str, Preset] = {
         _change(_F1, train_examples=4096, epochs=6.0, **_SMALL),
         num_examples=60_000,
         mflops=8.0,
+        cpu_gflops=DENSE_GFLOPS,
         found="3.56 points with 3 seeds, a gap that is not told from chance",
     ),
     "hoffer-c1-cifar10": _preset(
@@ -83,7 +90,7 @@ HOFFER: dict[str, Preset] = {
     ),
     "hoffer-c1-cifar10-small": _preset(
         "C1 with a fourth of the channels on 2048 images, batches of 32 and 1024",
-        _change(_C1, model="c1-hoffer-thin", train_examples=2048, epochs=10.0, **_SMALL),
+        _change(_C1, model="c1-hoffer-thin", train_examples=2048, epochs=10.0, **_THIN),
         num_examples=50_000,
         mflops=12.5,
         found="a gap of 17.65 points with 3 seeds",
@@ -97,14 +104,8 @@ HOFFER: dict[str, Preset] = {
         differs=_PADDING,
     ),
     "hoffer-resnet44-cifar10-small": _preset(
-        "ResNet-8 on 1024 images, batches of 32 and 512",
-        _change(
-            _RESNET,
-            model="resnet8",
-            train_examples=1024,
-            epochs=10.0,
-            **{**_SMALL, "large_batch": 512},
-        ),
+        "ResNet-8 on 1024 images, batches of 32 and 512, without regime adaptation",
+        _change(_RESNET, model="resnet8", train_examples=1024, epochs=10.0, **_WITHOUT),
         num_examples=50_000,
         mflops=70.0,
         found="a gap of 11.37 points with 3 seeds",
@@ -124,7 +125,7 @@ HOFFER: dict[str, Preset] = {
             model="vgg-thin",
             train_examples=1024,
             epochs=10.0,
-            **{**_SMALL, "large_batch": 512},
+            **{**_THIN, "large_batch": 512},
         ),
         num_examples=50_000,
         mflops=26.0,
@@ -146,7 +147,7 @@ HOFFER: dict[str, Preset] = {
             model="c3-hoffer-thin",
             train_examples=2048,
             epochs=10.0,
-            **_SMALL,
+            **_THIN,
         ),
         num_examples=50_000,
         mflops=12.5,
@@ -160,7 +161,7 @@ HOFFER: dict[str, Preset] = {
         differs=_PADDING,
     ),
     "hoffer-wrn16-cifar100-small": _preset(
-        "WRN-16-1 on 1024 images, batches of 32 and 512",
+        "WRN-16-1 on 1024 images, batches of 32 and 512, without regime adaptation",
         _change(
             _BASE,
             dataset="cifar100",
@@ -168,7 +169,7 @@ HOFFER: dict[str, Preset] = {
             schedule=_WIDE,
             train_examples=1024,
             epochs=6.0,
-            **{**_SMALL, "large_batch": 512},
+            **{**_WITHOUT, "evaluations": 2},
         ),
         num_examples=50_000,
         mflops=148.0,
@@ -189,19 +190,20 @@ HOFFER: dict[str, Preset] = {
         ),
         (57.10, 41.23, 53.25, 54.92, 59.5),
         num_examples=1_281_167,
+        num_test=50_000,
         mflops=3790.0,
         differs="weight decay stays (theirs ends at epoch 15); a study holds its data in memory",
     ),
     "hoffer-alexnet-cifar10-small": _preset(
-        "AlexNet for CIFAR-10 with an eighth of the channels on 2048 images",
+        "AlexNet for CIFAR-10 with an eighth of the channels on 1024 images",
         _change(
             _BASE,
             model="alexnet-thin",
             schedule=_ALEXNET,
             learning_rate=0.01,
-            train_examples=2048,
+            train_examples=1024,
             epochs=10.0,
-            **_SMALL,
+            **{**_THIN, "large_batch": 512},
         ),
         num_examples=50_000,
         mflops=18.5,

@@ -6,7 +6,7 @@ loss stops improving; 100 epochs stand for that here.
 
 import dataclasses
 
-from gapjax.study._presets._preset import Preset
+from gapjax.study._presets._preset import CPU_GFLOPS, DENSE_GFLOPS, Preset
 from gapjax.study._study import Study
 
 _SOURCE = "Keskar et al. 2017, arXiv:1609.04836, table 2"
@@ -28,8 +28,17 @@ _SMALL = {"small_batch": 32, "ghost_size": 32, "seeds": 3}
 _DIFFERS = "inputs are normalized per channel; evaluated with running statistics of batch norm"
 
 
+# F1 and F2 are dense, the others convolve.
+_DENSE = {"f1": DENSE_GFLOPS, "f2": DENSE_GFLOPS}
+
+
 def _row(
-    name: str, num_examples: int, mflops: float, numbers: tuple[float, float], **changes: object
+    name: str,
+    num_examples: int,
+    mflops: float,
+    numbers: tuple[float, float],
+    num_test: int = 10_000,
+    **changes: object,
 ) -> Preset:
     network = name.upper()
     study = dataclasses.replace(_BASE, model=name, **changes)  # type: ignore[arg-type]
@@ -38,6 +47,8 @@ def _row(
         study,
         num_examples=num_examples,
         mflops=mflops,
+        num_test=num_test,
+        cpu_gflops=_DENSE.get(name, CPU_GFLOPS),
         paper=dict(zip(("SB", "LB"), numbers, strict=True)),
         source=_SOURCE,
         verified=True,
@@ -64,7 +75,14 @@ def _small(
         **_SMALL,  # type: ignore[arg-type]
     )
     meaning = f"{name.upper()} in small: {model} on {used} examples, batches of 32 and a tenth"
-    return Preset(meaning, study, num_examples=num_examples, mflops=mflops, found=found)
+    return Preset(
+        meaning,
+        study,
+        num_examples=num_examples,
+        mflops=mflops,
+        cpu_gflops=_DENSE.get(name, CPU_GFLOPS),
+        found=found,
+    )
 
 
 KESKAR: dict[str, Preset] = {
@@ -86,12 +104,21 @@ KESKAR: dict[str, Preset] = {
         "mnist",
         found="0.10 points with 3 seeds, a gap that is not told from chance",
     ),
-    "keskar-f2": _row("f2", 721_329, 16.6, (64.02, 59.45), dataset="timit", large_batch=72_132),
+    "keskar-f2": _row(
+        "f2",
+        721_329,
+        16.6,
+        (64.02, 59.45),
+        num_test=310_621,
+        dataset="timit",
+        large_batch=72_132,
+    ),
     "keskar-f2-mnist": Preset(
         "F2 on MNIST, since TIMIT is licensed",
         dataclasses.replace(_BASE, model="f2", dataset="mnist", large_batch=6000),
         num_examples=60_000,
         mflops=11.2,
+        cpu_gflops=DENSE_GFLOPS,
     ),
     "keskar-f2-mnist-small": _small(
         "f2",

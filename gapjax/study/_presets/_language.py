@@ -33,12 +33,14 @@ LANGUAGE: dict[str, Preset] = {
         "bytes of Python's own reference, a transformer, AdamW: minutes on a laptop, no download",
         _PYDOC,
         num_examples=3_050,
+        num_test=591,
         mflops=117.0,
     ),
     "pydoc-lm-small": Preset(
         "the same on 256 windows, 2 seeds, for a first look",
         dataclasses.replace(_PYDOC, train_examples=256, epochs=1.0, seeds=2, large_batch=32),
         num_examples=3_050,
+        num_test=591,
         mflops=117.0,
     ),
 }

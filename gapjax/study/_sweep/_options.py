@@ -50,7 +50,7 @@ def sweep_options(name: str) -> dict[str, tuple[Any, Any, str]]:
     """
     preset = PRESETS[name]
     study, task = preset.study, preset.study.task
-    left = num_left(study, study.train_examples or preset.num_examples)
+    left = num_left(study, preset.used)
     sizes = tuple(s for s in (study.small_batch * 2**k for k in range(_DOUBLINGS)) if s <= left)
     target = 0.1 if task.maximize and task.headline in task.percent else None
     return {
