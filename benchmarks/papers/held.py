@@ -119,11 +119,14 @@ def _slope(kept: Kept) -> Interval | None:
 
 _DIGITS = ("digits", "digits-tuned", "hoffer-f1-mnist", "hoffer-f1-mnist-small")
 _DIGITS += ("hoffer-c1-cifar10-small", "hoffer-resnet44-cifar10-small", "hoffer-vgg-cifar10-small")
-_SHARP = ("keskar-digits", "keskar-f2-mnist-small", "keskar-f1-small", "keskar-c1-small")
+_SHARP = ("keskar-digits", "keskar-f2-mnist-small", "keskar-f1-small")
+_SHARP += ("keskar-c1-small", "keskar-c2-small")
 _ALONG = (*_SHARP, "keskar-f2-mnist-small-subspace")
 _TUNED = ("remedies-digits", "remedies-mnist", "remedies-cifar10")
 _CUT = ("hoffer-f1-mnist-2-epochs", "budgets-epochs")  # too short for what is asked of minima
+_RULES = ("goyal-digits", "goyal-digits-640")
 _HOFFER, _KESKAR, _SMITH = "Hoffer et al. 2017", "Keskar et al. 2017", "Smith et al. 2018"
+_GOYAL = "Goyal et al. 2017"
 
 _GAP = Claim(
     "A large batch generalizes worse.",
@@ -293,6 +296,33 @@ CLAIMS = (
         _difference("GROW", 0),
         (-0.005, np.inf),
         "{} points above the small batch (held: not 0.5 below)",
+        100.0,
+    ),
+    Claim(
+        "With the linear rule, a warm-up and ghosts of its size a large batch does as well.",
+        f"{_GOYAL} (up to 32 times the batch)",
+        _RULES,
+        _difference("LB+LINEAR+WARMUP+GBN", 0),
+        (-0.005, np.inf),
+        "{} points above the small batch (held: not 0.5 below)",
+        100.0,
+    ),
+    Claim(
+        "The root rule in its place does worse.",
+        _GOYAL,
+        _RULES,
+        _paired("LB+LR+WARMUP+GBN", "LB+LINEAR+WARMUP+GBN"),
+        (-np.inf, 0),
+        "{} points above the linear rule (over seeds alone)",
+        100.0,
+    ),
+    Claim(
+        "Without its warm-up it does worse.",
+        _GOYAL,
+        _RULES,
+        _paired("LB+LINEAR+GBN", "LB+LINEAR+WARMUP+GBN"),
+        (-np.inf, 0),
+        "{} points above it with one (over seeds alone)",
         100.0,
     ),
     Claim(

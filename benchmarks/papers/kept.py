@@ -80,10 +80,10 @@ def read_kept(path: pathlib.Path) -> dict[str, Any]:
     return kept
 
 
-def all_kept(prefix: str = "") -> dict[str, dict[str, Any]]:
-    """Every kept result whose name begins so, by name."""
-    paths = sorted(FOLDER.glob(f"{prefix}*.json"))
-    return {path.stem: read_kept(path) for path in paths}
+def all_kept(prefix: str | tuple[str, ...] = "") -> dict[str, dict[str, Any]]:
+    """Every kept result whose name begins so (or in one of these ways), by name."""
+    paths = sorted(FOLDER.glob("*.json"))
+    return {path.stem: read_kept(path) for path in paths if path.stem.startswith(prefix)}
 
 
 def comparison(kept: Mapping[str, Any], regime: str, end: int) -> Any:

@@ -13,6 +13,7 @@ from benchmarks.papers.kept import FOLDER, all_kept, comparison, gap_is_clear
 from benchmarks.speed.timing import RESULTS
 
 Kept = Mapping[str, Any]
+DIGITS = ("digits", "smith-", "goyal-")  # how the presets begin that share a page
 
 
 def study_section(name: str, kept: Kept) -> str:
@@ -118,7 +119,7 @@ def closed(share: Mapping[str, Any] | None) -> str:
     return interval(share, 100.0)
 
 
-def paper_page(title: str, prefix: str, about: str) -> str:
+def paper_page(title: str, prefix: str | tuple[str, ...], about: str) -> str:
     """All kept results of one paper."""
     sections = [
         "\n".join(filter(None, (study_section(name, kept), landscape_section(kept))))
@@ -259,6 +260,13 @@ PAGES: dict[str, Callable[[], str]] = {
         "Test accuracy in per cent, mean ± standard deviation over seeds, and sharpness. Every "
         "number is from the JSON beside this page; `python -m benchmarks.papers.keskar2017 PRESET "
         "...` runs a preset and writes both.",
+    ),
+    "digits.md": lambda: paper_page(
+        "The digits: the standard regimes, Smith et al. (2018), Goyal et al. (2017)",
+        DIGITS,
+        "Test accuracy in per cent, mean ± standard deviation over seeds, on the embedded digits. "
+        "Every number is from the JSON beside this page; `python -m benchmarks.papers.digits "
+        "PRESET ...` runs a preset and writes both.",
     ),
     "remedies.md": lambda: paper_page(
         "Every remedy, rates tuned with equal trials",

@@ -12,7 +12,9 @@ from benchmarks.papers.pages import write_pages
 from gapjax import study
 
 
-def run_presets(about: str, prefix: str, arguments: Sequence[str] | None = None) -> None:
+def run_presets(
+    about: str, prefix: str | tuple[str, ...], arguments: Sequence[str] | None = None
+) -> None:
     """The command line of a paper: presets, and what is passed on to `gapjax study`."""
     names = [name for name in study.PRESETS if name.startswith(prefix)]
     parser = argparse.ArgumentParser(description=about)

@@ -17,6 +17,27 @@ DIGITS: dict[str, Preset] = {
         "the digits, Smith et al. (2018): decay the rate, grow the batch, or half of each",
         Study(regimes=("SB", "LB", "HYBRID", "GROW", "GROW+GBN"), noise_scale=True),
     ),
+    "goyal-digits": _digits(
+        "the digits, Goyal et al. (2017): the linear rule, warm-up, ghosts of the small batch's "
+        "size, and the root rule beside it",
+        Study(
+            optimizer="nesterov",
+            momentum=0.9,
+            weight_decay=1e-4,
+            clip_norm=None,
+            learning_rate=0.04,  # of the small batch, tuned on a validation split
+            decay_at=(1 / 3, 2 / 3, 8 / 9),  # epochs 30, 60 and 80 of 90
+            large_batch=128,
+            regimes=(
+                "SB",
+                "LB",
+                "LB+LR+WARMUP+GBN",
+                "LB+LINEAR+GBN",
+                "LB+LINEAR+WARMUP",
+                "LB+LINEAR+WARMUP+GBN",
+            ),
+        ),
+    ),
     "keskar-digits": _digits(
         "Adam on the digits until the loss stops improving, as Keskar et al. (2017); --landscape",
         Study(
