@@ -3,13 +3,14 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
-from benchmarks.papers import kept, pages
+from benchmarks.papers import figures, kept, pages, warm_starts
 from benchmarks.papers.held import CLAIMS, verdict
 from benchmarks.papers.run import with_options
-from gapjax import study
+from gapjax import study, training
 
 
 @pytest.mark.parametrize("name", pages.PAGES)
@@ -105,3 +106,33 @@ def test_an_option_that_is_given_stands_in_the_place_of_the_benchmark_s_own():
         "SB",
     ]
     assert with_options(own, []) == own
+
+
+def test_a_warm_start_takes_the_weights_and_a_fresh_optimizer():
+    own = dataclasses.replace(study.PRESETS["keskar-digits"].study, seeds=2)
+    bench, seeds = warm_starts.make_bench(own, 128), own.all_seeds
+    starts = training.stack_members([bench.init(seed) for seed in seeds])
+    small = warm_starts.train(bench, starts, seeds, own.small_batch, 1)
+    fresh = warm_starts.restarted(bench, small, seeds)
+    assert jax.tree.all(jax.tree.map(np.array_equal, fresh.params, small.params))
+    assert jax.tree.all(jax.tree.map(np.array_equal, fresh.model_state, small.model_state))
+    assert not any(np.any(x) for x in jax.tree.leaves((fresh.step, fresh.opt_state[0].mu)))
+    warm = warm_starts.train(bench, fresh, seeds, own.large_batch, 2, first=1)
+    starts = training.stack_members([bench.init(seed) for seed in seeds])
+    scratch = warm_starts.train(bench, starts, seeds, own.large_batch, 2)
+    assert np.all(scratch.step == warm.step) and np.all(warm.step == 20)
+    found, other = (warm_starts.measure(bench, at, seeds, sharp=False) for at in (warm, scratch))
+    assert np.all(np.array(found["train_loss"]) < other["train_loss"])
+
+
+def test_numbers_of_warm_starts_are_paired_by_seed():
+    large = [{"test_accuracy": [0.90, 0.92], "sharpness": [8.0, 2.0]},
+             {"test_accuracy": [0.93, 0.95], "sharpness": [4.0, 1.0]}]  # fmt: skip
+    found = {"starts": [{"large": one} for one in large], "batches": large}
+    assert figures.gained(found)["mean"] == pytest.approx(0.03)
+    assert figures.gained(found)["low"] == pytest.approx(0.03)  # alike in both seeds
+    assert [figures.sharper(found)[end] for end in ("mean", "low", "high")] == pytest.approx(
+        [0.5] * 3
+    )
+    assert figures.lost(found) == figures.gained(found)
+    assert figures.sharpened(found) == figures.sharper(found)

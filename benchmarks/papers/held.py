@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.papers import figures
 from benchmarks.papers.kept import comparison, gap_is_clear
 from gapjax import study
 
@@ -124,6 +125,7 @@ _SHARP += ("keskar-c1-small", "keskar-c2-small")
 _ALONG = (*_SHARP, "keskar-f2-mnist-small-subspace")
 _TUNED = ("remedies-digits", "remedies-mnist", "remedies-cifar10")
 _CUT = ("hoffer-f1-mnist-2-epochs", "budgets-epochs")  # too short for what is asked of minima
+_FIGURES = ("warm_starts-digits", "warm_starts-mnist")
 _RULES = ("goyal-digits", "goyal-digits-640")
 _HOFFER, _KESKAR, _SMITH = "Hoffer et al. 2017", "Keskar et al. 2017", "Smith et al. 2018"
 _GOYAL = "Goyal et al. 2017"
@@ -281,6 +283,42 @@ CLAIMS = (
         budget="same training loss",
     ),
     Claim(
+        "The larger the batch, the worse it generalizes (the largest tried against the smallest).",
+        f"{_KESKAR}, figure 4",
+        _FIGURES,
+        figures.lost,
+        (-np.inf, 0),
+        "{} points above the smallest (over seeds alone)",
+        100.0,
+    ),
+    Claim(
+        "The larger the batch, the sharper the minimum (the largest tried against the smallest).",
+        f"{_KESKAR}, figure 4",
+        _FIGURES,
+        figures.sharpened,
+        (1, np.inf),
+        "{} times as sharp",
+    ),
+    Claim(
+        "From where the small batch ended the large one ends better than from scratch.",
+        f"{_KESKAR}, figure 5",
+        _FIGURES,
+        figures.gained,
+        (0, np.inf),
+        "{} points above from scratch (over seeds alone)",
+        100.0,
+        budget="same epochs of the large batch",
+    ),
+    Claim(
+        "And less sharp.",
+        f"{_KESKAR}, figure 5",
+        _FIGURES,
+        figures.sharper,
+        (0, 1),
+        "{} times as sharp as from scratch",
+        budget="same epochs of the large batch",
+    ),
+    Claim(
         "The distance from the start grows like log t (where that fits better than a power of t).",
         _HOFFER,
         _DIGITS,
@@ -370,6 +408,6 @@ def page(kept: Mapping[str, Kept]) -> str:
 def told(found: Interval, scale: float = 1.0) -> str:
     """A number with its 95% interval; an end that has no bound is a dash."""
     low, high = (
-        "–" if found[end] is None else f"{scale * found[end]:.3g}" for end in ("low", "high")
+        "–" if found[end] is None else f"{scale * found[end]:z.3g}" for end in ("low", "high")
     )
-    return f"{scale * found['mean']:.3g} [{low}, {high}]"
+    return f"{scale * found['mean']:z.3g} [{low}, {high}]"

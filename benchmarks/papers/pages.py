@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from benchmarks.papers import held
+from benchmarks.papers import figures, held
 from benchmarks.papers.kept import FOLDER, all_kept, comparison, gap_is_clear
 from benchmarks.speed.timing import RESULTS
 
@@ -288,7 +288,12 @@ PAGES: dict[str, Callable[[], str]] = {
         )
         + critical_batch_section()
     ),
-    "what_held.md": lambda: held.page(all_kept()),
+    "warm_starts.md": lambda: (
+        "# Against the batch size, and from warm starts\n\n"
+        "Figures 4 and 5 of Keskar et al. (2017). `python -m benchmarks.papers.warm_starts` runs "
+        f"them.\n\n{figures.section(held.told)}"
+    ),
+    "what_held.md": lambda: held.page({**all_kept(), **figures.kept_figures()}),
 }
 
 
