@@ -43,6 +43,10 @@ def section(told: Any) -> str:
 def _tables(name: str, kept: Kept, told: Any) -> str:
     settings, machine = kept["settings"], kept["machine"]
     used = settings["train_examples"]
+
+    def over(*found: Any) -> str:  # its interval, so that many fit beside each other
+        return str(told(*found)).replace(" [", "<br>[")
+
     batches = [
         (
             str(one["batch"]),
@@ -55,11 +59,11 @@ def _tables(name: str, kept: Kept, told: Any) -> str:
     starts = [
         (
             str(one["epochs"]),
-            told(mean(one["small"]["test_accuracy"]), 100.0),
-            told(mean(one["large"]["test_accuracy"]), 100.0),
+            over(mean(one["small"]["test_accuracy"]), 100.0),
+            over(mean(one["large"]["test_accuracy"]), 100.0),
             f"{np.mean(one['large']['train_loss']):.2g}",
-            told(ratio(one["large"]["sharpness"])),
-            *(("", "") if one is kept["starts"][0] else _against_scratch(kept, one, told)),
+            over(ratio(one["large"]["sharpness"])),
+            *(("", "") if one is kept["starts"][0] else _against_scratch(kept, one, over)),
         )
         for one in kept["starts"]
     ]

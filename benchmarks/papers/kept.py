@@ -82,7 +82,7 @@ def read_kept(path: pathlib.Path) -> dict[str, Any]:
 
 def all_kept(prefix: str | tuple[str, ...] = "") -> dict[str, dict[str, Any]]:
     """Every kept result whose name begins so (or in one of these ways), by name."""
-    paths = sorted(FOLDER.glob("*.json"))
+    paths = sorted(FOLDER.glob("*.json"), key=lambda path: path.stem)
     return {path.stem: read_kept(path) for path in paths if path.stem.startswith(prefix)}
 
 
