@@ -15,7 +15,7 @@ import numpy as np
 from gapjax import diffusion, training
 from gapjax._lock import FolderLock
 from gapjax._paths import local_path
-from gapjax.study._findings._landscape import SEEDS, measure_landscape
+from gapjax.study._findings._landscape import measure_landscape
 from gapjax.study._findings._result import StudyResult, load_result, results_json
 from gapjax.study._plan import Plan
 from gapjax.study._population._convex import keep_convex
@@ -259,6 +259,7 @@ def _train_regime(
         else:
             twin = _folder.read_regime(folder, alike[0], out.config)
     members = [Member(seed, *setting) for setting in settings for seed in seeds]
+    on_the_way = setup.study.loss_levels, seeds[: setup.study.landscape_seeds]
     outcome = train(
         setup,
         plan,
@@ -267,7 +268,7 @@ def _train_regime(
         members,
         progress=reporter(progress, plan, "train"),
         keeper=_keeper(out, plan, "train", members),
-        at_evaluation=keep_levels(folder, plan.name, setup.study.loss_levels, seeds[:SEEDS]),
+        at_evaluation=keep_levels(folder, plan.name, *on_the_way),
         populate=lambda plan: programs.population(plan, members, later),
     )
     training.on_first(lambda: _folder.check_hold(folder, out.lock))
@@ -306,7 +307,7 @@ def _train_regime(
     examples = examples_of(setup, outcome, len(settings))
     if twin is not None:
         record, examples = as_one(twin, _folder.read_examples(folder, twin), record, examples)
-    trees = [path, *kept_weights(folder, plan.name, setup.study.loss_levels, seeds[:SEEDS])]
+    trees = [path, *kept_weights(folder, plan.name, *on_the_way)]
     training.on_first(lambda: _folder.keep_regime(folder, record, examples, trees))
 
 

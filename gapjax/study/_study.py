@@ -273,6 +273,9 @@ class Study:
         "with its sampling error",
         _whole(50, 2**31),
     )
+    landscape_seeds: int = _field(
+        3, "seeds of each regime that --landscape measures, at most", _whole(1, 100_000)
+    )
     train_examples: int | None = _field(
         None, "train on the first so many training examples; none: all", _optional(_whole(1, 2**31))
     )

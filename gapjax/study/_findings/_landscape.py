@@ -7,7 +7,7 @@ that is the same for all, in evaluation mode.
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,8 +24,6 @@ from gapjax.study._results._files import keep, read
 from gapjax.study._results._names import file_name
 from gapjax.study._results._records import Config, RegimeRecord
 
-SEEDS = 3
-
 
 def measure_landscape(
     setup: Setup,
@@ -33,7 +31,6 @@ def measure_landscape(
     records: Mapping[str, RegimeRecord],
     config: Config,
     *,
-    seeds: int = SEEDS,
     progress: Callable[[str, int, float | None], None] = lambda *_: None,
 ) -> LandscapeFindings:
     """Measure the solutions that a finished study kept, and write ``landscape.json``.
@@ -46,9 +43,10 @@ def measure_landscape(
         folder: of the study.
         records: the regimes that are done.
         config: of the study.
-        seeds: how many seeds of each regime.
         progress: called as ``progress(what, per cent, seconds left)``.
     """
+    seeds = setup.study.landscape_seeds
+    _check_kept(folder, records, setup.study.loss_levels, seeds)
     (folder / "landscape").mkdir(exist_ok=True)
     bench = Bench(setup)
 
@@ -82,6 +80,27 @@ def measure_landscape(
     keep(folder / "landscape.json", found, of=_origin(config, records))
     # As every later reader has it.
     return read_landscape(folder, config, records)  # type: ignore[return-value]
+
+
+def _check_kept(
+    folder: pathlib.Path,
+    records: Mapping[str, RegimeRecord],
+    levels: Sequence[float],
+    seeds: int,
+) -> None:
+    """Refuse seeds whose weights on the way down were not kept, since fewer were asked for then."""
+    for name, record in records.items():
+        _, losses = record.curves.measured("train_loss")
+        for level in levels:
+            there = np.flatnonzero(crossed(losses, level)[:seeds] >= 0)
+            kept = [weights_path(folder, name, record.seeds[i], level).exists() for i in there]
+            if any(kept) and not all(kept):
+                most = there[kept.index(False)]
+                raise ValueError(
+                    f"landscape_seeds={seeds}, but weights on the way to the losses of loss_levels "
+                    f"were kept of the first {most} alone, as was asked for when {name} trained: "
+                    f"measure {most}, or train in a new folder."
+                )
 
 
 def read_landscape(

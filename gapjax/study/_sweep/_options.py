@@ -26,6 +26,7 @@ SWEEP_WITHOUT = (
     "evaluations",
     "loss_levels",
     "landscape_examples",
+    "landscape_seeds",
     "controller",
 )
 

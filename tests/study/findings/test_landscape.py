@@ -298,6 +298,25 @@ def test_shift_of_known_curves():
     np.testing.assert_allclose(_measures._shift(line), 0.2, atol=1e-9)
 
 
+def test_as_many_seeds_are_measured_as_are_asked_for(tiny, tmp_path, monkeypatch):
+    few = tuple(m for m in _measures.MEASURES if m.name == "loss")
+    for module in (_landscape, _summary, _section):
+        monkeypatch.setattr(module, "MEASURES", few)
+    one = dataclasses.replace(tiny, landscape_seeds=1)
+    found = study.run_study(one, tmp_path / "run", landscape=True).landscape
+    assert [found.regimes[name].seeds for name in ("SB", "LB")] == [[0], [0]]
+    assert [len(found.levels[0].regimes[name]["update"].values) for name in ("SB", "LB")] == [1, 1]
+    # The study is the same one, but on the way down no weights of the second seed were kept.
+    with pytest.raises(ValueError, match=r"landscape_seeds=2, but .* of the first 1 alone"):
+        study.run_study(
+            dataclasses.replace(tiny, landscape_seeds=2), tmp_path / "run", landscape=True
+        )
+    ends = dataclasses.replace(tiny, landscape_seeds=2, loss_levels=())
+    study.run_study(dataclasses.replace(ends, landscape_seeds=1), tmp_path / "ends", landscape=True)
+    found = study.run_study(ends, tmp_path / "ends", landscape=True).landscape
+    assert [found.regimes[name].seeds for name in ("SB", "LB")] == [[0, 1], [0, 1]]
+
+
 def test_of_many_examples_a_part_is_measured_on_with_its_sampling_error(
     measured, tiny, tmp_path, monkeypatch
 ):
