@@ -35,7 +35,7 @@ def run_presets(
 
 
 def with_options(own: Sequence[str], given: Sequence[str]) -> list[str]:
-    """A benchmark's own options, each in the place of none that is given."""
+    """The options that are given, and of a benchmark's own those that they do not replace."""
     asked = {word.partition("=")[0] for word in given if word.startswith("--")}
     kept, taken = list[str](), False
     for word in own:
