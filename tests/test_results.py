@@ -22,6 +22,13 @@ def test_every_kept_result_says_how_it_was_made():
     assert kept.all_kept()
 
 
+def test_pictures_that_were_compressed_are_said_to_be():
+    # All that was run here: whoever keeps a run on the original pictures says so in its note.
+    for name, found in kept.all_kept().items():
+        if found["settings"]["dataset"]["name"] == "cifar10":
+            assert "JPEG" in found["note"] or "original" in found["note"], name
+
+
 def test_what_a_preset_found_is_of_a_kept_run():
     told = {name: preset.found for name, preset in study.PRESETS.items() if preset.found}
     assert told
