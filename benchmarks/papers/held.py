@@ -397,7 +397,7 @@ def page(kept: Mapping[str, Kept]) -> str:
             "over seeds (and test examples, where it is a difference or share of test accuracy), "
             "at a named budget. *Held*: the whole interval agrees; *did not hold*: none of it; "
             "*cannot tell*: some of it. Shares of a gap are told where the gap itself is. Small "
-            "data and few seeds decide little about large ones.",
+            "data and few seeds decide little about large ones. CIFAR-10 is from JPEG throughout.",
             "",
             *("| " + " | ".join(row) + " |" for row in rows),
             "",

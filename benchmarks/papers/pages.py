@@ -172,8 +172,9 @@ def remedies_table() -> str:
     for kept in runs:
         settings, large = kept["settings"], kept["regimes"][kept["baseline"][1]]
         heads.append(f"{settings['dataset']['name']}, {large['budget']}")
+        pictures = "pictures from JPEG, " if "JPEG" in kept["note"] else ""
         about.append(
-            f"* {heads[-1]}: {settings['model']}, batch {settings['large_batch']} for "
+            f"* {heads[-1]}: {pictures}{settings['model']}, batch {settings['large_batch']} for "
             f"{settings['small_batch']} ({large['updates']:,} updates), {settings['seeds']} seeds, "
             f"{settings['tune']} rates each."
         )
