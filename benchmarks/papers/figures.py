@@ -82,7 +82,7 @@ def _tables(name: str, kept: Kept, told: Any) -> str:
             "",
             f"Figure 5, batch {settings['large_batch']} from where batch {settings['small_batch']} "
             "was after some epochs (0: from scratch), for as many epochs as above. It saw more "
-            "examples then; where the training loss ends lower, so does sharpness:",
+            "examples then; the training loss stands beside, since sharpness goes by it, too:",
             "",
             *_rows(
                 (

@@ -310,7 +310,7 @@ CLAIMS = (
         budget="same epochs of the large batch",
     ),
     Claim(
-        "And less sharp.",
+        "From where the small batch ended the large one ends less sharp than from scratch.",
         f"{_KESKAR}, figure 5",
         _FIGURES,
         figures.sharper,

@@ -194,9 +194,7 @@ class Study:
         "it is asked at every evaluation, and the rate keeps its schedule",
         controller,
     )
-    ghost_size: int = _field(
-        16, "examples per ghost in regimes with ghost batch norm", _whole(1, 2**31)
-    )
+    ghost_size: int = _field(16, "examples per ghost of ghost batch norm", _whole(1, 2**31))
     learning_rate: float = _field(
         0.05,
         "the rate at the small batch, before any decay",
