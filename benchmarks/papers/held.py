@@ -149,7 +149,7 @@ CLAIMS = (
     ),
     dataclasses.replace(
         _GAP,
-        runs=("budgets-updates", "remedies-digits-updates"),
+        runs=("budgets-updates", "remedies-digits-updates", "remedies-mnist-updates"),
         budget="same updates, more examples",
     ),
     Claim(
