@@ -234,7 +234,7 @@ CLAIMS = (
     Claim(
         "Large batches end in sharper minima (Keskar's measure, at the end of training).",
         _KESKAR,
-        _SHARP,
+        _ALONG,
         _seen("ratios", "keskar_0.001"),
         (1, np.inf),
         "{} times as sharp",
@@ -258,7 +258,7 @@ CLAIMS = (
     Claim(
         "The same where the training losses are equal (Keskar's measure).",
         f"asked of {_KESKAR}",
-        _SHARP,
+        _ALONG,
         _at_equal_loss("keskar_0.001"),
         (1, np.inf),
         "{} times as sharp",
