@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.papers.kept import machine_of, told
 from benchmarks.speed.timing import RESULTS
 from gapjax import study
 
@@ -35,17 +36,17 @@ def ratio(values: Sequence[float], under: Sequence[float] | None = None) -> dict
     return {end: found[end] and math.exp(found[end]) for end in ("mean", "low", "high")}
 
 
-def section(told: Any) -> str:
-    """Both figures of every kept run, as tables; `told` makes a text of an interval."""
-    return "\n".join(_tables(name, kept, told) for name, kept in kept_figures().items())
+def section() -> str:
+    """Both figures of every kept run, as tables."""
+    return "\n".join(_tables(name, kept) for name, kept in kept_figures().items())
 
 
-def _tables(name: str, kept: Kept, told: Any) -> str:
-    settings, machine = kept["settings"], kept["machine"]
+def _tables(name: str, kept: Kept) -> str:
+    settings = kept["settings"]
     used = settings["train_examples"]
 
     def over(*found: Any) -> str:  # its interval, so that many fit beside each other
-        return str(told(*found)).replace(" [", "<br>[")
+        return told(*found).replace(" [", "<br>[")
 
     batches = [
         (
@@ -63,7 +64,11 @@ def _tables(name: str, kept: Kept, told: Any) -> str:
             over(mean(one["large"]["test_accuracy"]), 100.0),
             f"{np.mean(one['large']['train_loss']):.2g}",
             over(ratio(one["large"]["sharpness"])),
-            *(("", "") if one is kept["starts"][0] else _against_scratch(kept, one, over)),
+            *(
+                ("", "")
+                if one is kept["starts"][0]
+                else (over(gained(kept, one), 100.0), over(sharper(kept, one)))
+            ),
         )
         for one in kept["starts"]
     ]
@@ -97,9 +102,7 @@ def _tables(name: str, kept: Kept, told: Any) -> str:
                 starts,
             ),
             "",
-            f"`{kept['command']}` on {machine['device']} ({machine['processor']}, "
-            f"{machine['cores']} cores), python {machine['python']}, jax {machine['jax']}, flax "
-            f"{machine['flax']}, optax {machine['optax']}.",
+            f"`{kept['command']}` on {machine_of(kept['machine'])}.",
             "",
         ]
     )
@@ -108,10 +111,6 @@ def _tables(name: str, kept: Kept, told: Any) -> str:
 def _rows(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [heads, ["---:"] * len(heads), *rows]
     return ["| " + " | ".join(line) + " |" for line in lines]
-
-
-def _against_scratch(kept: Kept, one: Kept, told: Any) -> tuple[str, str]:
-    return told(gained(kept, one), 100.0), told(sharper(kept, one))
 
 
 def gained(kept: Kept, one: Kept | None = None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.papers import figures
-from benchmarks.papers.kept import comparison, gap_is_clear
+from benchmarks.papers.kept import comparison, gap_is_clear, told
 from gapjax import study
 
 Kept = Mapping[str, Any]
@@ -403,11 +403,3 @@ def page(kept: Mapping[str, Kept]) -> str:
             "",
         ]
     )
-
-
-def told(found: Interval, scale: float = 1.0) -> str:
-    """A number with its 95% interval; an end that has no bound is a dash."""
-    low, high = (
-        "–" if found[end] is None else f"{scale * found[end]:z.3g}" for end in ("low", "high")
-    )
-    return f"{scale * found['mean']:z.3g} [{low}, {high}]"

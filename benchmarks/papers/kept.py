@@ -102,6 +102,23 @@ def gap_is_clear(kept: Mapping[str, Any]) -> bool:
     return bool(low > 0 if kept["task"]["maximize"] else high < 0)
 
 
+def told(found: Mapping[str, Any], scale: float = 1.0) -> str:
+    """A number with its 95% interval; an end that has no bound is a dash."""
+    low, high = (
+        "–" if found[end] is None else f"{scale * found[end]:z.3g}" for end in ("low", "high")
+    )
+    return f"{scale * found['mean']:z.3g} [{low}, {high}]"
+
+
+def machine_of(environment: Mapping[str, Any]) -> str:
+    """What a result was made on."""
+    versions = ", ".join(f"{k} {environment[k]}" for k in ("python", "jax", "flax", "optax"))
+    return (
+        f"{environment['device']} ({environment['processor']}, {environment['cores']} cores), "
+        f"{versions}"
+    )
+
+
 def _brief(value: Any) -> Any:
     """Floats with six digits, which is more than their errors leave."""
     if isinstance(value, float):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from benchmarks.papers import figures, held
-from benchmarks.papers.kept import FOLDER, all_kept, comparison, gap_is_clear
+from benchmarks.papers.kept import FOLDER, all_kept, comparison, gap_is_clear, machine_of, told
 from benchmarks.speed.timing import RESULTS
 
 Kept = Mapping[str, Any]
@@ -36,7 +36,7 @@ def study_section(name: str, kept: Kept) -> str:
     heads = ["regime", *(["paper"] if paper else []), "ours", "gap closed % [95%]", "held fixed"]
     heads += ["batch", "updates", "examples", "rate", "train loss", "distance"]
     rows = [heads, ["---", *["---:"] * (len(heads) - 1)]]
-    told = gap_is_clear(kept)
+    clear = gap_is_clear(kept)
     for regime, found in kept["regimes"].items():
         theirs = kept["paper"].get(regime)
         rows.append(
@@ -44,7 +44,7 @@ def study_section(name: str, kept: Kept) -> str:
                 regime,
                 *([f"{theirs:g}" if theirs is not None else ""] if paper else []),
                 mean_and_deviation(found[headline], scale, 2),
-                closed(found["gap_closed"]) if told else "",
+                closed(found["gap_closed"]) if clear else "",
                 found["budget"],
                 str(found["batch_size"]),
                 f"{found['updates']:,}",
@@ -56,7 +56,7 @@ def study_section(name: str, kept: Kept) -> str:
         )
     lines += ["", *("| " + " | ".join(row) + " |" for row in rows), ""]
     shares = [found["gap_closed"] for found in kept["regimes"].values()]
-    if not told and any(map(closed, shares)):
+    if not clear and any(map(closed, shares)):
         small, large = kept["baseline"]
         lines += [f"No share of a gap: {large} is not told to be worse than {small}.", ""]
     if edge(*kept["regimes"].values()):
@@ -100,18 +100,9 @@ def mean_and_deviation(over: Mapping[str, Any], scale: float, digits: int) -> st
     return f"{scale * over['mean']:.{digits}f} ± {scale * (over['std'] or 0.0):.{digits}f}"
 
 
-def machine_of(environment: Mapping[str, Any]) -> str:
-    """What a result was made on."""
-    versions = ", ".join(f"{k} {environment[k]}" for k in ("python", "jax", "flax", "optax"))
-    return (
-        f"{environment['device']} ({environment['processor']}, {environment['cores']} cores), "
-        f"{versions}"
-    )
-
-
 def interval(found: Mapping[str, Any] | None, scale: float = 1.0) -> str:
     """A number with its 95% interval, or nothing where there is none."""
-    return held.told(found, scale) if found and found.get("mean") is not None else ""
+    return told(found, scale) if found and found.get("mean") is not None else ""
 
 
 def closed(share: Mapping[str, Any] | None) -> str:
@@ -132,7 +123,7 @@ def critical_batch_section() -> str:
     """The critical batch of the language model by each way of finding it, as one table."""
     kept = json.loads((RESULTS / "critical_batch-cpu.json").read_text())
     fit = kept["sweep"]["critical batch"]
-    rows = [("a sweep to the target", "", held.told({"mean": fit["value"], **fit}))]
+    rows = [("a sweep to the target", "", told({"mean": fit["value"], **fit}))]
     for one in kept["checkpoints"]:
         branched, noise = one["branching"], one["noise scale"]
         at = f"{one['update']} updates, a held-out loss of {one['held-out loss']:.2f}"
@@ -292,7 +283,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "warm_starts.md": lambda: (
         "# Against the batch size, and from warm starts\n\n"
         "Figures 4 and 5 of Keskar et al. (2017). `python -m benchmarks.papers.warm_starts` runs "
-        f"them.\n\n{figures.section(held.told)}"
+        f"them.\n\n{figures.section()}"
     ),
     "what_held.md": lambda: held.page({**all_kept(), **figures.kept_figures()}),
 }
