@@ -55,9 +55,22 @@ def fields_of(
         for field in dataclasses.fields(study)
         if field.name not in without
     }
+    # A preset's own code has no name to type: it is the default, which a name takes the place of.
+    code = tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="STR",
+        instance_from_str=lambda words: words[0],
+        is_instance=lambda _: True,
+        str_from_instance=lambda _: ["of-the-preset"],
+    )
+
+    def argument(kind: Any, default: Any, help: str) -> Any:
+        said = tyro.conf.arg(help=help)
+        return Annotated[Any, said, code] if callable(default) else Annotated[kind, said]
+
     fields: list[Any] = [
-        (name, Annotated[kind, tyro.conf.arg(help=help)], dataclasses.field(default=default))
-        for name, (kind, default, help) in {**every, **own}.items()
+        (name, argument(*told), dataclasses.field(default=told[1]))
+        for name, told in {**every, **own}.items()
     ]
     made = dataclasses.make_dataclass("StudyFields", fields, frozen=True)
     made.__doc__ = about
@@ -71,9 +84,7 @@ def parse(fields: type, arguments: list[str], *, prog: str) -> Any:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), _wide_enough():
-            return tyro.cli(
-                fields, args=arguments, prog=prog, config=(tyro.conf.FlagCreatePairsOff,)
-            )
+            return tyro.cli(fields, args=arguments, prog=prog)
     except SystemExit as stop:
         if not stop.code:
             raise

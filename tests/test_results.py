@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from benchmarks.papers import figures, kept, pages, warm_starts
 from benchmarks.papers.held import CLAIMS, verdict
 from benchmarks.papers.run import with_options
-from gapjax import study, training
+from gapjax import cli, study, training
 
 
 @pytest.mark.parametrize("name", pages.PAGES)
@@ -20,6 +21,30 @@ def test_pages_say_what_the_kept_runs_say(name):
 
 def test_every_kept_result_says_how_it_was_made():
     assert kept.all_kept()
+
+
+STUDIED = {
+    name: shlex.split(found["command"])
+    for name, found in kept.all_kept().items()
+    if found["command"].startswith("gapjax study ")
+}
+
+
+@pytest.mark.parametrize("name", STUDIED)
+def test_a_kept_command_asks_for_what_was_kept(name, monkeypatch, capsys):
+    asked = []
+
+    def run_study(chosen, out, **options):
+        asked.append(chosen)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(study, "run_study", run_study)
+    assert cli.main(STUDIED[name][1:]) == 2
+    assert "enough" in capsys.readouterr().err
+    settings = kept.all_kept()[name]["settings"]
+    plain = {k: v for k, v in vars(asked[0]).items() if isinstance(v, bool | int | float | str)}
+    for one in plain.keys() & settings.keys() - {"dataset"}:
+        assert plain[one] == settings[one], one
 
 
 def test_pictures_that_were_compressed_are_said_to_be():

@@ -2,16 +2,17 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
 from gapjax import _checks, data, models
-from gapjax._paths import local_path
 from gapjax.study._axes import check_axes, parse_axis
 from gapjax.study._budget import check_keep, check_stops
 from gapjax.study._controllers import CONTROLLERS, check_controller, controller
+from gapjax.study._fields import folder, number, one_of, optional, setting, several, text, whole
+from gapjax.study._findings._measures import MEASURES
 from gapjax.study._optimizers import HYPERPARAMETERS, OPTIMIZERS, check_optimizer
 from gapjax.study._regimes import STANDARD, Regime, as_regime, with_combinations
 from gapjax.study._schedules import SCHEDULES, check_schedule
@@ -19,43 +20,7 @@ from gapjax.study._task import TASKS, Task
 
 _LARGEST, _SMALLEST = 1e15, 1e-30  # of float32, with room for squares and products
 _MOST_SEEDS = 2**32
-Check = Callable[[str, Any], Any]
-
-
-def _field(default: Any, help: str, check: Check | None = None) -> Any:
-    return dataclasses.field(default=default, metadata={"help": help, "check": check})
-
-
-def _whole(least: int = 1, most: int | None = None) -> Check:
-    return lambda name, value: _checks.whole(name, value, least=least, most=most)
-
-
-def _number(**bounds: float) -> Check:
-    return lambda name, value: _checks.number(name, value, **bounds)
-
-
-def _optional(check: Check) -> Check:
-    return lambda name, value: None if value is None else check(name, value)
-
-
-def _several(such_as: str, check: Check = lambda name, value: value) -> Check:
-    def each(name: str, values: Any) -> tuple[Any, ...]:
-        if isinstance(values, str | bytes) or not isinstance(values, Sequence):
-            raise ValueError(f"{name} must be several, such as {such_as}, not {values!r}.")
-        return tuple(check(f"{name}[{i}]", value) for i, value in enumerate(values))
-
-    return each
-
-
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{name} must be a text, not {value!r}.")
-    return value
-
-
-def _folder(name: str, value: Any) -> Any:
-    local_path(name, value)
-    return value
+_MEASURES = [measure.name for measure in MEASURES]
 
 
 def _model(name: str, value: Any) -> Any:
@@ -68,10 +33,6 @@ def _model(name: str, value: Any) -> Any:
     elif ":" not in value:
         _checks.one_of(name, value, models.NETWORKS)
     return value
-
-
-def _one_of(*choices: str) -> Check:
-    return lambda name, value: _checks.one_of(name, value, choices)
 
 
 def _named(about: Mapping[str, Any]) -> str:
@@ -140,148 +101,153 @@ class Study:
         640
     """
 
-    dataset: Any = _field("digits", "data set: digits, pydoc (embedded), or any TFDS name")
-    model: Any = _field(
+    dataset: Any = setting("digits", "data set: digits, pydoc (embedded), or any TFDS name")
+    model: Any = setting(
         "digits-mlp", f"network: {_named(models.NETWORKS)}, or package.module:name", _model
     )
-    task: Any = _field("classification", f"what is trained for: {_named(TASKS)}")
-    optimizer: Any = _field("sgd", f"optimizer: {_named(OPTIMIZERS)}")
-    schedule: Any = _field("step", f"schedule of the rate: {_named(SCHEDULES)}")
-    regimes: Sequence[Regime | str] = _field(
+    task: Any = setting("classification", f"what is trained for: {_named(TASKS)}")
+    optimizer: Any = setting("sgd", f"optimizer: {_named(OPTIMIZERS)}")
+    schedule: Any = setting("step", f"schedule of the rate: {_named(SCHEDULES)}")
+    regimes: Sequence[Regime | str] = setting(
         STANDARD,
         "regimes to train: a batch, then remedies, such as LB+LR+GBN",
-        _several("('SB', 'LB+LR')"),
+        several("('SB', 'LB+LR')"),
     )
-    baseline: tuple[str, str] = _field(
-        ("SB", "LB"), "the two regimes between which the gap lies", _several("('SB', 'LB')", _text)
+    baseline: tuple[str, str] = setting(
+        ("SB", "LB"), "the two regimes between which the gap lies", several("('SB', 'LB')", text)
     )
-    factorial: tuple[str, ...] = _field(
+    factorial: tuple[str, ...] = setting(
         (),
         "train all combinations of these remedies on the large batch, and estimate what each does",
-        _several("('LR', 'GBN')", _text),
+        several("('LR', 'GBN')", text),
     )
-    seeds: int = _field(8, "seeds per regime, trained at once", _whole(1, 100_000))
-    first_seed: int = _field(0, "the first seed; the others follow it", _whole(0, _MOST_SEEDS))
-    epochs: float = _field(
-        20.0, "passes of the small batch over the data", _number(above=0, most=1e9)
+    seeds: int = setting(8, "seeds per regime, trained at once", whole(1, 100_000))
+    first_seed: int = setting(0, "the first seed; the others follow it", whole(0, _MOST_SEEDS))
+    epochs: float = setting(
+        20.0, "passes of the small batch over the data", number(above=0, most=1e9)
     )
-    keep: str = _field(
+    keep: str = setting(
         "epochs",
         "what is held fixed against the small batch, where no remedy says: epochs, updates, "
         "loss=0.01 (until the training loss falls to that) or plateau (until it stops improving)",
         check_keep,
     )
-    maximum: float = _field(
+    maximum: float = setting(
         10.0,
         "loss and plateau: at most so many times the epochs",
-        _number(least=1, most=1e6),
+        number(least=1, most=1e6),
     )
-    plateau_factor: float = _field(
+    plateau_factor: float = setting(
         0.99,
         "plateau: the loss no longer improves where it is not below this times its best",
-        _number(above=0, below=1),
+        number(above=0, below=1),
     )
-    plateau_epochs: float = _field(
-        2.0, "plateau: its best so many passes over the data before", _number(above=0, most=1e9)
+    plateau_epochs: float = setting(
+        2.0, "plateau: its best so many passes over the data before", number(above=0, most=1e9)
     )
-    small_batch: int = _field(16, "examples per update in the small-batch regime", _whole(1, 2**31))
-    large_batch: int = _field(
-        640, "examples per update in the large-batch regimes", _whole(1, 2**31)
+    small_batch: int = setting(16, "examples per update in the small-batch regime", whole(1, 2**31))
+    large_batch: int = setting(
+        640, "examples per update in the large-batch regimes", whole(1, 2**31)
     )
-    controller: Any = _field(
+    controller: Any = setting(
         None,
         f"what the batch of GROW goes by in place of the drops of the rate: {_named(CONTROLLERS)}; "
         "it is asked at every evaluation, and the rate keeps its schedule",
         controller,
     )
-    ghost_size: int = _field(16, "examples per ghost of ghost batch norm", _whole(1, 2**31))
-    learning_rate: float = _field(
+    ghost_size: int = setting(16, "examples per ghost of ghost batch norm", whole(1, 2**31))
+    learning_rate: float = setting(
         0.05,
         "the rate at the small batch, before any decay",
-        _number(least=_SMALLEST, most=_LARGEST),
+        number(least=_SMALLEST, most=_LARGEST),
     )
-    warmup: float = _field(
-        0.0, "share of the updates over which the rate rises in a line", _number(least=0, most=1)
+    warmup: float = setting(
+        0.0, "share of the updates over which the rate rises in a line", number(least=0, most=1)
     )
-    decay_at: tuple[float, ...] = _field(
+    decay_at: tuple[float, ...] = setting(
         (0.5, 0.75),
         "step: when the rate drops, in fractions of training",
-        _several("(0.5, 0.75)", _number(above=0, below=1)),
+        several("(0.5, 0.75)", number(above=0, below=1)),
     )
-    decay_factor: float = _field(
-        0.1, "step: what each drop multiplies the rate by", _number(above=0, most=1)
+    decay_factor: float = setting(
+        0.1, "step: what each drop multiplies the rate by", number(above=0, most=1)
     )
-    cooldown: float = _field(
-        0.2, "wsd: the share of training over which the rate falls", _number(above=0, most=1)
+    cooldown: float = setting(
+        0.2, "wsd: the share of training over which the rate falls", number(above=0, most=1)
     )
-    momentum: float | None = _field(
-        None, "momentum of sgd, nesterov, lars, muon", _optional(_number(least=0, below=1))
+    momentum: float | None = setting(
+        None, "momentum of sgd, nesterov, lars, muon", optional(number(least=0, below=1))
     )
-    b1: float | None = _field(
-        None, "decay of the mean gradient (Adam and its kin)", _optional(_number(least=0, below=1))
+    b1: float | None = setting(
+        None, "decay of the mean gradient (Adam and its kin)", optional(number(least=0, below=1))
     )
-    b2: float | None = _field(
-        None, "decay of the mean squared gradient", _optional(_number(least=0, below=1))
+    b2: float | None = setting(
+        None, "decay of the mean squared gradient", optional(number(least=0, below=1))
     )
-    eps: float | None = _field(
+    eps: float | None = setting(
         None,
         "added to the denominator of Adam and its kin",
-        _optional(_number(least=_SMALLEST, most=1)),
+        optional(number(least=_SMALLEST, most=1)),
     )
-    weight_decay: float | None = _field(
-        None, "weight decay, as the optimizer has it", _optional(_number(least=0, most=_LARGEST))
+    weight_decay: float | None = setting(
+        None, "weight decay, as the optimizer has it", optional(number(least=0, most=_LARGEST))
     )
-    clip_norm: float | None = _field(
+    clip_norm: float | None = setting(
         5.0,
         "global norm to which larger gradients are scaled down; none: no clipping",
-        _optional(_number(least=_SMALLEST, most=_LARGEST)),
+        optional(number(least=_SMALLEST, most=_LARGEST)),
     )
-    augment: Sequence[Any] = _field(
-        (), f"augmentations: {_named(data.AUGMENTATIONS)}", _several("('flip',)")
+    augment: Sequence[Any] = setting(
+        (), f"augmentations: {_named(data.AUGMENTATIONS)}", several("('flip',)")
     )
-    controls: bool = _field(
+    controls: bool = setting(
         True,
         "controls beside the regimes, unless left out: a small batch that sees as many examples as "
         "the regime that sees most, and a convex network for the curves of distance",
         _checks.boolean,
     )
-    tune: int = _field(
-        0, "rates to try around each regime's rule, on a validation split; 0: none", _whole(0, 1000)
+    tune: int = setting(
+        0, "rates to try around each regime's rule, on a validation split; 0: none", whole(0, 1000)
     )
-    tune_also: tuple[str, ...] = _field(
+    tune_also: tuple[str, ...] = setting(
         (),
         "tune these too, at random in their ranges: momentum=0.8:0.99, b1, weight_decay, warmup",
-        _several("('momentum=0.8:0.99',)", parse_axis),
+        several("('momentum=0.8:0.99',)", parse_axis),
     )
-    validation: float = _field(
-        0.2, "share of the training set that --tune validates on", _number(above=0, below=1)
+    validation: float = setting(
+        0.2, "share of the training set that --tune validates on", number(above=0, below=1)
     )
-    evaluations: int = _field(40, "points on each learning curve", _whole(1, 100_000))
-    noise_scale: bool = _field(
+    evaluations: int = setting(40, "points on each learning curve", whole(1, 100_000))
+    noise_scale: bool = setting(
         False, "measure the gradient noise scale at every evaluation", _checks.boolean
     )
-    loss_levels: tuple[float, ...] = _field(
+    loss_levels: tuple[float, ...] = setting(
         (),
         "training losses at which --landscape compares the regimes on their way down, too",
-        _several("(0.1, 0.01)", _number(least=_SMALLEST, most=_LARGEST)),
+        several("(0.1, 0.01)", number(least=_SMALLEST, most=_LARGEST)),
     )
-    landscape_examples: int = _field(
+    landscape_examples: int = setting(
         4096,
         "training examples that --landscape measures on, at most: a part drawn once at random, "
         "with its sampling error",
-        _whole(50, 2**31),
+        whole(50, 2**31),
     )
-    landscape_seeds: int = _field(
-        3, "seeds of each regime that --landscape measures, at most", _whole(1, 100_000)
+    landscape_seeds: int = setting(
+        3, "seeds of each regime that --landscape measures, at most", whole(1, 100_000)
     )
-    train_examples: int | None = _field(
-        None, "train on the first so many training examples; none: all", _optional(_whole(1, 2**31))
+    landscape_measures: tuple[str, ...] = setting(
+        (),
+        f"what --landscape measures, and the loss; none named: all, {', '.join(_MEASURES)}",
+        several("('keskar_0.001', 'top')", one_of(*_MEASURES)),
     )
-    data_dir: str | None = _field(
-        None, "folder of prepared data sets; TFDS's own by default", _optional(_folder)
+    train_examples: int | None = setting(
+        None, "train on the first so many training examples; none: all", optional(whole(1, 2**31))
     )
-    version: str = _field(
-        "", "stands for code that cannot be told apart: another text, another study", _text
+    data_dir: str | None = setting(
+        None, "folder of prepared data sets; TFDS's own by default", optional(folder)
+    )
+    version: str = setting(
+        "", "stands for code that cannot be told apart: another text, another study", text
     )
 
     def __post_init__(self) -> None:

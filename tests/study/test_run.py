@@ -20,8 +20,6 @@ from flax import nnx
 
 from gapjax import data, models, study, training
 from gapjax.study import Regime
-from gapjax.study._findings import _landscape, _measures
-from gapjax.study._report import _landscape as _landscape_report
 from tests.study.conftest import make_blobs, numbers, tiny_study
 
 
@@ -334,10 +332,7 @@ TASKS = {
 
 
 @pytest.mark.parametrize("kind", TASKS)
-def test_every_task_runs_to_table_report_tuning_and_landscape(kind, tmp_path, monkeypatch):
-    few = [m for m in _measures.MEASURES if m.name in ("loss", "sam")]
-    for module in (_landscape, _landscape_report):
-        monkeypatch.setattr(module, "MEASURES", few)
+def test_every_task_runs_to_table_report_tuning_and_landscape(kind, tmp_path):
     own = tiny_study(
         **TASKS[kind](),
         optimizer="adam",
@@ -346,6 +341,7 @@ def test_every_task_runs_to_table_report_tuning_and_landscape(kind, tmp_path, mo
         seeds=2,
         tune=2,
         evaluations=2,
+        landscape_measures=("sam",),
     )
     result = study.run_study(own, tmp_path / "a", landscape=True)
     task = own.task

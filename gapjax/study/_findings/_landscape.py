@@ -7,14 +7,14 @@ that is the same for all, in evaluation mode.
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from gapjax.study._findings._bench import Bench
 from gapjax.study._findings._measure import Measure
-from gapjax.study._findings._measures import MEASURES
+from gapjax.study._findings._measures import find_measures
 from gapjax.study._findings._summary import Measured, summarize
 from gapjax.study._findings._surroundings import LandscapeFindings
 from gapjax.study._population._levels import crossed, weights_path
@@ -46,6 +46,7 @@ def measure_landscape(
         progress: called as ``progress(what, per cent, seconds left)``.
     """
     seeds = setup.study.landscape_seeds
+    measures = find_measures(setup.study.landscape_measures)
     _check_kept(folder, records, setup.study.loss_levels, seeds)
     (folder / "landscape").mkdir(exist_ok=True)
     bench = Bench(setup)
@@ -58,13 +59,13 @@ def measure_landscape(
     kept: dict[str, dict[int, Measured]] = {}
     for name, record in records.items():
         alive = _alive(record, seeds)
-        report = _Reporter(progress, name, len(alive) * len(MEASURES))
+        report = _Reporter(progress, name, len(alive) * len(measures))
         kept[name] = {}
         for member in alive:
             make = functools.partial(bench.solution, folder, record, member)
             stem = f"{file_name(name)}-{record.seeds[member]}"
-            kept[name][member] = _measured(place(stem, record), MEASURES, make, report)
-    levels = _levels(setup, bench, folder, records, place, seeds, progress)
+            kept[name][member] = _measured(place(stem, record), measures, make, report)
+    levels = _levels(setup, measures, bench, folder, records, place, progress)
     ends, paths = config.baseline, {}
     if set(ends) <= set(records):
         small, large = ends
@@ -76,7 +77,7 @@ def measure_landscape(
             pair = records[small], records[large]
             both = functools.partial(bench.ends, folder, pair, member)
             paths[member] = _measured(place(stem, *pair), (way,), both, report)["path"]
-    found = summarize(kept, paths, levels, records, config, bench.part)
+    found = summarize(kept, paths, levels, measures, records, config, bench.part)
     keep(folder / "landscape.json", found, of=_origin(config, records))
     # As every later reader has it.
     return read_landscape(folder, config, records)  # type: ignore[return-value]
@@ -128,15 +129,16 @@ class _Place(NamedTuple):
 
 def _levels(
     setup: Setup,
+    measures: Sequence[Measure],
     bench: Bench,
     folder: pathlib.Path,
     records: Mapping[str, RegimeRecord],
     place: Callable[..., _Place],
-    seeds: int,
     progress: Callable[[str, int, float | None], None],
 ) -> dict[float, dict[str, dict[int, tuple[int, Measured]]]]:
     """What was measured where the training loss first fell to each level, by regime and member."""
-    measures = [measure for measure in MEASURES if measure.on_the_way]
+    measures = [measure for measure in measures if measure.on_the_way]
+    seeds = setup.study.landscape_seeds
     found: dict[float, dict[str, dict[int, tuple[int, Measured]]]] = {}
     for level in setup.study.loss_levels:
         found[level] = {}
@@ -165,11 +167,11 @@ def _alive(record: RegimeRecord, seeds: int) -> list[int]:
 
 def _measured(
     place: _Place,
-    measures: Iterable[Measure],
+    measures: Sequence[Measure],
     make: Callable[[], Any],
     report: "_Reporter",
 ) -> dict[str, Any]:
-    """What a file holds, with what is missing measured; each is kept when it is done."""
+    """What was measured, from a file and where it is missing there now; each is kept when done."""
     found: dict[str, Any] = _read(place) if place.path.exists() else {}
     subject = None
     for measure in measures:
@@ -183,7 +185,7 @@ def _measured(
             keep(place.path, found, of=place.of)
             found = _read(place)  # as a run that was interrupted here would have it
         report.done()
-    return found
+    return {measure.name: found[measure.name] for measure in measures}
 
 
 def _read(place: _Place) -> dict[str, Any]:

@@ -5,7 +5,7 @@ new measure of sharpness is a function and an entry in ``MEASURES``.
 """
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -333,3 +333,8 @@ MEASURES: tuple[Measure, ...] = (
         f"{STEPS[-1]} steps.",
     ),
 )
+
+
+def find_measures(names: Collection[str]) -> tuple[Measure, ...]:
+    """The measures of these names, and the loss, which all are read beside; all where none is."""
+    return tuple(m for m in MEASURES if not names or m.name in (*names, MEASURES[0].name))

@@ -14,7 +14,6 @@ from gapjax.study._findings._intervals import (
     widened,
 )
 from gapjax.study._findings._measure import Measure, Number
-from gapjax.study._findings._measures import MEASURES
 from gapjax.study._findings._ranks import find_ranks
 from gapjax.study._findings._surroundings import (
     Between,
@@ -34,6 +33,7 @@ def summarize(
     kept: Mapping[str, Mapping[int, Measured]],
     paths: Mapping[int, Mapping[str, Any]],
     levels: Mapping[float, Mapping[str, Mapping[int, tuple[int, Measured]]]],
+    measures: Sequence[Measure],
     records: Mapping[str, RegimeRecord],
     config: Config,
     part: Part | None,
@@ -44,6 +44,7 @@ def summarize(
         kept: at the solutions, by regime and member.
         paths: from the small batch to the large, by member.
         levels: at equal loss, by level, regime and member, with the update.
+        measures: which were taken.
         records: the regimes.
         config: of the study.
         part: the part of the training set that was measured on.
@@ -62,7 +63,7 @@ def summarize(
             "random, the same for all."
         )
     regimes = {
-        name: _surroundings(list(found.values()), records[name], list(found), part)
+        name: _surroundings(list(found.values()), measures, records[name], list(found), part)
         for name, found in kept.items()
         if found
     }
@@ -72,20 +73,20 @@ def summarize(
     if {small, large} <= set(regimes):
         both = [m for m in kept[small] if m in kept[large]]
         pair = [[kept[name][m] for m in both] for name in (small, large)]
-        ratios = _ratios(pair[1], pair[0], lambda number: number.compared, part)
+        ratios = _ratios(pair[1], pair[0], measures, lambda number: number.compared, part)
         between = _between(list(paths.values())) if paths else None
         observations = _observations(pair, both, records, config)
     ranks = find_ranks(
         {name: one.numbers for name, one in regimes.items()},
         {name: one.seeds for name, one in regimes.items()},
         records,
-        [n.name for m in MEASURES for n in m.numbers if n.compared and n.name != "train_loss"],
+        [n.name for m in measures for n in m.numbers if n.compared and n.name != "train_loss"],
     )
     return LandscapeFindings(
         mode,
         regimes,
         ratios,
-        _level_findings(levels, config, part),
+        _level_findings(levels, measures, config, part),
         between,
         observations,
         ranks,
@@ -101,12 +102,13 @@ def _each(found: Iterable[Any], get: Callable[[Any], Any]) -> np.ndarray:
 def _ratios(
     over: Sequence[Measured],
     under: Sequence[Measured],
+    measures: Iterable[Measure],
     wanted: Callable[[Any], bool],
     part: Part | None,
 ) -> dict[str, Interval]:
     """Ratios of numbers over paired seeds, and over the choice of examples where some were."""
     found = {}
-    for measure in MEASURES:
+    for measure in measures:
         for number in filter(wanted, measure.numbers):
             top, bottom = (
                 _each(side, lambda m, n=number, k=measure: n.get(m[k.name]))  # type: ignore[misc]
@@ -152,12 +154,13 @@ def _sampling(whole: np.ndarray, parts: np.ndarray, part: Part) -> float:
 
 def _surroundings(
     found: Sequence[Measured],
+    measures: Iterable[Measure],
     record: RegimeRecord,
     members: Sequence[int],
     part: Part | None,
 ) -> Surroundings:
     numbers, errors, unresolved, sampling = {}, {}, {}, {}
-    for measure in MEASURES:
+    for measure in measures:
         each = [one[measure.name] for one in found]
         for number in measure.numbers:
             numbers[number.name] = over_seeds(_each(each, number.get))
@@ -215,6 +218,7 @@ def _between(found: Sequence[Mapping[str, Any]]) -> Between:
 
 def _level_findings(
     levels: Mapping[float, Mapping[str, Mapping[int, tuple[int, Measured]]]],
+    measures: Sequence[Measure],
     config: Config,
     part: Part | None,
 ) -> list[Level]:
@@ -232,13 +236,15 @@ def _level_findings(
                 number.name: over_seeds(
                     _each(each, lambda m, n=number, k=measure: n.get(m[k.name]))  # type: ignore[misc]
                 )
-                for measure in MEASURES
+                for measure in measures
                 for number in measure.numbers
                 if number.on_the_way
             }
         both = [m for m in regimes.get(small, {}) if m in regimes.get(large, {})]
         over, under = ([regimes[name][m][1] for m in both] for name in (large, small))
-        ratios = _ratios(over, under, lambda n: n.on_the_way and n.compared, part) if both else {}
+        ratios = {}
+        if both:
+            ratios = _ratios(over, under, measures, lambda n: n.on_the_way and n.compared, part)
         found.append(Level(loss, numbers, ratios))
     return found
 

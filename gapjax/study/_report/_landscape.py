@@ -18,7 +18,9 @@ def section(result: StudyResult) -> dict[str, Any] | None:
     found = result.landscape
     if found is None or not found.regimes:
         return None
-    numbers = [number for measure in MEASURES for number in measure.numbers]
+    taken = next(iter(found.regimes.values())).numbers
+    measures = [m for m in MEASURES if any(number.name in taken for number in m.numbers)]
+    numbers = [number for measure in measures for number in measure.numbers]
     on_the_way = [number for number in numbers if number.on_the_way]
     return {
         "columns": [
@@ -57,7 +59,7 @@ def section(result: StudyResult) -> dict[str, Any] | None:
         "notes": [
             found.mode,
             *_part_note(found),
-            *(m.note for m in MEASURES if m.note),
+            *(m.note for m in measures if m.note),
             *_left_open(found, numbers),
             *_unresolved(found, numbers),
         ],
@@ -150,22 +152,30 @@ def level_rows(found: LandscapeFindings, large: str, numbers: list[Number]) -> l
 
 
 def sharpness(result: StudyResult) -> str | None:
-    """How much sharper the large batch's solutions are, in words."""
+    """How much sharper the large batch's solutions are, in words, by what was measured of it."""
     found = result.landscape
-    names = [f"keskar_{epsilon:g}" for epsilon in EPSILONS]
-    if found is None or any(
-        found.ratios.get(name, Interval(None)).mean is None for name in (*names, "top", "trace")
-    ):
+    if found is None:
         return None
     small, large = result.config.baseline
-    ratios = found.ratios
+    ratios = {name: one for name, one in found.ratios.items() if one.mean is not None}
+    keskar = [
+        f"{times(ratios[name])} at ε = {epsilon:g}"
+        for epsilon in EPSILONS
+        if (name := f"keskar_{epsilon:g}") in ratios
+    ]
+    told = []
+    if keskar:
+        told.append(
+            f"Keskar's sharpness {' and '.join(keskar)} (Keskar et al., 2017, found 9 to 220 times "
+            "on their networks)"
+        )
+    others = ("top", "the largest eigenvalue"), ("trace", "the trace")
+    told += [f"{what} {times(ratios[name])}" for name, what in others if name in ratios]
+    if not told or "train_loss" not in ratios:
+        return None
     return (
-        f"Keskar's sharpness is {times(ratios[names[0]])} as high at {large} as at {small} at "
-        f"ε = {EPSILONS[0]:g}, and {times(ratios[names[1]])} at ε = {EPSILONS[1]:g} "
-        "(Keskar et al., 2017, found 9 to 220 on their networks); the largest eigenvalue is "
-        f"{times(ratios['top'])}, the trace {times(ratios['trace'])}. These are not solutions of "
-        f"equal loss: the training loss at {large} is {times(ratios['train_loss'])} that at "
-        f"{small}."
+        f"At {large}, as against {small}: {'; '.join(told)}. These are not solutions of equal "
+        f"loss: the training loss at {large} is {times(ratios['train_loss'])} that at {small}."
     )
 
 
@@ -233,12 +243,7 @@ def observations(result: StudyResult) -> list[tuple[str, str]]:
         ("Does the large batch overfit?", _overfitting(seen, task, small, large)),
         (
             "Is it drawn to saddle points?",
-            " ".join(
-                f"At {name} the smallest eigenvalue is {bounds(seen.smallest_to_largest[name])} "
-                f"times the largest, and {bounds(seen.negative_mass[name], 100)}% of the absolute "
-                f"spectrum is negative{_each_known(found, name)}."
-                for name in (small, large)
-            ),
+            " ".join(_saddle(found, seen, name) for name in (small, large)).strip(),
         ),
         (
             "Does it stop at the nearest minimum?",
@@ -257,13 +262,22 @@ def observations(result: StudyResult) -> list[tuple[str, str]]:
                 + (" There is no barrier between them." if not way.barrier.mean else ""),
             )
         )
-    return answers
+    return [(question, answer) for question, answer in answers if answer]
 
 
-def _each_known(found: LandscapeFindings, name: str) -> str:
-    """How well the negative share is known at each solution."""
-    error = found.regimes[name].errors.get("negative_mass")
-    return "" if error is None else f" (at each solution known to ± {short(100 * error)})"
+def _saddle(found: LandscapeFindings, seen: Observations, name: str) -> str:
+    """The negative part of a regime's spectrum, in words; empty where it was not measured."""
+    taken, told = found.regimes[name].numbers, []
+    if {"smallest", "top"} <= set(taken):
+        told.append(
+            f"the smallest eigenvalue is {bounds(seen.smallest_to_largest[name])} times the largest"
+        )
+    if "negative_mass" in taken:
+        error = found.regimes[name].errors.get("negative_mass")
+        known = "" if error is None else f" (at each solution known to ± {short(100 * error)})"
+        share = bounds(seen.negative_mass[name], 100)
+        told.append(f"{share}% of the absolute spectrum is negative{known}")
+    return f"At {name} {', and '.join(told)}." if told else ""
 
 
 def _overfitting(seen: Observations, task: TaskFacts, small: str, large: str) -> str:

@@ -69,7 +69,7 @@ def describe(study: Study, dataset: Any, network: models.Network) -> dict[str, A
             ]
         elif field.name in _NAMED_OR_CODE and not isinstance(value, str | None):
             value = hashed(value, field.name, _name(value))
-        elif field.name in ("data_dir", "landscape_examples", "landscape_seeds"):
+        elif field.name == "data_dir" or field.name.startswith("landscape_"):
             continue  # where it lies, and how closely it is looked at: not what it is
         values[field.name] = value
     if vague and not study.version:

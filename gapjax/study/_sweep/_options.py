@@ -27,6 +27,7 @@ SWEEP_WITHOUT = (
     "loss_levels",
     "landscape_examples",
     "landscape_seeds",
+    "landscape_measures",
     "controller",
 )
 

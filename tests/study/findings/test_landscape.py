@@ -169,7 +169,7 @@ def test_an_interrupted_measurement_goes_on(measured, tiny, monkeypatch):
 
         return dataclasses.replace(measure, compute=compute)
 
-    monkeypatch.setattr(_landscape, "MEASURES", tuple(map(spied, _measures.MEASURES)))
+    monkeypatch.setattr(_measures, "MEASURES", tuple(map(spied, _measures.MEASURES)))
     again = study.run_study(tiny, folder, landscape=True)
     assert calls == ["loss", "sam"]
     assert again.landscape == result.landscape
@@ -266,7 +266,7 @@ def test_a_new_measure_is_one_entry(measured, tiny, tmp_path, monkeypatch):
         "norm", norm, (study.Number("norm", "‖w‖", lambda m: m["norm"]),), "‖w‖: of all weights."
     )
     more = (*_measures.MEASURES, mine)
-    for module in (_landscape, _summary, _section):
+    for module in (_measures, _section):
         monkeypatch.setattr(module, "MEASURES", more)
     again = study.run_study(tiny, tmp_path / "run", landscape=True)
     assert again.landscape.regimes["SB"].numbers["norm"].mean > 0
@@ -298,10 +298,8 @@ def test_shift_of_known_curves():
     np.testing.assert_allclose(_measures._shift(line), 0.2, atol=1e-9)
 
 
-def test_as_many_seeds_are_measured_as_are_asked_for(tiny, tmp_path, monkeypatch):
-    few = tuple(m for m in _measures.MEASURES if m.name == "loss")
-    for module in (_landscape, _summary, _section):
-        monkeypatch.setattr(module, "MEASURES", few)
+def test_as_many_seeds_are_measured_as_are_asked_for(tiny, tmp_path):
+    tiny = dataclasses.replace(tiny, landscape_measures=("loss",))
     one = dataclasses.replace(tiny, landscape_seeds=1)
     found = study.run_study(one, tmp_path / "run", landscape=True).landscape
     assert [found.regimes[name].seeds for name in ("SB", "LB")] == [[0], [0]]
@@ -317,16 +315,44 @@ def test_as_many_seeds_are_measured_as_are_asked_for(tiny, tmp_path, monkeypatch
     assert [found.regimes[name].seeds for name in ("SB", "LB")] == [[0, 1], [0, 1]]
 
 
-def test_of_many_examples_a_part_is_measured_on_with_its_sampling_error(
-    measured, tiny, tmp_path, monkeypatch
-):
+def test_what_is_measured_is_what_was_asked_for(measured, tiny, tmp_path):
     folder, _, result, _ = measured
     shutil.copytree(folder, tmp_path / "run")
-    few = tuple(m for m in _measures.MEASURES if m.name in ("loss", "sam", "line"))
-    for module in (_landscape, _summary, _section):
-        monkeypatch.setattr(module, "MEASURES", few)
+    some = dataclasses.replace(tiny, landscape_measures=("keskar_0.001", "density"))
+    found = study.run_study(some, tmp_path / "run", landscape=True).landscape
+    assert set(found.regimes["LB"].numbers) == {
+        "train_loss", "test_loss", "keskar_0.001", "negative_mass",
+    }  # fmt: skip
+    assert set(found.ratios) == {"train_loss", "keskar_0.001"}
+    for name, ratio in found.ratios.items():
+        assert ratio == result.landscape.ratios[name]
+    assert {one.number for one in found.ranks} == {"keskar_0.001"}
+    shown = study.load_result(tmp_path / "run")
+    page = html.unescape((tmp_path / "run" / "report.html").read_text())
+    assert "ε = 0.001 (Keskar et al., 2017, found" in page and "ε = 0.0005" not in page
+    assert "absolute spectrum is negative" in page and "smallest eigenvalue" not in page
+    assert "SAM" not in page
+    with pytest.raises(ValueError, match="line was not measured in this study: run it again with"):
+        study.plot_lines(shown, None)
+    # Nothing of the saddle points, and no measure that the words of sharpness are of.
+    least = dataclasses.replace(tiny, landscape_measures=("loss",))
+    study.run_study(least, tmp_path / "run", landscape=True)
+    page = html.unescape((tmp_path / "run" / "report.html").read_text())
+    assert "saddle points?" not in page and "Keskar's sharpness" not in page
+    assert "Does the large batch overfit?" in page
+    # What is missing is measured, what was there before is not measured again.
+    again = study.run_study(tiny, tmp_path / "run", landscape=True)
+    assert again.landscape == result.landscape
+    with pytest.raises(ValueError, match=r"landscape_measures\[0\] must be one of .*keskar_0.001"):
+        dataclasses.replace(tiny, landscape_measures=("keskar",))
+
+
+def test_of_many_examples_a_part_is_measured_on_with_its_sampling_error(measured, tiny, tmp_path):
+    folder, _, result, _ = measured
+    shutil.copytree(folder, tmp_path / "run")
     before = {path.name for path in (folder / "landscape").iterdir()}
-    setup = prepare_study(dataclasses.replace(tiny, landscape_examples=54, loss_levels=())).setup
+    some = {"landscape_examples": 54, "landscape_measures": ("sam", "line"), "loss_levels": ()}
+    setup = prepare_study(dataclasses.replace(tiny, **some)).setup
     found = _landscape.measure_landscape(setup, tmp_path / "run", result.regimes, result.config)
     # Another measurement beside the one on all examples, of the same study.
     after = {path.name for path in (tmp_path / "run" / "landscape").iterdir()}

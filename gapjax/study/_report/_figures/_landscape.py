@@ -25,7 +25,7 @@ def plot_spectrum(result: StudyResult, axis: Any) -> None:
         result: the study's result.
         axis: a matplotlib axis to draw on.
     """
-    for name, found in measured(result).items():
+    for name, found in measured(result, "density").items():
         columns = ("grid", "density", "low", "high")
         grid, middle, low, high = (np.array(found.density[k], np.float64) for k in columns)
         landscape.plot_density(
@@ -44,7 +44,7 @@ def plot_lines(result: StudyResult, axis: Any) -> None:
         result: the study's result.
         axis: a matplotlib axis to draw on.
     """
-    for name, found in measured(result).items():
+    for name, found in measured(result, "line").items():
         own = color(list(result.regimes).index(name))
         for split, style in (("train", "-"), ("test", "--")):
             told = figure_text(name) if split == "train" else f"_{figure_text(name)}, {split}"
@@ -95,9 +95,16 @@ def plot_way(result: StudyResult, axis: Any) -> None:
         other.spines["right"].set_visible(True)
 
 
-def measured(result: StudyResult) -> dict[str, Any]:
+def measured(result: StudyResult, *needed: str) -> dict[str, Any]:
+    """What was measured at the solutions of each regime; an error where it, or a part, was not."""
     if result.landscape is None or not result.landscape.regimes:
         raise ValueError(
             "this study has no landscape: run it again with landscape=True (--landscape)."
         )
+    for name in needed:
+        if not all(getattr(found, name) for found in result.landscape.regimes.values()):
+            raise ValueError(
+                f"{name} was not measured in this study: run it again with {name} among its "
+                "landscape_measures, or with none named, which is all."
+            )
     return result.landscape.regimes
