@@ -46,6 +46,10 @@ def study_command(arguments: list[str]) -> None:
     )
     if not out:
         raise ValueError(f"--out must name a folder, such as runs/{name}, and is empty.")
+    for idle in ("landscape_measures", "landscape_examples"):
+        if values[idle] != getattr(study.preset(name), idle) and not run["landscape"]:
+            told = idle.replace("_", "-")
+            raise ValueError(f"--{told} is of what --landscape measures: add --landscape.")
     chosen = study.Study(**values)
     if distributed:
         training.connect()

@@ -194,7 +194,7 @@ class Study:
     )
     clip_norm: float | None = setting(
         5.0,
-        "global norm to which larger gradients are scaled down; none: no clipping",
+        "global norm to which larger gradients are scaled down; None: no clipping",
         optional(number(least=_SMALLEST, most=_LARGEST)),
     )
     augment: Sequence[Any] = setting(
@@ -237,11 +237,11 @@ class Study:
     )
     landscape_measures: tuple[str, ...] = setting(
         (),
-        f"what --landscape measures, and the loss; none named: all, {', '.join(_MEASURES)}",
+        f"what --landscape measures, and the loss; all where none is named: {', '.join(_MEASURES)}",
         several("('keskar_0.001', 'top')", one_of(*_MEASURES)),
     )
     train_examples: int | None = setting(
-        None, "train on the first so many training examples; none: all", optional(whole(1, 2**31))
+        None, "train on the first so many training examples; None: all", optional(whole(1, 2**31))
     )
     data_dir: str | None = setting(
         None, "folder of prepared data sets; TFDS's own by default", optional(folder)

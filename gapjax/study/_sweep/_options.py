@@ -80,7 +80,7 @@ def sweep_options(name: str) -> dict[str, tuple[Any, Any, str]]:
             float | None,
             None,
             "passes of the small batch over the data that make the budgets of equal examples and "
-            "equal updates; none: a tenth of the preset's",
+            "equal updates; None: a tenth of the preset's",
         ),
         "limit": (float, 2.0, "the most updates at any size, in budgets of equal updates"),
         "watch": (str, "validation", "what the target is of: validation, or train for its loss"),

@@ -292,6 +292,13 @@ def test_flag_is_no_part_of_the_study(monkeypatch, capsys):
     capsys.readouterr()
 
 
+@pytest.mark.parametrize("option", [("measures", "top"), ("examples", "100")])
+def test_what_to_measure_without_measuring_is_refused(option, capsys):
+    name = f"--landscape-{option[0]}"
+    assert cli.main(["study", "digits", name, option[1]]) == 2
+    assert f"{name} is of what --landscape measures: add --landscape." in capsys.readouterr().err
+
+
 def test_shift_of_known_curves():
     t = np.linspace(-1, 1, 41)
     line = {"t": t, "train/loss": (t - 0.01) ** 2, "test/loss": 2 * (t - 0.21) ** 2 + 1}
