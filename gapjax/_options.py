@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any
 
 _NARROWEST = 40
+_OWN = "of-the-preset"
 
 # What takes an object from Python takes a name here.
 _NAMES: dict[str, Any] = {
@@ -55,18 +56,20 @@ def fields_of(
         for field in dataclasses.fields(study)
         if field.name not in without
     }
-    # A preset's own code has no name to type: it is the default, which a name takes the place of.
-    code = tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="STR",
-        instance_from_str=lambda words: words[0],
-        is_instance=lambda _: True,
-        str_from_instance=lambda _: ["of-the-preset"],
-    )
 
     def argument(kind: Any, default: Any, help: str) -> Any:
         said = tyro.conf.arg(help=help)
-        return Annotated[Any, said, code] if callable(default) else Annotated[kind, said]
+        if not callable(default):
+            return Annotated[kind, said]
+        # A preset's own code has no name: it is the default, which a name takes the place of.
+        code = tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="STR",
+            instance_from_str=lambda words: default if words == [_OWN] else words[0],
+            is_instance=lambda _: True,
+            str_from_instance=lambda _: [_OWN],
+        )
+        return Annotated[Any, said, code]
 
     fields: list[Any] = [
         (name, argument(*told), dataclasses.field(default=told[1]))

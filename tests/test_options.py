@@ -79,4 +79,5 @@ def test_a_schedule_that_a_preset_has_in_code_is_the_default_which_a_name_takes_
     own = study.preset("hoffer-c1-cifar10-small").schedule
     assert callable(own)
     assert _parsed("hoffer-c1-cifar10-small").schedule is own
+    assert _parsed("hoffer-c1-cifar10-small", "--schedule", "of-the-preset").schedule is own
     assert _parsed("hoffer-c1-cifar10-small", "--schedule", "cosine").schedule == "cosine"
