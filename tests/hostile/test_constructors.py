@@ -62,6 +62,7 @@ FITS = {
     "validation": _NUMBER,
     "noise_scale": {"true"},
     "loss_levels": {"list", "tuple of numbers"},
+    "landscape_measures": {"list"},
     "train_examples": {"none"},
     "data_dir": {"text", "none"},
     "controller": {"none"},
