@@ -37,8 +37,9 @@ def study_command(arguments: list[str]) -> None:
     name = _preset_of(arguments)
     from gapjax import study, training
 
+    default = study.preset(name)
     own = {**_RUN, "out": (str, f"runs/{name}", _RUN["out"][2])}
-    fields = _options.fields_of(study.preset(name), own, about=_study_help())
+    fields = _options.fields_of(default, own, about=_study_help())
     values = vars(_options.parse(fields, arguments, prog="gapjax study [PRESET]"))
     run = {name: values.pop(name) for name in _RUN}
     out, log_dir, distributed, dry = (
@@ -47,7 +48,7 @@ def study_command(arguments: list[str]) -> None:
     if not out:
         raise ValueError(f"--out must name a folder, such as runs/{name}, and is empty.")
     for idle in ("landscape_measures", "landscape_examples"):
-        if values[idle] != getattr(study.preset(name), idle) and not run["landscape"]:
+        if values[idle] != getattr(default, idle) and not run["landscape"]:
             told = idle.replace("_", "-")
             raise ValueError(f"--{told} is of what --landscape measures: add --landscape.")
     chosen = study.Study(**values)

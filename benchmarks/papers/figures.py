@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.papers.kept import machine_of, told
+from benchmarks.papers.kept import machine_of, table, told
 from benchmarks.speed.timing import RESULTS
 from gapjax import study
 
@@ -109,8 +109,7 @@ def _tables(name: str, kept: Kept) -> str:
 
 
 def _rows(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [heads, ["---:"] * len(heads), *rows]
-    return ["| " + " | ".join(line) + " |" for line in lines]
+    return table([heads, ["---:"] * len(heads), *rows])
 
 
 def gained(kept: Kept, one: Kept | None = None) -> dict[str, Any]:

@@ -5,13 +5,13 @@ A verdict follows from the interval alone: held, did not, or cannot tell.
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from benchmarks.papers import figures
-from benchmarks.papers.kept import comparison, gap_is_clear, told
+from benchmarks.papers.kept import comparison, gap_is_clear, table, told
 from gapjax import study
 
 Kept = Mapping[str, Any]
@@ -412,7 +412,7 @@ def page(kept: Mapping[str, Kept]) -> str:
             "Each claim of the papers against what was run here, on small data and few seeds, "
             "which decide little about large ones. In how many runs it held, by 95% intervals:",
             "",
-            *_table(short),
+            *table(short),
             "",
             "## Run by run",
             "",
@@ -421,11 +421,7 @@ def page(kept: Mapping[str, Kept]) -> str:
             "agrees; *did not hold*: none of it; *cannot tell*: some of it. Shares of a gap are "
             "told where the gap itself is. CIFAR-10 is from JPEG throughout.",
             "",
-            *_table(rows),
+            *table(rows),
             "",
         ]
     )
-
-
-def _table(rows: Iterable[Iterable[str]]) -> list[str]:
-    return ["| " + " | ".join(row) + " |" for row in rows]

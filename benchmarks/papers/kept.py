@@ -7,7 +7,7 @@ versions that made it.
 import json
 import pathlib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from benchmarks.speed.timing import RESULTS, machine
@@ -108,6 +108,11 @@ def told(found: Mapping[str, Any], scale: float = 1.0) -> str:
         "–" if found[end] is None else f"{scale * found[end]:z.3g}" for end in ("low", "high")
     )
     return f"{scale * found['mean']:z.3g} [{low}, {high}]"
+
+
+def table(rows: Iterable[Iterable[str]]) -> list[str]:
+    """The lines of a table, its heads and their line of dashes the first two rows."""
+    return ["| " + " | ".join(row) + " |" for row in rows]
 
 
 def machine_of(environment: Mapping[str, Any]) -> str:

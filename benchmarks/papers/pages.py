@@ -9,7 +9,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from benchmarks.papers import figures, held
-from benchmarks.papers.kept import FOLDER, all_kept, comparison, gap_is_clear, machine_of, told
+from benchmarks.papers.kept import (
+    FOLDER,
+    all_kept,
+    comparison,
+    gap_is_clear,
+    machine_of,
+    table,
+    told,
+)
 from benchmarks.speed.timing import RESULTS
 
 Kept = Mapping[str, Any]
@@ -54,7 +62,7 @@ def study_section(name: str, kept: Kept) -> str:
                 mean_and_deviation(found["distance"], 1.0, 2),
             ]
         )
-    lines += ["", *("| " + " | ".join(row) + " |" for row in rows), ""]
+    lines += ["", *table(rows), ""]
     shares = [found["gap_closed"] for found in kept["regimes"].values()]
     if not clear and any(map(closed, shares)):
         small, large = kept["baseline"]
@@ -90,7 +98,7 @@ def landscape_section(kept: Kept) -> str:
         at_levels = [level["ratios"].get(name) for level in found["levels"]]
         rows.append([name, interval(ratio), *map(interval, at_levels)])
     text = ["Sharpness, the large batch over the small one, geometric means over paired seeds:", ""]
-    return "\n".join([*text, *("| " + " | ".join(row) + " |" for row in rows), ""])
+    return "\n".join([*text, *table(rows), ""])
 
 
 def mean_and_deviation(over: Mapping[str, Any], scale: float, digits: int) -> str:
@@ -123,7 +131,11 @@ def critical_batch_section() -> str:
     """The critical batch of the language model by each way of finding it, as one table."""
     kept = json.loads((RESULTS / "critical_batch-cpu.json").read_text())
     fit = kept["sweep"]["critical batch"]
-    rows = [("a sweep to the target", "", told({"mean": fit["value"], **fit}))]
+    rows = [
+        ("by", "at", "critical batch, windows"),
+        ("---", "---", "---:"),
+        ("a sweep to the target", "", told({"mean": fit["value"], **fit})),
+    ]
     for one in kept["checkpoints"]:
         branched, noise = one["branching"], one["noise scale"]
         at = f"{one['update']} updates, a held-out loss of {one['held-out loss']:.2f}"
@@ -132,7 +144,7 @@ def critical_batch_section() -> str:
             ("branches", at, f"at least {branched['low']}{high}"),
             ("gradient noise scale", at, f"{noise['value']:.3g} ± {noise['stderr']:.2g}"),
         ]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    lines = "\n".join(table(rows))
     sizes = ", ".join(str(size["batch"]) for size in kept["sweep"]["sizes"])
     edges = [str(size["batch"]) for size in kept["sweep"]["sizes"] if size["at edge"]]
     edge = f" (at {', '.join(edges)} the best rate is the largest or least tried)" if edges else ""
@@ -141,7 +153,7 @@ def critical_batch_section() -> str:
         f"The same model, text and optimizer. The target of the sweep is a validation loss of "
         f"{kept['sweep']['target']:g}; batches of {sizes} windows{edge}. Branches and the noise "
         "scale are taken from checkpoints of the small batch halfway there and at the target.\n\n"
-        f"| by | at | critical batch, windows |\n| --- | --- | ---: |\n{table}\n\n"
+        f"{lines}\n\n"
         "With Adam on large language models the noise scale has been found wrong by orders of "
         "magnitude (Merrill et al. 2025).\n\n"
         f"`python -m benchmarks.critical_batch` on {machine_of(kept['machine'])}.\n"
@@ -176,7 +188,7 @@ def remedies_table() -> str:
         added = [_added(kept, regime) for kept in runs]
         if any(added):  # neither an end nor, its rate tuned, the same as one
             rows.append([f"`{regime.removeprefix('LB+')}`", *added])
-    return "\n".join([*about, "", *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+    return "\n".join([*about, "", *table(rows)]) + "\n"
 
 
 def _points(found: Mapping[str, Any], sign: str, marks: str = "") -> str:
