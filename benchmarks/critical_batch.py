@@ -29,6 +29,7 @@ from benchmarks.speed.timing import keep
 from gapjax import diffusion, growth, study, training
 
 SIZES = (2, 4, 8, 16, 32, 64)
+SWEEP_SEEDS = 2
 TARGET = 2.6  # nats per byte, on the validation windows; single bytes have an entropy of 3.26
 CHECKPOINTS = (0.5, 1.0)  # of the way of the small batch to the target
 MULTIPLES = (0.25, 0.5, 1, 2, 4, 8)
@@ -39,7 +40,7 @@ BATCHES, BATCH = 8, 64  # that the noise is estimated from
 def sweep(base: study.Study, folder: pathlib.Path, target: float) -> Any:
     """The sweep to the target."""
     asked = study.Sweep(
-        dataclasses.replace(base, seeds=2, regimes=("SB", "LB"), controls=False),
+        dataclasses.replace(base, seeds=SWEEP_SEEDS, regimes=("SB", "LB"), controls=False),
         SIZES,
         target,
         rates=5,
@@ -178,6 +179,7 @@ def main() -> None:
         "sweep": {
             "finding": study.sweep_finding(result),
             "target": given.target,
+            "seeds": SWEEP_SEEDS,
             "sizes": [
                 {
                     "batch": point.batch_size,

@@ -50,6 +50,20 @@ def _gap(kept: str) -> str:
     return f"{_told(gap, '.2f', 100)} points" if gap else NOT_MEASURED
 
 
+def _rates(kept: str, *regimes: str) -> str:
+    """The best rates of these regimes, the large batch's last."""
+    found = _kept(f"papers/{kept}")
+    if not found:
+        return NOT_MEASURED
+    rates = {
+        name: f"{found['regimes'][name]['learning_rate']:.3g}"
+        for name in (*(f"LB+{one}" for one in regimes), found["baseline"][1])
+    }
+    *own, large = rates.items()
+    said = ", ".join(f"{rate} with `{name.removeprefix('LB+')}`" for name, rate in own)
+    return f"{said}, where that of the large batch alone is {large[1]}"
+
+
 def _tuning() -> str:
     """The gap at the rate of the small batch, and with rates tuned at both."""
     rule = _kept("papers/digits").get("gap")
@@ -69,14 +83,17 @@ def _seesaw() -> str:
 
 def _critical_batch() -> dict[str, str]:
     """The critical batch of one model in three ways, and how often the known one is hit."""
-    found, names = _kept("critical_batch-cpu"), ("sweep", "target", "branching", "noise")
+    found = _kept("critical_batch-cpu")
+    names = ("sweep", "target", "seeds", "losses", "branching", "noise")
     told = dict.fromkeys([f"critical_{name}" for name in names], NOT_MEASURED)
     if found:
         fit = found["sweep"]["critical batch"]
         on_the_way = found["checkpoints"]
         told = {
+            "critical_seeds": str(found["sweep"]["seeds"]),
             "critical_target": f"{found['sweep']['target']:g}",
             "critical_sweep": _told({"mean": fit["value"], **fit}, ".3g"),
+            "critical_losses": " and ".join(f"{one['held-out loss']:.2f}" for one in on_the_way),
             "critical_branching": " and ".join(_branches(one["branching"]) for one in on_the_way),
             "critical_noise": " and ".join(
                 f"{one['noise scale']['value']:.3g} ± {one['noise scale']['stderr']:.2g}"
@@ -116,8 +133,12 @@ def evidence() -> dict[str, str]:
                 f"regimes-{device}", (regime, "timings"), "study", "PyTorch"
             )
     found |= {"tuning_digits": _tuning(), "seesaw": _seesaw()}
+    adamw = _at(_kept("papers/pydoc-lm"), "regimes", "LB+LR", "gap_closed")
+    found["adamw_closed"] = f"{_told(adamw, '.1f', 100)}%" if adamw else NOT_MEASURED
     found["root_mnist"] = _remedy("LR", "hoffer-f1-mnist")
     found["root_cifar10"] = _remedy("LR", "hoffer-c1-cifar10-small")
+    found["gap_equal_loss"] = _gap("budgets-loss-0.01")
+    found["rates_cifar10"] = _rates("remedies-cifar10", "NOISE", "EMA")
     found |= _critical_batch()
     found["remedies"] = remedies_table()
     return found

@@ -1,6 +1,6 @@
 """At which budget is there a gap, and what closes it: `python -m benchmarks.papers.budgets`.
 
-F1 on a part of MNIST, rates tuned with equal trials; the same regimes with the same epochs, the
+F1 on a part of MNIST, rates tuned over equal grids; the same regimes with the same epochs, the
 same updates, and until the same training loss over the whole training set. Budgets named after the
 command (`epochs`, `loss`, `loss-0.01`, `updates`) are run alone; other options go to
 `gapjax study`.

@@ -1,6 +1,8 @@
 """What held: claims of the papers against kept results, each number with its interval.
 
-A verdict follows from the interval alone: held, did not, or cannot tell.
+Which runs decide a claim is a rule, and not a choice: all kept ones of the presets that it is
+about, of its budget, that have its number. A verdict follows from the interval alone: held, did
+not, or cannot tell.
 """
 
 import collections
@@ -25,12 +27,16 @@ class Claim:
     Attributes:
         text: what is claimed.
         source: who claims it.
-        runs: the kept results that can decide it.
+        runs: how the names of the kept results begin that can decide it.
         number: from a kept result to ``{"mean", "low", "high"}``; None where it has none.
         within: the bounds between which the claim holds.
         shown: how the number is told, with ``{}`` for it.
         scale: what it is multiplied by.
-        budget: what was held fixed.
+        keep: what those studies held fixed: ``"epochs"``, ``"loss"`` or ``"updates"``.
+        budget: how that is told, where not by its own name.
+        beside: what a reader should see beside the number.
+        seeds: over how many seeds the number is.
+        judge: the verdict, where it does not follow from the interval.
     """
 
     text: str
@@ -40,7 +46,28 @@ class Claim:
     within: tuple[float, float]
     shown: str
     scale: float = 1.0
-    budget: str = "same epochs"
+    keep: str = "epochs"
+    budget: str = ""
+    beside: Callable[[Kept], str] = lambda kept: ""
+    seeds: Callable[[Kept], int] = lambda kept: kept["settings"]["seeds"]
+    judge: Callable[[Kept], str] | None = None
+
+    def decided_by(self, name: str, kept: Kept) -> bool:
+        """Whether a kept result is one of those that can decide it."""
+        held_fixed = kept["settings"].get("keep", "epochs").partition("=")[0]
+        return name.startswith(self.runs) and held_fixed == self.keep
+
+    @property
+    def held_fixed(self) -> str:
+        """The budget, in words."""
+        return self.budget or _BUDGETS[self.keep]
+
+
+_BUDGETS = {
+    "epochs": "same epochs",
+    "loss": "same training loss",
+    "updates": "same updates, more examples",
+}
 
 
 def verdict(claim: Claim, found: Interval) -> str:
@@ -61,7 +88,10 @@ def _share(regime: str) -> Callable[[Kept], Interval | None]:
     """Of the gap closed, where there is one."""
 
     def get(kept: Kept) -> Interval | None:
-        return (kept["regimes"].get(regime) or {}).get("gap_closed") if gap_is_clear(kept) else None
+        found = kept["regimes"].get(regime)
+        if not found or found.get("same_as") or not gap_is_clear(kept):
+            return None
+        return found["gap_closed"]
 
     return get
 
@@ -100,73 +130,106 @@ def _seen(*path: str) -> Callable[[Kept], Interval | None]:
     return get
 
 
+def _lowest_level(kept: Kept, measure: str) -> Any:
+    """The lowest training loss that both ends got to, with what was measured there."""
+    levels = (kept["landscape"] or {}).get("levels") or []
+    there = [level for level in levels if level["ratios"].get(measure)]
+    return min(there, key=lambda level: level["loss"], default=None)
+
+
 def _at_equal_loss(measure: str) -> Callable[[Kept], Interval | None]:
-    """A ratio where the training losses are the same, at the lowest level that both reached."""
+    """A ratio where the training losses are the same."""
 
     def get(kept: Kept) -> Interval | None:
-        levels = (kept["landscape"] or {}).get("levels") or []
-        there = [level for level in levels if level["ratios"].get(measure)]
-        lowest = min(there, key=lambda level: level["loss"], default=None)
+        lowest = _lowest_level(kept, measure)
         return lowest and lowest["ratios"][measure]
+
+    return get
+
+
+def _equal_losses(measure: str) -> Callable[[Kept], str]:
+    """At which losses that was: looks now and then come close to the same one."""
+
+    def get(kept: Kept) -> str:
+        found = _lowest_level(kept, measure)["regimes"]
+        small, large = (found[name]["train_loss"]["mean"] for name in kept["baseline"])
+        return f"; training losses {small:.2g} and {large:.2g}"
 
     return get
 
 
 def _slope(kept: Kept) -> Interval | None:
     """Of the distance on log t, of the small batch, before its rate first falls."""
-    found = kept["regimes"][kept["baseline"][0]].get("diffusion") or {}
-    # Where a power law fits better the slope decides nothing.
-    return found.get("log_slope") if found.get("better") == "log" else None
+    return _travel(kept).get("log_slope")
 
 
-_DIGITS = ("digits", "digits-tuned", "hoffer-f1-mnist", "hoffer-f1-mnist-small")
-_DIGITS += ("hoffer-c1-cifar10-small", "hoffer-resnet44-cifar10-small", "hoffer-vgg-cifar10-small")
-_SHARP = ("keskar-digits", "keskar-f2-mnist-small", "keskar-f1-small")
-_SHARP += ("keskar-c1-small", "keskar-c2-small")
-_ALONG = (*_SHARP, "keskar-f2-mnist-small-subspace")
-_TUNED = ("remedies-digits", "remedies-mnist", "remedies-cifar10")
-_CUT = ("hoffer-f1-mnist-2-epochs", "budgets-epochs")  # too short for what is asked of minima
-_FIGURES = ("warm_starts-digits", "warm_starts-mnist")
-_RULES = ("goyal-digits", "goyal-digits-640")
+def _travel(kept: Kept) -> Any:
+    return kept["regimes"][kept["baseline"][0]].get("diffusion") or {}
+
+
+def _law(kept: Kept) -> str:
+    """Held where log t fits better than a power of t, and there is enough of the curve to tell."""
+    found = _travel(kept)
+    if found["note"] or found["better"] == "neither":
+        return "cannot tell"
+    return "held" if found["better"] == "log" else "did not hold"
+
+
+def _laws(kept: Kept) -> str:
+    found = _travel(kept)
+    told = f"; the AIC of a power of t less that of log t: {found['delta_aic']:.3g}"
+    return told + (f"; {found['note']}" if found["note"] else "")
+
+
+def _farther(kept: Kept) -> Interval | None:
+    """The distance of the small batch over that of the large one, at the end."""
+    small, large = (kept["regimes"][name]["distance"]["values"] for name in kept["baseline"])
+    if len(small) != len(large):  # one of them lost a seed
+        return None
+    return figures.ratio(small, large)
+
+
+def _losses(kept: Kept) -> str:
+    """What both ends made of the training set, without which a gap says little."""
+    small, large = (kept["regimes"][name] for name in kept["baseline"])
+    ends = (f"{end['train_loss']['mean']:.2g}" for end in (small, large))
+    stopped = [one for end in (small, large) for one in end.get("stopped") or ()]
+    missed = f", not met by {stopped.count(None)} of {len(stopped)}" if None in stopped else ""
+    return f"; training losses {' and '.join(ends)}{missed}"
+
+
+def _measured(kept: Kept) -> int:
+    """Of how many seeds the solutions were measured."""
+    return min(len(end["seeds"]) for end in kept["landscape"]["regimes"].values())
+
+
+# How the names begin of all that classify.
+_STUDIES = ("budgets", "digits", "goyal", "hoffer", "keskar", "remedies", "smith")
+_KESKARS = ("keskar",)  # trained until they fit, as what is asked of minima needs
+_FIGURES = ("warm_starts",)
+_RULES = ("goyal",)
 _HOFFER, _KESKAR, _SMITH = "Hoffer et al. 2017", "Keskar et al. 2017", "Smith et al. 2018"
 _GOYAL = "Goyal et al. 2017"
 
 _GAP = Claim(
     "A large batch generalizes worse.",
     f"{_KESKAR}; {_HOFFER}",
-    (*_DIGITS, *_TUNED, *_SHARP, *_CUT),
+    _STUDIES,
     lambda kept: kept["gap"],
     (0, np.inf),
     "the gap is {} points",
     100.0,
+    beside=_losses,
 )
 
 CLAIMS = (
     _GAP,
-    dataclasses.replace(
-        _GAP,
-        runs=(
-            "budgets-loss",
-            "remedies-digits-loss-0.01",
-            "remedies-mnist-loss-0.15",
-            "remedies-cifar10-loss-2.0",
-        ),
-        budget="same training loss",
-    ),
-    dataclasses.replace(
-        _GAP,
-        runs=(
-            "budgets-updates",
-            "remedies-digits-updates",
-            "remedies-mnist-updates",
-            "remedies-cifar10-updates",
-        ),
-        budget="same updates, more examples",
-    ),
+    dataclasses.replace(_GAP, keep="loss"),
+    dataclasses.replace(_GAP, keep="updates"),
     Claim(
         "A rate that grows with the root of the batch closes some of it.",
         _HOFFER,
-        _DIGITS,
+        _STUDIES,
         _share("LB+LR"),
         (0, np.inf),
         "{}% closed",
@@ -175,7 +238,7 @@ CLAIMS = (
     Claim(
         "Such a rate and ghosts close some of it.",
         _HOFFER,
-        (*_DIGITS, *_TUNED, *_CUT),
+        _STUDIES,
         _share("LB+LR+GBN"),
         (0, np.inf),
         "{}% closed",
@@ -184,7 +247,7 @@ CLAIMS = (
     Claim(
         "Ghosts close more of it than such a rate alone.",
         _HOFFER,
-        _DIGITS,
+        _STUDIES,
         _paired("LB+LR+GBN", "LB+LR"),
         (0, np.inf),
         "{} points above the rate alone (over seeds alone)",
@@ -193,17 +256,17 @@ CLAIMS = (
     Claim(
         "With as many updates, all of it: there is no inherent gap.",
         _HOFFER,
-        (*_DIGITS, *_TUNED),
+        _STUDIES,
         _difference("LB+LR+GBN+RA", 0),
         (-0.002, np.inf),
         "{} points above the small batch (held: not 0.2 below)",
         100.0,
-        "same updates, more examples",
+        budget="same updates, more examples",
     ),
     Claim(
         "It is not over-fitting: the test curve of the large batch does not peak and fall.",
         _KESKAR,
-        _SHARP,
+        _KESKARS,
         _seen("observations", "below_own_peak"),
         (-np.inf, 0.005),
         "{} points below its own peak at the end (held: less than 0.5)",
@@ -212,7 +275,7 @@ CLAIMS = (
     Claim(
         "Both fit the training set.",
         _KESKAR,
-        _SHARP,
+        _KESKARS,
         _seen("observations", "train_difference"),
         (-0.005, 0.005),
         "training accuracy of the large batch less the small: {} points (held: within 0.5)",
@@ -221,77 +284,88 @@ CLAIMS = (
     Claim(
         "The large batch is not caught at a saddle: its smallest eigenvalue is small.",
         _KESKAR,
-        _SHARP,
+        _KESKARS,
         _seen("observations", "smallest_to_largest", "LB"),
         (-0.05, np.inf),
         "smallest over largest eigenvalue {} (held: above -0.05)",
+        seeds=_measured,
     ),
     Claim(
         "The small batch travels farther.",
         f"{_KESKAR} (3 to 10 times); {_HOFFER}",
-        (*_SHARP, *_CUT),
-        _seen("observations", "distance_ratio"),
+        _STUDIES,
+        _farther,
         (1, np.inf),
         "{} times as far",
     ),
     Claim(
         "They are different minima, with a barrier between them.",
         _KESKAR,
-        _SHARP,
+        _KESKARS,
         _seen("between", "barrier"),
         (0.01, np.inf),
         "the training loss rises by {} on the line (held: more than 0.01)",
+        seeds=_measured,
     ),
     Claim(
         "Large batches end in sharper minima (Keskar's measure, at the end of training).",
         _KESKAR,
-        _ALONG,
+        _KESKARS,
         _seen("ratios", "keskar_0.001"),
         (1, np.inf),
         "{} times as sharp",
+        seeds=_measured,
     ),
     Claim(
         "The same, along 100 random directions.",
         _KESKAR,
-        _ALONG,
+        _KESKARS,
         _seen("ratios", "keskar_subspace"),
         (1, np.inf),
         "{} times as sharp",
+        seeds=_measured,
     ),
     Claim(
         "The same, by the largest eigenvalue of the Hessian.",
         _KESKAR,
-        _SHARP,
+        _KESKARS,
         _seen("ratios", "top"),
         (1, np.inf),
         "{} times as sharp",
+        seeds=_measured,
     ),
     Claim(
         "The same where the training losses are equal (Keskar's measure).",
         f"asked of {_KESKAR}",
-        _ALONG,
+        _KESKARS,
         _at_equal_loss("keskar_0.001"),
         (1, np.inf),
         "{} times as sharp",
         budget="same training loss",
+        beside=_equal_losses("keskar_0.001"),
+        seeds=_measured,
     ),
     Claim(
         "The same where the training losses are equal (100 random directions).",
         f"asked of {_KESKAR}",
-        _ALONG,
+        _KESKARS,
         _at_equal_loss("keskar_subspace"),
         (1, np.inf),
         "{} times as sharp",
         budget="same training loss",
+        beside=_equal_losses("keskar_subspace"),
+        seeds=_measured,
     ),
     Claim(
         "The same where the training losses are equal (largest eigenvalue).",
         f"asked of {_KESKAR}",
-        _SHARP,
+        _KESKARS,
         _at_equal_loss("top"),
         (1, np.inf),
         "{} times as sharp",
         budget="same training loss",
+        beside=_equal_losses("top"),
+        seeds=_measured,
     ),
     Claim(
         "The larger the batch, the worse it generalizes (the largest tried against the smallest).",
@@ -330,18 +404,20 @@ CLAIMS = (
         budget="same epochs of the large batch",
     ),
     Claim(
-        "The distance from the start grows like log t (where that fits better than a power of t).",
+        "The distance of the small batch grows like log t (held: better than like a power of t).",
         _HOFFER,
-        _DIGITS,
+        ("digits", "hoffer", "remedies"),  # SGD; the others train one of these small batches
         _slope,
         (0, np.inf),
         "{} farther each time t grows e-fold",
         budget="before the rate first falls",
+        beside=_laws,
+        judge=_law,
     ),
     Claim(
         "A batch that grows where the rate would fall does as well, with fewer updates.",
         _SMITH,
-        ("smith-digits",),
+        ("smith",),
         _difference("GROW", 0),
         (-0.005, np.inf),
         "{} points above the small batch (held: not 0.5 below)",
@@ -377,7 +453,7 @@ CLAIMS = (
     Claim(
         "Seesaw ends at the loss of the cosine that it stands for, with fewer updates.",
         "Meterez et al. 2025",
-        ("pydoc-lm",),
+        ("pydoc",),
         _difference("SEESAW", 0),
         (-np.inf, 0.02),
         "{} nats per byte above the small batch's cosine (held: less than 0.02)",
@@ -389,37 +465,45 @@ CLAIMS = (
 def page(kept: Mapping[str, Kept]) -> str:
     """The page: how often each claim held, then a row for every kept result that can decide it."""
     verdicts = ("held", "did not hold", "cannot tell")
-    heads = ["claim", "source", "run", "budget", "our number [95%]", "verdict"]
+    heads = ["claim", "source", "run", "budget", "seeds", "our number [95%]", "verdict"]
+    dashes = ["---", "---", "---", "---", "---:", "---", "---"]
     short_heads = ["claim", "budget", *verdicts]
-    rows, short = [heads, ["---"] * len(heads)], [short_heads, ["---", "---", *["---:"] * 3]]
+    rows, counts = [heads, dashes], dict[tuple[str, str], collections.Counter[str]]()
     for claim in CLAIMS:
-        told_of = collections.Counter[str]()
-        for run in claim.runs:
-            found = claim.number(kept[run]) if run in kept else None
+        for name, run in kept.items():
+            found = claim.number(run) if claim.decided_by(name, run) else None
             if not found or found.get("mean") is None:
                 continue
-            tuned = ", tuned" if kept[run]["settings"].get("tune") else ""
-            number, said = claim.shown.format(told(found, claim.scale)), verdict(claim, found)
-            rows.append([claim.text, claim.source, run, claim.budget + tuned, number, said])
-            told_of[said] += 1
-        if told_of:
-            counts = [str(told_of[one] or "") for one in verdicts]
-            short.append([claim.text, claim.budget, *counts])
+            budget = claim.held_fixed + ", tuned" * bool(run["settings"].get("tune"))
+            number = claim.shown.format(told(found, claim.scale)) + claim.beside(run)
+            said = claim.judge(run) if claim.judge else verdict(claim, found)
+            seeds = str(claim.seeds(run))
+            rows.append([claim.text, claim.source, name, budget, seeds, number, said])
+            counts.setdefault((claim.text, budget), collections.Counter())[said] += 1
+    short = [
+        [claim, budget, *(str(of[one] or "") for one in verdicts)]
+        for (claim, budget), of in counts.items()
+    ]
     return "\n".join(
         [
             "# What held",
             "",
             "Each claim of the papers against what was run here, on small data and few seeds, "
-            "which decide little about large ones. In how many runs it held, by 95% intervals:",
+            "which decide little about large ones. In how many runs it held, by 95% intervals; "
+            "runs of one data set share it, and some of them seeds, so that they are no "
+            "independent votes:",
             "",
-            *table(short),
+            *table([short_heads, ["---", "---", *["---:"] * 3], *short]),
             "",
             "## Run by run",
             "",
             "Our number with its 95% interval over seeds (and test examples, where it is a "
-            "difference or share of test accuracy), at a named budget. *Held*: the whole interval "
-            "agrees; *did not hold*: none of it; *cannot tell*: some of it. Shares of a gap are "
-            "told where the gap itself is. CIFAR-10 is from JPEG throughout.",
+            "difference or share of test accuracy), at a named budget; every kept run that has "
+            "the number. *Held*: the whole interval agrees; *did not hold*: none of it; *cannot "
+            "tell*: some of it. Where the training loss of the large batch ends far above that of "
+            "the small one, the gap is one of training before it is one of generalization (at "
+            "chance the loss of ten classes is 2.3). Shares of a gap are told where the gap itself "
+            "is. CIFAR-10 is from JPEG throughout.",
             "",
             *table(rows),
             "",

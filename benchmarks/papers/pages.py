@@ -68,7 +68,7 @@ def study_section(name: str, kept: Kept) -> str:
         small, large = kept["baseline"]
         lines += [f"No share of a gap: {large} is not told to be worse than {small}.", ""]
     if edge(*kept["regimes"].values()):
-        lines += ["‡ the best rate is the smallest or largest of those tried.", ""]
+        lines += ["† the best rate is the smallest or largest of those tried.", ""]
     if paper:
         how = "as read in the paper" if kept["verified"] else "recalled, not verified"
         lines += [f"The paper's numbers: {kept['source']}, {how}.", ""]
@@ -151,8 +151,10 @@ def critical_batch_section() -> str:
     return (
         "\n## The critical batch in three ways\n\n"
         f"The same model, text and optimizer. The target of the sweep is a validation loss of "
-        f"{kept['sweep']['target']:g}; batches of {sizes} windows{edge}. Branches and the noise "
-        "scale are taken from checkpoints of the small batch halfway there and at the target.\n\n"
+        f"{kept['sweep']['target']:g}; batches of {sizes} windows{edge}, "
+        f"{kept['sweep']['seeds']} seeds. Branches and "
+        "the noise scale are taken from one run of the small batch, after half and after all of "
+        "the updates that it took in the sweep; its loss there is on other windows.\n\n"
         f"{lines}\n\n"
         "With Adam on large language models the noise scale has been found wrong by orders of "
         "magnitude (Merrill et al. 2025).\n\n"
@@ -179,16 +181,23 @@ def remedies_table() -> str:
         about.append(
             f"* {heads[-1]}: {pictures}{settings['model']}, batch {settings['large_batch']} for "
             f"{settings['small_batch']} ({large['updates']:,} updates), {settings['seeds']} seeds, "
-            f"{settings['tune']} rates each."
+            f"{settings['tune']} rates each{_continued(kept)}."
         )
-        ends = (kept["regimes"][name] for name in kept["baseline"])
-        gaps.append(_points(kept["gap"], "-", edge(*ends)))
+        ends = [kept["regimes"][name] for name in kept["baseline"]]
+        gaps.append(_points(kept["gap"], "-", edge(*ends) + missed(*ends)))
     rows = [heads, ["---", *["---:"] * len(runs)], gaps]
     for regime in dict.fromkeys(regime for kept in runs for regime in kept["regimes"]):
         added = [_added(kept, regime) for kept in runs]
         if any(added):  # neither an end nor, its rate tuned, the same as one
             rows.append([f"`{regime.removeprefix('LB+')}`", *added])
     return "\n".join([*about, "", *table(rows)]) + "\n"
+
+
+def _continued(kept: Kept) -> str:
+    """That grids went on where the best rate lay at an end, and to how many rates."""
+    tried = [len(own["tuning"]["trials"]) for own in kept["regimes"].values() if own["tuning"]]
+    further = max(tried) > kept["settings"]["tune"]
+    return f", and on where the best lay at an end, up to {max(tried)}" * further
 
 
 def _points(found: Mapping[str, Any], sign: str, marks: str = "") -> str:
@@ -209,8 +218,7 @@ def _added(kept: Kept, regime: str) -> str:
     if found is None or regime == small:
         return ""
     own, beside = (kept["regimes"][name] for name in (regime, large))
-    missed = " †" * bool(own["stopped"] and None in own["stopped"])
-    told = _points(found["difference"], "+", missed + edge(own, beside))
+    told = _points(found["difference"], "+", edge(own, beside) + missed(own, beside))
     told = f"**{told}**" if found["p_adjusted"] < 0.05 else told
     words = own["budget"].replace(" ", "<br>")
     return told + (f"<br>({words})" if own["budget"] != beside["budget"] else "")
@@ -218,7 +226,12 @@ def _added(kept: Kept, regime: str) -> str:
 
 def edge(*regimes: Mapping[str, Any]) -> str:
     """A mark where the best rate of any of these lies at the edge of those tried."""
-    return " ‡" * any((regime["tuning"] or {}).get("at_edge") for regime in regimes)
+    return " †" * any((regime["tuning"] or {}).get("at_edge") for regime in regimes)
+
+
+def missed(*regimes: Mapping[str, Any]) -> str:
+    """A mark where a seed of any of these did not get to the loss at which all were to stop."""
+    return " ‡" * any(None in (regime["stopped"] or ()) for regime in regimes)
 
 
 def budgets_page() -> str:
@@ -273,13 +286,13 @@ PAGES: dict[str, Callable[[], str]] = {
         "PRESET ...` runs a preset and writes both.",
     ),
     "remedies.md": lambda: paper_page(
-        "Every remedy, rates tuned with equal trials",
+        "Every remedy, rates tuned over equal grids",
         "remedies",
         "What each adds to the test accuracy of the large batch alone, in points with 95% "
         "intervals over seeds and test examples, both at their own best rates (the large batch "
         "alone tuned over the grids of both its rules: `LB` and `LB+LR`); in bold where all "
-        "comparisons of a column together resolve it (Holm); † where not all seeds got to the "
-        "loss, ‡ where the best rate of either is the smallest or largest of those tried. "
+        "comparisons of a column together resolve it (Holm); † where the best rate of either is "
+        "the smallest or largest of those tried, ‡ where not all seeds of both got to the loss. "
         f"`python -m benchmarks.papers.remedies` runs them.\n\n{remedies_table()}",
     ),
     "budgets.md": budgets_page,

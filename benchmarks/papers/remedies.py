@@ -1,8 +1,9 @@
-"""Every remedy on one data set, tuned with equal trials: `python -m benchmarks.papers.remedies`.
+"""Every remedy on one data set, tuned over equal grids: `python -m benchmarks.papers.remedies`.
 
 Data sets: `digits` (default), `mnist` (F1 on a part), `cifar10` (C1 in small, on a part). Rates are
-tuned around each regime's rule, the same number for each. The budget is the epochs of the small
-batch, or what `--keep` says, as of `gapjax study`; each is kept by its own name.
+tuned around each regime's rule: the same number for each, and more where the best lies at an end.
+The budget is the epochs of the small batch, or what `--keep` says, as of `gapjax study`; each is
+kept by its own name.
 """
 
 import argparse

@@ -39,7 +39,7 @@ DIGITS: dict[str, Preset] = {
         ),
     ),
     "keskar-digits": _digits(
-        "Adam on the digits until the loss stops improving, as Keskar et al. (2017); --landscape",
+        "Adam on the digits, long past a fit, as Keskar et al. (2017); --landscape",
         Study(
             optimizer="adam",
             schedule="constant",

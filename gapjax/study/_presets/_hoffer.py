@@ -73,7 +73,7 @@ HOFFER: dict[str, Preset] = {
         found="a gap of 1.19 points after 8 epochs, with 3 seeds",
     ),
     "hoffer-f1-mnist-small": _preset(
-        "the same with a fourth of the batches on 4096 digits, 6 epochs",
+        "F1 on 4096 images of MNIST",
         _change(_F1, train_examples=4096, epochs=6.0, **_SMALL),
         num_examples=60_000,
         mflops=8.0,
@@ -89,7 +89,7 @@ HOFFER: dict[str, Preset] = {
         differs=_PADDING,
     ),
     "hoffer-c1-cifar10-small": _preset(
-        "C1 with a fourth of the channels on 2048 images, batches of 32 and 1024",
+        "C1 with a fourth of the channels on 2048 images",
         _change(_C1, model="c1-hoffer-thin", train_examples=2048, epochs=10.0, **_THIN),
         num_examples=50_000,
         mflops=12.5,
@@ -104,7 +104,7 @@ HOFFER: dict[str, Preset] = {
         differs=_PADDING,
     ),
     "hoffer-resnet44-cifar10-small": _preset(
-        "ResNet-8 on 1024 images, batches of 32 and 512, without regime adaptation",
+        "ResNet-8 on 1024 images, without regime adaptation",
         _change(_RESNET, model="resnet8", train_examples=1024, epochs=10.0, **_WITHOUT),
         num_examples=50_000,
         mflops=70.0,
@@ -119,7 +119,7 @@ HOFFER: dict[str, Preset] = {
         differs=f"{_PADDING}; their code has no VGG: schedule of ResNet-44",
     ),
     "hoffer-vgg-cifar10-small": _preset(
-        "VGG with an eighth of the channels on 1024 images, batches of 32 and 512",
+        "VGG with an eighth of the channels on 1024 images",
         _change(
             _RESNET,
             model="vgg-thin",
@@ -140,7 +140,7 @@ HOFFER: dict[str, Preset] = {
         differs=_PADDING,
     ),
     "hoffer-c3-cifar100-small": _preset(
-        "C3 with a fourth of the channels on 2048 images, batches of 32 and 1024",
+        "C3 with a fourth of the channels on 2048 images",
         _change(
             _C1,
             dataset="cifar100",
@@ -161,7 +161,7 @@ HOFFER: dict[str, Preset] = {
         differs=_PADDING,
     ),
     "hoffer-wrn16-cifar100-small": _preset(
-        "WRN-16-1 on 1024 images, batches of 32 and 512, without regime adaptation",
+        "WRN-16-1 on 1024 images, without regime adaptation",
         _change(
             _BASE,
             dataset="cifar100",

@@ -74,7 +74,7 @@ def _small(
         epochs=30.0,
         **_SMALL,  # type: ignore[arg-type]
     )
-    meaning = f"{name.upper()} in small: {model} on {used} examples, batches of 32 and a tenth"
+    meaning = f"{name.upper()} in small: {model} on {used} examples"
     return Preset(
         meaning,
         study,

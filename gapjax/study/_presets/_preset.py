@@ -79,9 +79,10 @@ class Preset:
         lines = [
             name,
             f"    {self.meaning}",
-            f"    {study.model} on {study.dataset}, {of} examples, {study.seeds} seeds, "
-            f"{len(self.plans)} regimes; by its FLOPs about {cpu} on 2 cores, {gpu} on an "
-            "H100",
+            f"    {study.model} on {study.dataset}, {of} examples; batches of "
+            f"{study.small_batch:,} and {study.large_batch:,}, {study.epochs:g} epochs, "
+            f"{study.seeds} seeds, {len(self.plans)} regimes",
+            f"    by its FLOPs about {cpu} on 2 cores, {gpu} on an H100",
         ]
         if self.paper:
             found = ", ".join(f"{regime} {value:g}" for regime, value in self.paper.items())
