@@ -14,7 +14,7 @@ import nbformat
 
 HERE = pathlib.Path(__file__).parent
 REPOSITORY = "gapjax/gapjax"  # owner and name on the code host
-INSTALL = f"git+https://github.com/{REPOSITORY}"  # what pip installs in Colab: an address, or a name
+INSTALL = f"git+https://github.com/{REPOSITORY}"  # what pip installs in Colab
 
 _BADGE = (
     "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
