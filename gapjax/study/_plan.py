@@ -158,11 +158,17 @@ class Plan:
         )
 
     def _updates_of(self, share: Any) -> Any:
-        """The updates in which a share of the examples is seen, a number or a traced array."""
+        """The updates in which a share of the examples is seen, a number or a traced array.
+
+        The examples are those that the schedule is written for, and not how many there may be where
+        the loss decides.
+        """
         ends = (0, *self.batch_sizes.boundaries, self.updates)
         seen = [float(self.batch_sizes.examples_before(end)) for end in ends]
         interp = jnp.interp if isinstance(share, jax.Array) else np.interp
-        return interp(share * self.examples, np.array(seen), np.array(ends, np.float64))
+        return interp(
+            share * self.examples / self.times, np.array(seen), np.array(ends, np.float64)
+        )
 
     @property
     def budget(self) -> Budget:

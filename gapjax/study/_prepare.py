@@ -134,11 +134,11 @@ def _check_outputs(setup: Setup, dataset: data.Dataset) -> None:
         ) from error
     width = None if task.width is None else task.width(dataset)
     last = getattr(outputs, "shape", ())[-1:]
-    if width is not None and last and last[0] != width:
+    if width is not None and last and (last[0] < width or (last[0] > width and not task.wider)):
         raise ValueError(
             f"model {network.describe} gives outputs of shape {list(outputs.shape[1:])} for "
             f"{width} {'classes' if task.name == 'classification' else 'targets'}: make its "
-            f"last layer {width} wide."
+            f"last layer {'at least ' * task.wider}{width} wide."
         )
     try:
         jax.eval_shape(lambda o, b: (task.measure(o, b), task.weights(b)), outputs, batch)

@@ -104,8 +104,10 @@ def _growing(plan: "Plan") -> Ramp:
         maximum=study.large_batch,
         keep="epochs",
     )
-    rest = itertools.islice(drops.items(), count, None)
-    later = {updates_for(sizes, u * study.small_batch): factor for u, factor in rest}
+    later = dict[int, float]()
+    for update, factor in itertools.islice(drops.items(), count, None):
+        at = updates_for(sizes, update * study.small_batch)
+        later[at] = later.get(at, 1.0) * factor  # the updates of two drops may now be one
     scale = piecewise(1.0, later)
     total = study.epochs * plan.num_examples if plan.longest is None else plan.longest
     return Ramp(
@@ -142,7 +144,10 @@ def _traded(plan: "Plan", rule: str) -> Ramp:
             f"regime {plan.name}: the batch grows where the rate would halve, and schedule="
             f"{study.schedule!r} never lets it: use schedule='cosine', say."
         )
-    return Ramp(sizes, schedule, sizes.update_at(total), sizes.boundaries)
+    # What is left over of the examples makes a first update of its own, of less than the small
+    # batch: the batch does not grow where that ends.
+    grows = (update for update in sizes.boundaries if sizes(update - 1) >= small)
+    return Ramp(sizes, schedule, updates_for(sizes, total * plan.times), tuple(grows))
 
 
 def updates_for(sizes: growth.StepwiseBatch, num_examples: float) -> int:

@@ -300,8 +300,8 @@ def check_together(regime: str, batch: str, remedies: Iterable[Remedy]) -> None:
     for remedy in remedies:
         if batch in remedy.excludes:
             raise ValueError(
-                f"regime {regime}: {remedy.name} ({remedy.meaning}) does not go with {batch}, "
-                "whose batch takes the place of the rate's changes; leave it out."
+                f"regime {regime}: {remedy.name} ({remedy.meaning}) does not go with {batch}: "
+                "leave it out."
             )
         for other in remedy.excludes:
             if other in there:

@@ -277,18 +277,20 @@ def _train_regime(
     training.on_first(lambda: training.save_tree(path, own))
     runs = [run_of(setup, outcome, *setting, i) for i, setting in enumerate(settings)]
     curves, plan = curves_of(setup, outcome, programs), outcome.plan
+    updates = curves.update[-1]  # where the loss decides, fewer than planned
+    sizes = [(u, plan.batch_sizes(u)) for u in (0, *plan.batch_sizes.boundaries) if u < updates]
     record = RegimeRecord(
         name=plan.name,
         remedies=[remedy.name for remedy in plan.regime.remedies],
-        batch_size=max(plan.batch_sizes.sizes()),
-        batch_sizes=[(u, plan.batch_sizes(u)) for u in (0, *plan.batch_sizes.boundaries)],
+        batch_size=max(size for _, size in sizes),
+        batch_sizes=sizes,
         ghost_size=plan.ghost_size,
-        updates=curves.update[-1],
+        updates=updates,
         epochs=curves.examples[-1] / plan.num_examples,
         examples=curves.examples[-1],
         seconds=time.monotonic() - started,
         budget=plan.budget.said,
-        boundaries=list(plan.boundaries),
+        boundaries=[boundary for boundary in plan.boundaries if boundary < updates],
         seeds=seeds,
         run=runs[0],
         rule=runs[1] if len(runs) > 1 else None,

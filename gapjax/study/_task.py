@@ -42,6 +42,7 @@ class Task:
             ``SMOOTH``; None where labels cannot be smoothed.
         width: ``dataset -> int``, how wide the last layer of a network has to be, or None if any
             will do.
+        wider: whether a wider one does too, as of a vocabulary that has more than the text.
         percent: the metrics that are fractions, shown in per cent; by default those whose name
             ends in ``accuracy``.
         name: what reports call it.
@@ -70,6 +71,7 @@ class Task:
     weight: Callable[[Any], jax.Array] | None = None
     smoothed: Callable[[Any, Any, float], jax.Array] | None = None
     width: Callable[[data.Dataset], int | None] | None = None
+    wider: bool = False
     percent: Sequence[str] | None = None
     name: str = "custom"
 
@@ -211,8 +213,7 @@ def classification(*, inputs: Any = None, labels: Any = None) -> Task:
         return optax.losses.softmax_cross_entropy(outputs, optax.smooth_labels(goal, amount))
 
     def width(dataset: data.Dataset) -> int:
-        labels = np.asarray(target(dataset.train))
-        return max(dataset.num_classes, int(labels.max()) + 1)
+        return max(dataset.num_classes, _largest(target, dataset) + 1)
 
     return Task(
         loss,
@@ -380,7 +381,9 @@ def next_token(*, tokens: Any = None, pad: int | None = None) -> Task:
         inputs=lambda batch: sequence(batch)[:, :-1],
         weight=lambda batch: counts(batch).sum(-1),
         smoothed=smoothed,
-        width=lambda dataset: _vocabulary(sequence(dataset.train)),
+        # 256 where all are bytes, so that no network depends on a text.
+        width=lambda dataset: max(256, _largest(sequence, dataset) + 1),
+        wider=True,
         name="next-token",
     )
 
@@ -397,10 +400,9 @@ def _size(batch: Any) -> int:
     return jax.tree.leaves(batch)[0].shape[0]
 
 
-def _vocabulary(tokens: Any) -> int:
-    """How many tokens there are: 256 where all are bytes, so that no network depends on a text."""
-    most = int(np.asarray(tokens).max()) + 1
-    return 256 if most <= 256 else most
+def _largest(labels: Callable[[Any], Any], dataset: data.Dataset) -> int:
+    """The largest label or token there is: what is only in the test split is judged too."""
+    return max(int(np.asarray(labels(split)).max()) for split in (dataset.train, dataset.test))
 
 
 def _default_inputs(batch: Any) -> Any:

@@ -74,6 +74,26 @@ def test_growth_is_drawn(driven):
     assert record.epochs == record.examples / 64
 
 
+def test_the_noise_is_drawn_of_the_seeds_that_go_on(driven):
+    from matplotlib.figure import Figure
+
+    def drawn(lost):
+        record = driven[1].regimes["GROW"]
+        values = dict(record.curves.values)
+        for name in ("gradient_noise", "gradient_norm"):
+            values[name] = [[None if i in lost else 4.0 for i in range(3)] for _ in values[name]]
+        curves = dataclasses.replace(record.curves, values=values)
+        own = {"GROW": dataclasses.replace(record, curves=curves)}
+        axis = Figure().subplots()
+        study.plot_growth(dataclasses.replace(driven[1], regimes=own), axis)
+        hidden = next(line for line in axis.lines if line.get_marker() == "^")
+        ratio = next(line for line in axis.lines if "noise scale" in str(line.get_label()))
+        return len(hidden.get_xdata()), ratio.get_ydata().tolist()
+
+    whole, without = drawn(()), drawn((1,))
+    assert whole == without and whole[0] == 0 and set(whole[1]) == {1.0}
+
+
 def test_a_record_of_before_there_were_controllers_is_read(driven):
     plain = to_plain(driven[1].regimes["SB"])
     del plain["decisions"]

@@ -194,3 +194,37 @@ def test_the_rule_of_sgd_is_not_used_for_adam_in_silence(name, instead):
         return
     with pytest.warns(UserWarning, match=f"which is what {instead} keeps"):
         warn_of_rules(plan)
+
+
+@pytest.mark.parametrize("name", ["SB", "LB", "LB+WARMUP", "LB+RA", "GROW", "HYBRID"])
+@pytest.mark.parametrize("keep", ["loss=0.01", "plateau"])
+def test_the_rates_of_a_run_that_the_loss_ends_are_those_of_its_epochs(name, keep):
+    own = {"warmup": 0.1, "maximum": 7.0}
+    ends, fixed = (_plan(name, Study(keep=kind, **own)) for kind in (keep, "epochs"))
+    if name == "LB+RA":  # whose budget is the updates, whatever the loss
+        assert ends.updates == fixed.updates
+    for update in range(0, min(ends.updates, fixed.updates), 7):
+        assert float(ends.schedule()(update)) == pytest.approx(float(fixed.schedule()(update)))
+
+
+@pytest.mark.parametrize("name", ["SB", "LB", "GROW", "SEESAW"])
+def test_every_regime_may_go_on_as_long_where_the_loss_decides(name):
+    own = {"decay_factor": 0.5, "large_batch": 64}
+    small = _plan("SB", Study(**own))
+    plan = _plan(name, Study(keep="loss=0.01", maximum=3.0, **own))
+    assert 0 <= plan.examples - 3 * small.examples < plan.batch_size
+
+
+def test_what_is_left_over_at_the_start_of_seesaw_is_no_growth():
+    plan = _plan("SEESAW", Study(decay_factor=0.3))
+    sizes = plan.batch_sizes
+    assert sizes(0) < 16 and sizes.boundaries[0] == 1
+    assert plan.boundaries == sizes.boundaries[1:]
+
+
+def test_drops_that_fall_on_one_update_of_a_grown_batch_are_both_made():
+    own = Study(decay_at=(0.5, 0.751, 0.755), decay_factor=0.1)
+    ends = [float(_plan(name, own).schedule()(10**4)) for name in ("SB", "HYBRID")]
+    # The first drop is growth, of 10 times the batch: the rate keeps what the batch took.
+    grown = _plan("HYBRID", own).batch_sizes.sizes()[-1] / 16
+    assert ends[1] == pytest.approx(ends[0] * grown, rel=1e-5)

@@ -11,6 +11,7 @@ from flax import nnx
 
 from gapjax import data, models, study
 from gapjax.study import Regime, Remedy
+from gapjax.study._prepare import prepare_study
 from tests.study.conftest import make_blobs, tiny_study
 
 
@@ -180,3 +181,23 @@ def test_a_noise_meter_takes_whole_ghosts(tmp_path):
     result = study.run_study(own, tmp_path / "a")
     for record in result.regimes.values():
         assert np.isfinite(record.curves.array("gradient_noise")[-1]).all()
+
+
+@pytest.mark.parametrize(("width", "fits"), [(401, True), (512, True), (400, False)])
+def test_a_vocabulary_may_be_larger_than_the_text_and_is_of_both_splits(width, fits):
+    train, test = (np.arange(128).reshape(16, 8) + more for more in (0, 273))  # up to 400
+    own = study.Study(
+        dataset=data.Dataset({"tokens": train}, {"tokens": test}),
+        model=models.transformer_tiny(width),
+        task=study.next_token(),
+        regimes=("SB", "LB"),
+        small_batch=4,
+        large_batch=8,
+        ghost_size=4,
+        controls=False,
+    )
+    if fits:
+        prepare_study(own)
+    else:
+        with pytest.raises(ValueError, match="for 401 targets: make its last layer at least 401"):
+            prepare_study(own)

@@ -184,6 +184,18 @@ def test_averaged_weights_are_evaluated_with_statistics_of_their_own(small, tmp_
     np.testing.assert_allclose(own_stats["var"][0], hidden.var(0), rtol=1e-3)
 
 
+def test_the_average_is_of_the_updates_that_are_made_whatever_the_order():
+    # MATCH scales the updates: an average that had counted them before would be of other weights.
+    one, other = (_one_update(name, seeds=1) for name in ("LB+MATCH+EMA", "LB+EMA+MATCH"))
+    for found, wanted in zip(*map(jax.tree.leaves, (one[1].params, other[1].params)), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    for _, after, *_ in (one, other):
+        # Of one update the average is where it led to.
+        averaged = training.evaluation_params(after.opt_state, after.params)
+        for found, wanted in zip(*map(jax.tree.leaves, (averaged, after.params)), strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-7)
+
+
 def test_half_lives_count_examples():
     tx = training.average_weights(64.0, batch_size=32)
     params = {"w": jnp.zeros(1)}

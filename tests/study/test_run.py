@@ -433,3 +433,10 @@ def test_killed_study_goes_on_and_ends_with_the_same_numbers(how, tmp_path):
     assert numbers(tmp_path / "a") == numbers(tmp_path / "b")
     leftovers = [p.name for p in (tmp_path / "b").rglob("*.part")]
     assert leftovers == []
+
+
+def test_a_run_that_ends_before_its_batch_grows_is_of_the_batch_it_had(tmp_path):
+    grown = tiny_study(seeds=2, regimes=("SB", "GROW"), decay_at=(0.9,), keep="loss=1.05")
+    record = study.run_study(grown, tmp_path / "a").regimes["GROW"]
+    assert record.updates < 28 and record.stopped is not None
+    assert record.batch_sizes == [(0, 8)] and record.batch_size == 8 and record.boundaries == []

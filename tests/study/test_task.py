@@ -122,6 +122,10 @@ def test_widths_are_those_of_the_data():
     assert study.next_token().width(data.Dataset(text, text)) == 301
     text = {"tokens": np.array([[1, 2, 30]])}
     assert study.next_token().width(data.Dataset(text, text)) == 256
+    later = {"tokens": np.array([[1, 400, 30]])}  # judged too
+    assert study.next_token().width(data.Dataset(text, later)) == 401
+    one, two = ({"x": x, "y": np.array([0, 1, 1, top])} for top in (1, 4))
+    assert study.classification().width(data.Dataset(one, two, class_names=tuple("abcde"))) == 5
 
 
 def _loss(outputs, batch):

@@ -94,8 +94,9 @@ def _check_kept(
         _, losses = record.curves.measured("train_loss")
         for level in levels:
             there = np.flatnonzero(crossed(losses, level)[:seeds] >= 0)
-            kept = [weights_path(folder, name, record.seeds[i], level).exists() for i in there]
-            if any(kept) and not all(kept):
+            paths = (weights_path(folder, name, record.seeds[i], level) for i in there)
+            kept = [_folder.is_kept(folder, record, path) for path in paths]
+            if not all(kept):
                 most = there[kept.index(False)]
                 raise ValueError(
                     f"landscape_seeds={seeds}, but weights on the way to the losses of loss_levels "

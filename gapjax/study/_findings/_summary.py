@@ -199,8 +199,13 @@ def _last_quarter(record: RegimeRecord) -> np.ndarray:
     """By how much the training loss of each seed fell over the last quarter of its updates."""
     rows, loss = record.curves.measured("train_loss")
     update = np.array(record.curves.update)[rows]
-    before = loss[int(np.searchsorted(update, 0.75 * update[-1], side="right")) - 1]
-    return before - loss[-1]
+    ends = np.array([stop or update[-1] for stop in record.stopped or [None] * len(record.seeds)])
+
+    def at(when: np.ndarray) -> np.ndarray:
+        row = np.searchsorted(update, when, side="right") - 1
+        return loss[np.maximum(row, 0), np.arange(len(when))]
+
+    return at(0.75 * ends) - at(ends)
 
 
 def _between(found: Sequence[Mapping[str, Any]]) -> Between:

@@ -188,12 +188,13 @@ def _curves(record: RegimeRecord) -> _Curves:
     distance = record.curves.array("distance")[marks]
     lost = record.run.lost
     kept = [i for i, seed in enumerate(record.seeds) if seed not in lost]
+    last = min([record.updates, *record.boundaries[:1], *filter(None, record.stopped or [])])
     return _Curves(
         update=update[marks],
         distance=distance[:, kept],
         seeds=tuple(record.seeds[i] for i in kept),
-        last=min([record.updates, *record.boundaries[:1], *filter(None, record.stopped or [])]),
-        batch=record.batch_sizes[0][1],
+        last=last,
+        batch=[size for update, size in record.batch_sizes if update < last][-1],
     )
 
 

@@ -28,7 +28,10 @@ def keep_levels(
 
     def keep(curves: Any, weights: Callable[[], Any]) -> None:
         losses = curves.values["train_loss"]
-        losses = losses[np.isfinite(losses).any(axis=1)]
+        looks = np.isfinite(losses).any(axis=1)
+        if not looks[-1]:  # none goes on, and the last that did is no news
+            return
+        losses = losses[looks]
         reached = {
             level: np.flatnonzero(crossed(losses, level)[: len(seeds)] == len(losses) - 1)
             for level in levels

@@ -116,7 +116,8 @@ def member_functions(setup: Setup, plan: Plan) -> tuple[Callable[..., Any], Call
             {**plan.hyper, **traced},
             setup.study.clip_norm,
         )
-        for remedy in plan.regime.remedies:
+        # Those that keep weights of their own come last: they see the updates that are made.
+        for remedy in sorted(plan.regime.remedies, key=lambda own: own.weights is not None):
             if remedy.optimizer is not None:
                 with naming(f"optimizer of remedy {remedy.name}"):
                     tx = remedy.optimizer(tx, plan)

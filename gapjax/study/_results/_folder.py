@@ -243,6 +243,11 @@ def read_examples(folder: pathlib.Path, record: RegimeRecord) -> dict[str, np.nd
         return dict(found)
 
 
+def is_kept(folder: pathlib.Path, record: RegimeRecord, path: pathlib.Path) -> bool:
+    """Whether something was kept with a regime, be it there still or lost."""
+    return _place(folder, path) in record.files
+
+
 def load_kept(folder: pathlib.Path, record: RegimeRecord, tree: pathlib.Path) -> Any:
     """A checkpoint that belongs to a regime.
 

@@ -113,11 +113,14 @@ class SweepLine:
         remedy: its name.
         points: by size.
         fit: the hyperbola; None where fewer than 3 sizes reached the target.
+        unknown: sizes that are left out: they stopped at another target, before it was known what
+            this one takes.
     """
 
     remedy: str
     points: list[SizePoint]
     fit: growth.BatchFit | None
+    unknown: tuple[int, ...] = ()
 
     @property
     def reached(self) -> list[SizePoint]:
@@ -150,6 +153,11 @@ class SweepResult:
         """
         if any(line.reached for line in self.lines.values()):
             return
+        if any(line.unknown for line in self.lines.values()):
+            raise ValueError(
+                f"the sizes here stopped at another target, before it was known what a "
+                f"{self.goal.text} takes: run the sweep with it, and they are trained again."
+            )
         task, best = self.config.task, None
         for line in self.lines.values():
             for point in line.points:
@@ -214,8 +222,10 @@ def find(config: SweepConfig, records: Sequence[SizeRecord], goal: Goal) -> Swee
     lines = {}
     for remedy in dict.fromkeys(record.remedy for record in sorted(records, key=_order)):
         own = sorted((r for r in records if r.remedy == remedy), key=lambda r: r.batch_size)
-        points = [find_point(config, record, goal) for record in own]
-        lines[remedy] = SweepLine(remedy, points, fit_line(points))
+        known = [record for record in own if record.answers(goal, config.most_updates)]
+        points = [find_point(config, record, goal) for record in known]
+        unknown = tuple(record.batch_size for record in own if record not in known)
+        lines[remedy] = SweepLine(remedy, points, fit_line(points), unknown)
     first = next(iter(lines.values()), None)
     shifts = {
         name: shift(line, first)

@@ -127,3 +127,20 @@ def reached(update: np.ndarray, cost: np.ndarray, value: float) -> np.ndarray:
             share = (before - value) / (before - cost[at, member])
             found[member] = update[at - 1] + share * (update[at] - update[at - 1])
     return found
+
+
+def is_certain(steps: np.ndarray, now: int, rates: int) -> bool:
+    """Whether the rate that is first at the target is known: no other can still overtake it.
+
+    Args:
+        steps: the updates to the target of every member, rates times seeds; infinite: not yet.
+        now: the updates that were made.
+        rates: how many rates there are.
+    """
+    by_rate = steps.reshape(rates, -1)
+    there = np.isfinite(by_rate).all(axis=1)
+    if not there.any():
+        return False
+    # A seed that is not there takes at least until now.
+    least = np.log(np.minimum(by_rate, now)).mean(axis=1)
+    return bool((least[~there] >= least[there].min()).all())

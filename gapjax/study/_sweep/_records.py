@@ -5,10 +5,13 @@ import os
 import pathlib
 from typing import Any
 
+import numpy as np
+
 from gapjax._paths import local_path
 from gapjax.study._results import _files
 from gapjax.study._results._names import file_name
 from gapjax.study._results._records import FORMAT, Curves, TaskFacts, dumps, to_plain
+from gapjax.study._sweep._goal import Goal, is_certain, reached
 
 CONFIG = "sweep.json"
 
@@ -73,6 +76,22 @@ class SizeRecord:
     def trials(self) -> list[tuple[float, dict[str, float]]]:
         """What was tried: rates, and other hyperparameters, ``[R]``."""
         return list(zip(self.rates, self.hyper or [{}] * len(self.rates), strict=True))
+
+    def answers(self, goal: Goal, most: int) -> bool:
+        """Whether it was trained for long enough to know what a target takes.
+
+        One that stopped at a target of its own does not know what a harder one takes, nor of
+        another which rate is the first at it.
+
+        Args:
+            goal: the target.
+            most: the updates of a size that never stops.
+        """
+        update = self.curves.update
+        if self.target in (None, goal.value) or update[-1] >= most or all(self.diverged):
+            return True
+        steps = reached(np.array(update), goal.cost(self.curves.array(goal.curve)), goal.value)
+        return is_certain(steps, update[-1], len(self.rates))
 
 
 def open_folder(out_dir: str | os.PathLike[str], config: SweepConfig) -> pathlib.Path:

@@ -29,7 +29,7 @@ from gapjax.study._run import OnProgress, reporter
 from gapjax.study._study import Study
 from gapjax.study._sweep import _page
 from gapjax.study._sweep._findings import SweepResult, find_all
-from gapjax.study._sweep._goal import Goal, make_goal, reached
+from gapjax.study._sweep._goal import Goal, is_certain, make_goal, reached
 from gapjax.study._sweep._options import SWEEP_WITHOUT
 from gapjax.study._sweep._records import (
     SizeRecord,
@@ -248,7 +248,7 @@ def _is_done(path: pathlib.Path, job: Job, sweep: Sweep, goal: Goal) -> bool:
         )
     if record.target is None:
         return True
-    return sweep.stop_at_target and goal.value >= record.target
+    return sweep.stop_at_target and record.answers(goal, job.plan.updates)
 
 
 def _train(
@@ -276,9 +276,9 @@ def _train(
         del weights
         goal.check_not_met(goal.cost(curves.values[goal.curve])[0])
 
-    def is_certain(curves: Curves) -> bool:
+    def enough(curves: Curves) -> bool:
         steps = reached(curves.update, goal.cost(curves.values[goal.curve]), goal.value)
-        return _is_certain(steps, int(curves.update[-1]), len(job.trials))
+        return is_certain(steps, int(curves.update[-1]), len(job.trials))
 
     outcome = train(
         setup,
@@ -287,7 +287,7 @@ def _train(
         validation,
         members,
         watched=watched,
-        enough=is_certain if sweep.stop_at_target else lambda _: False,
+        enough=enough if sweep.stop_at_target else lambda _: False,
         at_evaluation=look,
         progress=reporter(progress, plan, "train"),
         keeper=Keeper(
@@ -328,17 +328,6 @@ def _rare(sweep: Sweep, plan: Plan, looks: frozenset[int]) -> set[int]:
         _same_examples(sweep, plan.num_examples, plan.batch_size),
     }
     return ({0, *few} | ends) & looks
-
-
-def _is_certain(steps: np.ndarray, now: int, rates: int) -> bool:
-    """Whether the rate that is first at the target is known: no other can still overtake it."""
-    by_rate = steps.reshape(rates, -1)
-    there = np.isfinite(by_rate).all(axis=1)
-    if not there.any():
-        return False
-    # A seed that is not there takes at least until now.
-    least = np.log(np.minimum(by_rate, now)).mean(axis=1)
-    return bool((least[~there] >= least[there].min()).all())
 
 
 def _unfinished(folder: pathlib.Path, plan: Plan) -> pathlib.Path:

@@ -285,6 +285,12 @@ def sweep_notes(result: SweepResult) -> list[str]:
                 f"{name}: at batch {', '.join(part)} some seeds never reached the target; the "
                 "figures are of those that did, and too good."
             )
+        if line.unknown:
+            notes.append(
+                f"{name}: batch {', '.join(map(str, line.unknown))} stopped at another target, "
+                "before it was known what this one takes: left out. Run the sweep with this target "
+                "and these sizes, and they are trained again."
+            )
         never = [f"{point.batch_size}" for point in line.points if point.best is None]
         if never:
             notes.append(f"{name}: batch {', '.join(never)} never reached the target.")

@@ -4,6 +4,7 @@ import dataclasses
 import html
 import json
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import pytest
 
 from gapjax import cli, growth, landscape, study, training
 from gapjax.study._findings import _landscape, _measures, _summary, _surroundings
+from gapjax.study._population._levels import keep_levels, weights_path
 from gapjax.study._prepare import prepare_study
 from gapjax.study._report import _landscape as _section
 from gapjax.study._results import _files, _folder
@@ -461,3 +463,43 @@ def test_how_closely_it_is_looked_at_is_no_part_of_the_study(tiny):
         for n in (50, 1000)
     )
     assert a == b
+
+
+def test_a_level_that_only_a_later_seed_reached_was_not_kept_and_is_no_damage(tmp_path):
+    update, losses = [10, 20], [[2.0, 2.0], [1.5, 0.9]]
+    curves = types.SimpleNamespace(measured=lambda name: (np.arange(2), np.array(losses)))
+    record = types.SimpleNamespace(curves=curves, seeds=[0, 1], files={}, update=update)
+    _landscape._check_kept(tmp_path, {"SB": record}, (1.0,), 1)
+    with pytest.raises(ValueError, match=r"landscape_seeds=2, but .* of the first 1 alone"):
+        _landscape._check_kept(tmp_path, {"SB": record}, (1.0,), 2)
+
+
+def test_weights_at_a_level_are_those_that_first_fell_to_it(tmp_path):
+    keep, asked = keep_levels(tmp_path, "SB", (1.0,), (0,)), []
+
+    def weights(value):
+        def give():
+            asked.append(value)
+            return types.SimpleNamespace(_asdict=lambda: {"w": np.full((1, 2), value)})
+
+        return give
+
+    losses = np.array([[2.0], [np.nan], [0.9], [0.5], [np.nan]])  # a row without a look, and a NaN
+    for rows, value in ((1, 2.0), (3, 0.9), (4, 0.5), (5, np.nan)):
+        keep(types.SimpleNamespace(values={"train_loss": losses[:rows]}), weights(value))
+    assert asked == [0.9]
+    kept = training.load_tree(weights_path(tmp_path, "SB", 0, 1.0))
+    np.testing.assert_array_equal(kept["w"], [0.9, 0.9])
+
+
+def test_a_seed_that_stopped_early_falls_over_its_own_last_quarter():
+    update = np.arange(0, 101, 10)
+    own = 1 - np.minimum(update[:, None], [50, 100]) / [100, 200]
+    curves = types.SimpleNamespace(
+        update=update.tolist(), measured=lambda name: (np.arange(len(update)), own)
+    )
+    record = types.SimpleNamespace(curves=curves, seeds=[0, 1], stopped=[50, None])
+    # The last looks before three quarters of 50 and of 100 updates are at 30 and 70.
+    np.testing.assert_allclose(_summary._last_quarter(record), [0.2, 0.15])
+    record.stopped = None
+    np.testing.assert_allclose(_summary._last_quarter(record), [0.0, 0.15])

@@ -248,3 +248,13 @@ def test_a_curve_that_follows_neither_law_is_marked():
     page = _section.section(_page({"SB": (lambda t: 5 + np.sin(3 * np.log(t)), 16)}))
     assert page["poor"] and page["fits"][0]["better"].endswith("‡")
     assert "neither law fits well" in page["findings"][0]
+
+
+def test_a_first_update_of_what_is_left_over_is_not_the_batch_of_the_early_phase():
+    records = _records({"SB": (_log(1, 2), 16)})
+    own = records["SB"]
+    records["SB"] = dataclasses.replace(
+        own, batch_sizes=[(0, 3), (1, 16), (200, 53)], batch_size=53, boundaries=[200]
+    )
+    assert _travel._curves(records["SB"]).batch == 16
+    assert find_travel(records, "SB", NONE)["SB"].updates[1] > 100

@@ -193,3 +193,37 @@ def test_records_of_rates_alone_are_read_as_they_were_written(tmp_path):
     path, own = tmp_path / "x.json", record(8, hyperbola(8, 5, 20))
     keep_record(path, own)
     assert read_record(path) == own and own.trials == [(r, {}) for r in own.rates]
+
+
+def stopped(size, steps, target):
+    """A record that went on until its own target was certain: the slowest rate's updates."""
+    full = record(size, steps)
+    last = int(np.ceil(np.max(steps) * (2 - target))) + 1
+    return record(size, steps, last=last, target=target) if last < 128 else full
+
+
+def test_what_stopped_at_another_target_answers_only_what_it_knows():
+    sizes, easier = (4, 8, 16, 32), make_goal(FACTS, 1.6, "validation")
+    steps = {size: hyperbola(size, 5, 20) for size in sizes}
+    never = find(CONFIG, [record(size, steps[size]) for size in sizes], GOAL)
+    asked = [stopped(size, steps[size], 1.5) for size in sizes]
+    found = find(CONFIG, asked, GOAL)
+    assert found.lines["none"].unknown == sizes and not found.lines["none"].points
+    with pytest.raises(ValueError, match="stopped at another target"):
+        found.check_reached()
+    mixed = find(CONFIG, [*asked[:1], *(record(size, steps[size]) for size in sizes[1:])], GOAL)
+    assert mixed.lines["none"].unknown == sizes[:1]
+    assert [point.batch_size for point in mixed.lines["none"].points] == list(sizes[1:])
+    assert "batch 4 stopped at another target" in " ".join(study.sweep_notes(mixed))
+    assert not never.lines["none"].unknown
+    there = find(CONFIG, asked, easier).lines["none"]  # an easier one, which is certain too
+    assert not there.unknown and len(there.points) == len(sizes)
+
+
+def test_an_easier_target_whose_first_rate_is_not_known_is_not_answered():
+    # At 1.5 the first rate is there and leads; the second has not fallen to 1.9 yet.
+    one = record(8, np.array([[20.0, 20.0], [200.0, 200.0]]), last=12, target=1.5)
+    assert one.answers(make_goal(FACTS, 1.5, "validation"), 128)
+    assert one.answers(make_goal(FACTS, 1.9, "validation"), 128)  # the second cannot overtake
+    assert not one.answers(make_goal(FACTS, 1.2, "validation"), 128)
+    assert dataclasses.replace(one, diverged=[3] * 4).answers(GOAL, 128)  # none ever will

@@ -80,8 +80,10 @@ def plot_growth(result: StudyResult, axis: Any) -> None:
             )
         if "gradient_noise" not in record.curves.values:
             continue
-        rows, noise = record.curves.measured("gradient_noise")
-        norm = record.curves.array("gradient_norm")[rows].mean(axis=1)
+        # A seed that diverged has none, and takes nothing from the others.
+        update, noise, _ = over_members(record, "gradient_noise")
+        _, norm, _ = over_members(record, "gradient_norm")
+        rows = np.isin(record.curves.update, update)
         at = np.array(record.curves.examples)[rows] / record.examples * record.epochs
         clear = norm > 0  # an unbiased estimate of a square may be negative near the end
         # What has no place on a log axis is marked at its top, not dropped.
@@ -96,7 +98,7 @@ def plot_growth(result: StudyResult, axis: Any) -> None:
             transform=top,
             clip_on=False,
         )
-        ratio = (noise.mean(axis=1) / norm)[clear]
+        ratio = (noise / norm)[clear]
         told = f"_{own}, noise scale"
         axis.plot(at[clear], ratio, ".", ms=3, color=color(i), alpha=0.8, label=told)
     axis.set_yscale("log")

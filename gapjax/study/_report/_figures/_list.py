@@ -143,8 +143,8 @@ FIGURES: tuple[Figure, ...] = (
         plot_spectrum,
         (
             "Spectrum of the Hessian",
-            "at the first seed of each regime; smoothed by a hundredth of its range, band: two "
-            "standard errors.",
+            "at the first seed of each regime; smoothed by a hundredth of its range, band: its 95% "
+            "interval.",
         ),
         when=lambda result: all(found.density for found in measured(result).values()),
     ),
