@@ -7,7 +7,7 @@ not, or cannot tell.
 
 import collections
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -462,13 +462,12 @@ CLAIMS = (
 )
 
 
-def page(kept: Mapping[str, Kept]) -> str:
-    """The page: how often each claim held, then a row for every kept result that can decide it."""
-    verdicts = ("held", "did not hold", "cannot tell")
-    heads = ["claim", "source", "run", "budget", "seeds", "our number [95%]", "verdict"]
-    dashes = ["---", "---", "---", "---", "---:", "---", "---"]
-    short_heads = ["claim", "budget", *verdicts]
-    rows, counts = [heads, dashes], dict[tuple[str, str], collections.Counter[str]]()
+VERDICTS = ("held", "did not hold", "cannot tell")
+
+
+def decided(kept: Mapping[str, Kept]) -> list[list[str]]:
+    """A row for every claim and kept result that can decide it; the last cell is the verdict."""
+    rows = []
     for claim in CLAIMS:
         for name, run in kept.items():
             found = claim.number(run) if claim.decided_by(name, run) else None
@@ -479,10 +478,25 @@ def page(kept: Mapping[str, Kept]) -> str:
             said = claim.judge(run) if claim.judge else verdict(claim, found)
             seeds = str(claim.seeds(run))
             rows.append([claim.text, claim.source, name, budget, seeds, number, said])
-            counts.setdefault((claim.text, budget), collections.Counter())[said] += 1
+    return rows
+
+
+def counts(rows: Sequence[Sequence[str]]) -> dict[tuple[str, str], collections.Counter[str]]:
+    """How often each claim held at each budget, and how often not."""
+    found = dict[tuple[str, str], collections.Counter[str]]()
+    for text, _, _, budget, _, _, said in rows:
+        found.setdefault((text, budget), collections.Counter())[said] += 1
+    return found
+
+
+def page(kept: Mapping[str, Kept]) -> str:
+    """The page: how often each claim held, then a row for every kept result that can decide it."""
+    rows = decided(kept)
+    heads = ["claim", "source", "run", "budget", "seeds", "our number [95%]", "verdict"]
+    dashes = ["---", "---", "---", "---", "---:", "---", "---"]
     short = [
-        [claim, budget, *(str(of[one] or "") for one in verdicts)]
-        for (claim, budget), of in counts.items()
+        [claim, budget, *(str(of[one] or "") for one in VERDICTS)]
+        for (claim, budget), of in counts(rows).items()
     ]
     return "\n".join(
         [
@@ -493,7 +507,7 @@ def page(kept: Mapping[str, Kept]) -> str:
             "runs of one data set share it, and some of them seeds, so that they are no "
             "independent votes:",
             "",
-            *table([short_heads, ["---", "---", *["---:"] * 3], *short]),
+            *table([["claim", "budget", *VERDICTS], ["---", "---", *["---:"] * 3], *short]),
             "",
             "## Run by run",
             "",
@@ -505,7 +519,7 @@ def page(kept: Mapping[str, Kept]) -> str:
             "chance the loss of ten classes is 2.3). Shares of a gap are told where the gap itself "
             "is. CIFAR-10 is from JPEG throughout.",
             "",
-            *table(rows),
+            *table([heads, dashes, *rows]),
             "",
         ]
     )
