@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gapjax._checks import positive_float, positive_int
+from gapjax._precision import widen
 
 
 def distance(params: Any, start: Any) -> jax.Array:
@@ -53,13 +54,6 @@ def norm(tree: Any) -> jax.Array:
         return jnp.sum(jnp.square(jnp.abs(widen(x)))).astype(jnp.float32)
 
     return jnp.sqrt(sum(map(square, jax.tree.leaves(tree)), start=jnp.zeros((), jnp.float32)))
-
-
-def widen(x: Any) -> jax.Array:
-    """In float32 or better."""
-    x = jnp.asarray(x)
-    narrow = not jnp.issubdtype(x.dtype, jnp.inexact) or x.dtype.itemsize < 4
-    return x.astype(jnp.float32) if narrow else x
 
 
 def log_spaced(last: int, *, per_decade: float = 20) -> list[int]:

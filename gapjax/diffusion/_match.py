@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from gapjax._batch_rules import RULES, rule_factor
 from gapjax._checks import one_of, positive_float, positive_int
-from gapjax.diffusion._distance import widen
+from gapjax._precision import widen
 from gapjax.diffusion._fit import FEWEST, fit_diffusion
 from gapjax.diffusion._track import DiffusionRecord, only_state
 

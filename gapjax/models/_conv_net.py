@@ -6,9 +6,10 @@ import flax.linen as nn
 import jax
 
 from gapjax import _checks
+from gapjax._precision import widen
 from gapjax.models._images import windows
 from gapjax.models._norm import BatchNorm, Norm
-from gapjax.models._settings import check_settings, in_dtype, wide
+from gapjax.models._settings import check_settings, in_dtype
 from gapjax.models._starts import CODES, STARTS
 from gapjax.models._widths import thinned
 
@@ -86,4 +87,4 @@ class ConvNet(nn.Module):
         x = x.reshape(x.shape[0], -1)
         for width in (first, second):
             x = nn.Dropout(0.5, deterministic=not train)(active(dense(x, width)))
-        return wide(dense(x, self.num_outputs, bias=True))
+        return widen(dense(x, self.num_outputs, bias=True))

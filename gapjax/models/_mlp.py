@@ -7,8 +7,9 @@ import flax.linen as nn
 import jax
 
 from gapjax import _checks
+from gapjax._precision import widen
 from gapjax.models._norm import BatchNorm, Norm
-from gapjax.models._settings import check_settings, in_dtype, wide
+from gapjax.models._settings import check_settings, in_dtype
 from gapjax.models._starts import CODES, STARTS
 from gapjax.models._widths import thinned
 
@@ -58,7 +59,7 @@ class MLP(nn.Module):
         for width in self.features:
             x = self.norm(use_running_average=not train)(dense(x, width))
             x = nn.relu(in_dtype(x, self.dtype))
-        return wide(dense(x, self.num_outputs))
+        return widen(dense(x, self.num_outputs))
 
 
 def f1(

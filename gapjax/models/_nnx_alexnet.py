@@ -6,11 +6,12 @@ import jax
 from flax import nnx
 
 from gapjax import _checks
+from gapjax._precision import widen
 from gapjax.models._images import image_of, image_shape, windows
 from gapjax.models._nnx_layers import Layers, MaxPool, ReLU
 from gapjax.models._norm import NnxBatchNorm, NnxNorm
 from gapjax.models._recipe import Recipe, recipe
-from gapjax.models._settings import check_settings, wide
+from gapjax.models._settings import check_settings
 from gapjax.models._widths import thinned
 
 
@@ -90,7 +91,7 @@ class AlexNet(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Outputs ``[B, num_outputs]`` of images ``[B, H, W, C]``."""
         x = self.features(x)
-        return wide(self.classifier(x.reshape(len(x), -1)))
+        return widen(self.classifier(x.reshape(len(x), -1)))
 
 
 def _checked_stem(stem: Any) -> tuple[int, int]:

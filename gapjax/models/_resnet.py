@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from gapjax import _checks
+from gapjax._precision import widen
 from gapjax.models._norm import BatchNorm, Norm
-from gapjax.models._settings import check_settings, in_dtype, wide
+from gapjax.models._settings import check_settings, in_dtype
 from gapjax.models._starts import STARTS
 
 SHORTCUTS = ("projection", "padding")
@@ -108,7 +109,7 @@ class ResNet(nn.Module):
         last = nn.Dense(
             self.num_outputs, kernel_init=start.kernel, bias_init=bias, dtype=self.dtype
         )
-        return wide(last(x.mean((1, 2))))
+        return widen(last(x.mean((1, 2))))
 
 
 def check_stages(blocks: Any, widths: Any) -> None:

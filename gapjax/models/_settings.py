@@ -45,8 +45,3 @@ def check_dtype(dtype: Any) -> None:
 def in_dtype(x: jax.Array, dtype: Any) -> jax.Array:
     """Activations in the type of the computation, which a norm may have widened."""
     return x if dtype is None else x.astype(dtype)
-
-
-def wide(x: jax.Array) -> jax.Array:
-    """Numbers in float32 at least: as a loss needs the outputs, and a norm the activations."""
-    return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x

@@ -10,9 +10,10 @@ from jax.nn import initializers
 from jax.sharding import AxisType
 
 from gapjax import _checks
+from gapjax._precision import widen
 from gapjax.models._norm import NnxNorm
 from gapjax.models._recipe import Recipe, recipe
-from gapjax.models._settings import check_settings, in_dtype, wide
+from gapjax.models._settings import check_settings, in_dtype
 
 ACTIVATIONS = ("gelu", "swiglu")
 _STD = 0.02  # of every weight at the start, as in GPT-2
@@ -66,13 +67,13 @@ class Block(nnx.Module):
 
     def __call__(self, x: jax.Array, rotation: Rotation) -> jax.Array:
         """``[B, T, width]`` to the same shape."""
-        y = in_dtype(self.attention_norm(wide(x)), self.dtype)
+        y = in_dtype(self.attention_norm(widen(x)), self.dtype)
         q, k, v = jnp.unstack(self.qkv(y), axis=2)
         q, k = rotate(q, rotation), rotate(k, rotation)
         # The softmax is float32 whatever q and k are.
         mixed = jax.nn.dot_product_attention(q, k, v, is_causal=True)
         x = x + self.drop(self.out(mixed, out_sharding=layout(x)))
-        y = self.up(in_dtype(self.mlp_norm(wide(x)), self.dtype))
+        y = self.up(in_dtype(self.mlp_norm(widen(x)), self.dtype))
         # Of what the activation computes along the way nothing is kept: it is cheap to do again,
         # and as wide as the widest of all that a layer keeps.
         y = jax.checkpoint(swiglu if self.gated else nnx.gelu, prevent_cse=False)(y)
@@ -220,10 +221,10 @@ class Transformer(nnx.Module):
         else:
             for block in self.blocks:
                 x = through(x, block, rotation)
-        x = in_dtype(self.norm(wide(x)), self.dtype)
+        x = in_dtype(self.norm(widen(x)), self.dtype)
         rows = (self.embed if self.unembed is None else self.unembed).embedding[...]
         return jnp.einsum(
-            "btw,vw->btv", x, rows.astype(x.dtype), preferred_element_type=wide(x).dtype
+            "btw,vw->btv", x, rows.astype(x.dtype), preferred_element_type=widen(x).dtype
         )
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from gapjax import _checks
-from gapjax.training._means import widen
+from gapjax._precision import widen
 
 
 class AverageWeightsState(NamedTuple):

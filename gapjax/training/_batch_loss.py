@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from gapjax._examples import count_examples
+from gapjax._precision import widen
 from gapjax.training._gradients import Gradient, GradientStrategy, ValueAndGrad
 from gapjax.training._losses import Batch
 from gapjax.training._means import (
@@ -25,7 +26,6 @@ from gapjax.training._means import (
     share,
     spread,
     varying,
-    widen,
 )
 from gapjax.training._optimizers import trained
 

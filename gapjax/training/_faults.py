@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gapjax._precision import widen
 from gapjax.training._history import History
 from gapjax.training._optimizers import trained
 
@@ -44,14 +45,9 @@ def find_fault(loss: jax.Array, grads: Any) -> jax.Array:
         int32, shape ``()``: the number of the leaf, -1 if all is finite, the number of leaves if
         only the loss is not.
     """
-    squares = [jnp.sum(jnp.square(jnp.abs(_widen(leaf)))) for leaf in jax.tree.leaves(grads)]
+    squares = [jnp.sum(jnp.square(jnp.abs(widen(leaf)))) for leaf in jax.tree.leaves(grads)]
     bad = ~jnp.stack([jnp.isfinite(x) for x in (*squares, loss)])
     return jnp.where(jnp.any(bad), jnp.argmax(bad), -1).astype(jnp.int32)
-
-
-def _widen(leaf: jax.Array) -> jax.Array:
-    """In float32 or better: float16 cannot hold the square of 256."""
-    return leaf.astype(jnp.float32) if leaf.dtype.itemsize < 4 else leaf
 
 
 def fault_path(params: Any, fault: Any) -> str | None:
