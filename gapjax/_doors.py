@@ -75,11 +75,6 @@ def is_door(source: Any) -> bool:
     return _table_reader(source) is not None or _reader(source) is not None
 
 
-def as_batch(batch: Any) -> Any:
-    """A batch of any library's arrays as the same pytree of NumPy or JAX arrays."""
-    return jax.tree.map(_plain, batch)
-
-
 def label_column(source: Any) -> tuple[str, tuple[str, ...]] | None:
     """The one column of class labels that a source knows the names of, and these names."""
     features = getattr(source, "features", None) if _is_from(source, "datasets") else None

@@ -10,15 +10,11 @@ import gzip
 import io
 import json
 import lzma
-import math
 import os
-import pathlib
 import stat
 import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NoReturn
-
-import numpy as np
 
 from gapjax._text import readable_bytes
 
@@ -53,11 +49,6 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
         stream.close()
         raise
     return stream
-
-
-def is_regular(path: str | os.PathLike[str]) -> bool:
-    """Whether there is a regular file; a FIFO, a folder or nothing is none."""
-    return pathlib.Path(path).is_file()
 
 
 def _check_regular(path: Any, mode: int) -> None:
@@ -96,43 +87,6 @@ def read_json(path: str | os.PathLike[str], *, limit: int = JSON) -> Any:
         raise ValueError(f"{os.fsdecode(path)} is nested too deep.") from error
     except ValueError as error:
         raise ValueError(f"{os.fsdecode(path)} is no JSON: {error}.") from error
-
-
-def read_array(path: str | os.PathLike[str], *, memory_map: bool = False) -> np.ndarray:
-    """The array of numbers in a ``.npy`` file.
-
-    Args:
-        path: the file.
-        memory_map: leave it on the disk (read only), in place of reading it.
-
-    Raises:
-        ValueError: it is no such file, holds anything but numbers, or is not as long as its header
-            says.
-        OSError: it cannot be read.
-    """
-    with open_regular(path) as stream:
-        try:
-            version = np.lib.format.read_magic(stream)
-            read = {
-                (1, 0): np.lib.format.read_array_header_1_0,
-                (2, 0): np.lib.format.read_array_header_2_0,
-            }[version]
-            shape, fortran, dtype = read(stream)
-        except (ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
-            raise ValueError(f"{os.fsdecode(path)} is no .npy file ({error}).") from error
-        start, length = stream.tell(), os.fstat(stream.fileno()).st_size
-        if dtype.kind not in "biuf":
-            raise ValueError(f"{os.fsdecode(path)} holds {dtype}; it must hold numbers.")
-        count = math.prod(shape)
-        if min(shape, default=0) < 0 or start + count * dtype.itemsize != length:
-            raise ValueError(
-                f"{os.fsdecode(path)} promises {dtype} of shape {shape} and holds {length} bytes: "
-                "it is truncated or damaged."
-            )
-        order: Any = "F" if fortran else "C"
-        if memory_map and count:
-            return np.memmap(stream, dtype, "r", start, shape, order)
-        return np.fromfile(stream, dtype, count).reshape(shape, order=order)
 
 
 @contextlib.contextmanager

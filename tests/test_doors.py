@@ -11,7 +11,6 @@ import pytest
 from data import files
 
 from gapjax import training
-from gapjax._doors import as_batch
 from gapjax.data import Dataset, as_arrays, from_folder
 from gapjax.growth import GrowingBatches, constant_batch
 
@@ -301,12 +300,6 @@ def test_tuples_and_images_of_torch():
     half = as_arrays({"x": torch.ones(3, 2, dtype=torch.bfloat16)})["x"]
     assert half.dtype.name == "bfloat16"
     assert half.astype(np.float32).tolist() == [[1.0, 1.0]] * 3
-
-
-def test_a_batch_of_tensors_becomes_numpy():
-    torch = pytest.importorskip("torch")
-    batch = as_batch({"x": torch.ones(2, requires_grad=True), "y": np.ones(2)})
-    assert [type(leaf) for leaf in batch.values()] == [np.ndarray, np.ndarray]
 
 
 def test_sources_without_an_end_are_refused():

@@ -25,7 +25,7 @@ def knows_its_place(batches: Any) -> bool:
     return hasattr(batches, "state") and hasattr(batches, "restore")
 
 
-def as_arrays(batch: Any) -> Any:
+def without_tensors(batch: Any) -> Any:
     """A batch with every leaf an array: tensors of PyTorch and TensorFlow become NumPy's.
 
     None of these libraries is imported: their tensors know how to become arrays.

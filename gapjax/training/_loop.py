@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from gapjax import _checks
-from gapjax.training._batches import as_arrays, as_batches, knows_its_place
+from gapjax.training._batches import as_batches, knows_its_place, without_tensors
 from gapjax.training._checkpoints import Checkpoints
 from gapjax.training._faults import NumericalFault, fault_path, say_skipped
 from gapjax.training._history import History, Recorder
@@ -37,7 +37,8 @@ def fit(
     running update and leaves with ``Preempted`` (exit code 143); the same call goes on from there.
 
     Args:
-        step: ``(state, batch) -> (state, metrics)``, compiled.
+        step: ``(state, batch) -> (state, metrics)``, compiled. Metrics called ``"fault"`` and
+            ``"skipped"`` mean what those of ``make_train_step`` do.
         state: where to start.
         batches: an iterable of batches, at least ``num_updates`` long: pytrees of arrays, or of
             what turns into arrays, as loaders of PyTorch, tf.data and grain yield it. To go on,
@@ -105,7 +106,7 @@ def fit(
     with leave_on_sigterm(checkpoints is not None) as told_to_leave, _settling(checkpoints):
         for update in range(done + 1, num_updates + 1):
             try:
-                batch = as_arrays(next(source))
+                batch = without_tensors(next(source))
             except StopIteration:
                 raise ValueError(
                     f"batches ended after {update - 1} of num_updates={num_updates} updates: give "
