@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from gapjax._examples import count_examples, example_weights
+from gapjax._precision import widen
+from gapjax.training._losses import without_negative
 from gapjax.training._state import TrainState
 
 Batch = Any
@@ -40,9 +42,9 @@ def make_eval_step(
         weight_fn: ``batch -> weight of each example, [B]``, such as its number of tokens where
             values are means over tokens. By default the batch's own mask, where it has one (an
             entry or field ``mask``, ``[B]``, or ``[B, T]`` summed over T, as in ``growth.Batch``),
-            else 1.
-        reduce: False for values of the examples instead of sums: ``{name: [B]}``, float32, with 0
-            for examples of weight 0, and ``"weight"``, ``[B]``.
+            else 1. At least 0: one below makes the count NaN, and every sum.
+        reduce: False for values of the examples instead of sums: ``{name: [B]}``, float32 or
+            better, with 0 for examples of weight 0, and ``"weight"``, ``[B]``.
 
     Returns:
         The step.
@@ -70,7 +72,10 @@ def make_eval_step(
                 f"{jax.tree.structure(values)}."
             )
         if taken in values:
-            raise ValueError(f"eval_fn gives a value {taken!r}, which this step has for its own.")
+            raise ValueError(
+                f"eval_fn gives a value {taken!r}, which this step has for its own: "
+                "give it another name."
+            )
         weights = example_weights(batch) if weight_fn is None else jnp.asarray(weight_fn(batch))
         if weights is None:
             weights = jnp.ones(count_examples(batch), jnp.float32)
@@ -78,19 +83,19 @@ def make_eval_step(
             raise ValueError(
                 f"weight_fn must give a weight for each example, [B], not shape {weights.shape}."
             )
-        weights = weights.astype(jnp.float32)
+        weights = without_negative(weights.astype(jnp.float32))
 
         def one(name: str, value: Any) -> jax.Array:
-            value = jnp.asarray(value)
+            value = widen(value)
             if value.shape != weights.shape:
                 raise ValueError(_say(name, value.shape, len(weights)))
-            return jnp.where(weights > 0, value.astype(jnp.float32), jnp.float32(0))
+            return jnp.where(weights == 0, jnp.zeros((), value.dtype), value)
 
         found = {name: one(name, value) for name, value in values.items()}
         if not reduce:
             return {**found, "weight": weights}
         return {
-            **{name: jnp.sum(weights * value) for name, value in found.items()},
+            **{name: jnp.sum(weights.astype(value.dtype) * value) for name, value in found.items()},
             "count": jnp.sum(weights),
         }
 

@@ -14,8 +14,9 @@ import optax
 
 from gapjax import _checks
 from gapjax._examples import count_examples
+from gapjax._precision import widen
 from gapjax.training._loops import convolves
-from gapjax.training._losses import Batch, LossFn, Metrics
+from gapjax.training._losses import Batch, LossFn, Metrics, in_types_of
 from gapjax.training._means import (
     AxisName,
     Weight,
@@ -26,7 +27,6 @@ from gapjax.training._means import (
     mean_of_parts,
     mean_state,
     varying,
-    widen,
 )
 
 Gradient = tuple[Any, Any, Metrics]  # gradient, model state, metrics
@@ -357,7 +357,8 @@ class _Penalty:
     ) -> Gradient:
         def of_group(value_and_grad: ValueAndGrad, batch: Batch, key: jax.Array) -> Gradient:
             def gradient(params: Any) -> Gradient:
-                return value_and_grad(params, model_state, batch, key)
+                grads, after, metrics = value_and_grad(params, model_state, batch, key)
+                return grads, in_types_of(model_state, after), metrics
 
             product = _exact_product if self.method == "exact" else _difference_product
             (grads, after, metrics), curved = product(
@@ -387,7 +388,8 @@ def _exact_product(gradient: Callable[..., Gradient], params: Any, mean: Any) ->
 
 
 def _difference_product(gradient: Callable[..., Gradient], params: Any, mean: Any) -> Product:
-    """The same by a forward difference."""
+    """The same by a forward difference, of gradients that are both as precise as it needs."""
+    params = jax.tree.map(widen, params)
     grads, after, metrics = gradient(params)
     whole = jax.tree.map(widen, mean(grads))
     ahead, _, _ = gradient(_moved(params, _unit(whole), _DIFFERENCE))

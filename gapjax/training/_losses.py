@@ -9,11 +9,13 @@ import jax.numpy as jnp
 
 from gapjax import _checks
 from gapjax._examples import example_weights
+from gapjax._precision import widen
 from gapjax.training._means import Weight
 
 Batch = Any
 Metrics = dict[str, jax.Array]
 LossFn = Callable[..., Any]
+OWN_METRICS = ("loss", "fault", "skipped")  # of a step, which ``fit`` knows by these names
 
 
 def with_state(loss_fn: LossFn) -> LossFn:
@@ -53,6 +55,12 @@ def checked(loss_fn: LossFn) -> LossFn:
         if not hasattr(loss, "shape") or loss.shape:
             found = f"shape {loss.shape}" if hasattr(loss, "shape") else f"a {type(loss).__name__}"
             raise ValueError(f"loss_fn must give the mean loss, one number, not {found}.")
+        for name in OWN_METRICS:
+            if name in metrics:
+                raise ValueError(
+                    f"loss_fn gives a metric {name!r}, which this step has for its own: give it "
+                    "another name."
+                )
         return loss, (after, metrics)
 
     return call
@@ -79,18 +87,28 @@ def computing_in(dtype: Any, loss_fn: LossFn) -> LossFn:
     if dtype is None:
         return loss_fn
 
-    def cast(tree: Any, dtype: Any) -> Any:
-        def one(x: Any) -> Any:
-            return jnp.asarray(x, dtype) if jnp.issubdtype(_dtype(x), jnp.floating) else x
-
-        return jax.tree.map(one, tree)
+    def cast(tree: Any) -> Any:
+        return jax.tree.map(lambda x: _cast(x, dtype), tree)
 
     def loss(params: Any, model_state: Any, batch: Batch, key: jax.Array) -> Any:
-        value, (after, metrics) = loss_fn(cast(params, dtype), model_state, cast(batch, dtype), key)
-        after = jax.tree.map(lambda new, old: cast(new, _dtype(old)), after, model_state)
-        return value.astype(jnp.float32), (after, cast(metrics, jnp.float32))
+        value, (after, metrics) = loss_fn(cast(params), model_state, cast(batch), key)
+        metrics = jax.tree.map(lambda x: widen(x) if _is_real(x) else x, metrics)
+        return widen(value), (in_types_of(model_state, after), metrics)
 
     return loss
+
+
+def in_types_of(before: Any, after: Any) -> Any:
+    """The model state after a pass in another type, in the types that it had."""
+    return jax.tree.map(lambda new, old: _cast(new, _dtype(old)), after, before)
+
+
+def _cast(x: Any, dtype: Any) -> Any:
+    return jnp.asarray(x, dtype) if _is_real(x) else x
+
+
+def _is_real(x: Any) -> bool:
+    return jnp.issubdtype(_dtype(x), jnp.floating)
 
 
 def _dtype(x: Any) -> Any:
@@ -101,10 +119,15 @@ def weigh(batch: Batch, weight_fn: Callable[[Batch], Any] | None) -> Weight:
     """How much a batch, or a part of one, counts; None where all parts are alike."""
     if weight_fn is None:
         weights = example_weights(batch)
-        return None if weights is None else jnp.sum(weights)
-    weight = jnp.asarray(weight_fn(batch)).astype(jnp.float32)
+        return None if weights is None else jnp.sum(without_negative(weights))
+    weight = without_negative(jnp.asarray(weight_fn(batch)).astype(jnp.float32))
     if weight.shape:
         raise ValueError(
             f"weight_fn must give one number for a batch, not shape {weight.shape}: sum it."
         )
     return weight
+
+
+def without_negative(weights: jax.Array) -> jax.Array:
+    """Weights, NaN in place of one below 0: no mean has such a weight, and none comes of it."""
+    return jnp.where(weights < 0, jnp.nan, weights)

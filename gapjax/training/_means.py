@@ -1,7 +1,8 @@
 """Means over the parts of a batch (microbatches, devices, groups), each as heavy as it says.
 
 A weight of None means that all parts are alike. A part of weight 0 adds nothing, even where its
-own mean is NaN. Sums are taken in float32 or better, whatever the type of what is summed.
+own mean is NaN; one whose weight is NaN makes the mean NaN. Sums are taken in float32 or better,
+whatever the type of what is summed.
 """
 
 from collections.abc import Callable
@@ -10,16 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gapjax._precision import widen
+
 Weight = jax.Array | None
 AxisName = str | tuple[str, ...]
 Mean = Callable[[jax.Array, jax.Array], jax.Array]
-
-
-def widen(x: Any) -> jax.Array:
-    """In float32 or better: low precision and whole numbers do not add up."""
-    x = jnp.asarray(x)
-    narrow = not jnp.issubdtype(x.dtype, jnp.inexact) or x.dtype.itemsize < 4
-    return x.astype(jnp.float32) if narrow else x
 
 
 def share(x: jax.Array, weight: Weight) -> jax.Array:
@@ -60,7 +56,7 @@ def mean_of_devices(weight: Weight, axis: AxisName | None) -> Mean:
     if axis is None:
 
         def alone(x: jax.Array, otherwise: jax.Array) -> jax.Array:
-            return x if weight is None else jnp.where(weight > 0, x, otherwise.astype(x.dtype))
+            return x if weight is None else jnp.where(weight == 0, otherwise.astype(x.dtype), x)
 
         return alone
     whole = jax.lax.psum(1 if weight is None else weight, axis)

@@ -83,13 +83,14 @@ def make_train_step(
             is wanted.
         compute_dtype: ``jnp.bfloat16`` for mixed precision: ``loss_fn`` sees parameters and
             floating-point leaves of the batch in this type; parameters, gradients, optimizer and
-            model state, loss and metrics stay float32. A Flax module follows unless it was given
-            a ``dtype`` of its own. Sum what needs precision, such as the loss over logits, in
-            float32 inside ``loss_fn``.
+            model state keep their types, loss and metrics are float32 or better. A Flax module
+            follows unless it was given a ``dtype`` of its own. Sum what needs precision, such as
+            the loss over logits, in float32 inside ``loss_fn``.
         weight_fn: ``batch -> number``, how much a batch, or a part of one, counts: the sum of the
             weights over which ``loss_fn`` takes its mean, such as the number of tokens that are not
             padding. By default the sum of the batch's own mask, where it has one (an entry or field
             ``mask``, ``[B]`` or ``[B, T]``, as in ``growth.Batch``), else its number of examples.
+            At least 0: a mean over parts of which one weighs less is NaN, a fault.
 
     Returns:
         The step. Its metrics are those of ``loss_fn`` and ``"loss"``, the loss before the update;
@@ -99,7 +100,8 @@ def make_train_step(
         ValueError: ``loss_fn`` takes neither two nor four arguments, an optimizer that is none or
             whose transforms cannot be told what they need, an unknown ``on_fault``, or a type to
             compute in whose range is smaller than float32's. When called: a loss that is no scalar,
-            leaves of a batch that do not share an axis of examples.
+            a metric called ``"loss"``, ``"fault"`` or ``"skipped"``, leaves of a batch that do not
+            share an axis of examples.
 
     Example:
         >>> import jax, optax

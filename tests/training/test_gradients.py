@@ -406,7 +406,42 @@ def test_parameters_of_low_precision_are_moved_in_float32(strategy):
     step = training.make_train_step(loss_fn, TX, gradient=strategy)
     after, _ = step(state, {"x": np.ones(4, np.float32)})
     assert after.params["w"].dtype == jnp.bfloat16
-    assert {str(dtype) for dtype in seen} == {"bfloat16", "float32"}
+    assert jnp.float32 in seen
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+@pytest.mark.parametrize("layout", ["whole", "groups at once", "groups in turn", "microbatches"])
+def test_the_difference_of_a_penalty_is_of_gradients_as_precise(layout, dtype):
+    """Of two gradients 0.01 apart, the first was rounded to the 8 bits of bfloat16 weights."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(32, 64)).astype(np.float32), rng.normal(size=32).astype(np.float32)
+    w = jnp.asarray(rng.normal(size=64), dtype)
+
+    def loss_fn(params, model_state, batch, key):
+        residuals = batch["x"] @ params.astype(jnp.float32) - batch["y"]
+        after = model_state.astype(params.dtype) + params  # in whatever type it is computed in
+        return jnp.mean(residuals**2), (after, {})
+
+    groups = 1 if layout == "whole" else 4
+    expected = np.zeros(64)
+    for own, target in zip(np.split(np.float64(x), groups), np.split(y, groups), strict=True):
+        hessian = 2 * own.T @ own / len(own)
+        g = 2 * own.T @ (own @ np.asarray(w, np.float64) - target) / len(own)
+        expected += (g + 2 * 3.0 * hessian @ g) / groups
+
+    keep = optax.GradientTransformation(
+        jnp.zeros_like, lambda g, state, params: (jnp.zeros_like(g), g)
+    )
+    batch, microbatched = {"x": x, "y": y}, layout == "microbatches"
+    if microbatched:
+        batch = jax.tree.map(lambda leaf: leaf.reshape(groups, -1, *leaf.shape[1:]), batch)
+    size = 8 if layout.startswith("groups") else None
+    strategy = penalize_gradient(3.0, group_size=size, at_once=layout == "groups at once")
+    step = training.make_train_step(loss_fn, keep, gradient=strategy, microbatched=microbatched)
+    after, _ = step(training.init_state(w, keep, key=_key(), model_state=w), batch)
+    assert after.model_state.dtype == after.opt_state.dtype == dtype
+    error = np.asarray(after.opt_state, np.float64) - expected
+    assert np.linalg.norm(error) < 5e-3 * np.linalg.norm(expected)
 
 
 @EITHER

@@ -213,6 +213,26 @@ def test_mixed_precision_leaves_keys_and_counts_of_the_model_state_alone():
     assert metrics["constant"] == 1
 
 
+@pytest.mark.parametrize("compute_dtype", [None, jnp.float64])
+def test_what_is_wider_than_float32_is_not_narrowed(compute_dtype):
+    """1 + 1e-12 in float64 is 1 in float32."""
+    tx = optax.sgd(0.1)
+
+    def loss(params, model_state, batch, key):
+        small = jnp.sum(params["w"]).astype(jnp.float64) + 1e-12
+        return small, (model_state, {"small": small, "half": jnp.bfloat16(1), "count": 3})
+
+    with jax.enable_x64(True):
+        state = training.init_state({"w": jnp.ones(1, jnp.float32)}, tx, key=jax.random.key(0))
+        step = jax.jit(training.make_train_step(loss, tx, compute_dtype=compute_dtype))
+        after, metrics = step(state, {"x": np.ones(4, np.float32)})
+        assert float(metrics["loss"]) == float(metrics["small"]) == 1 + 1e-12
+        assert after.params["w"].dtype == jnp.float32 and int(metrics["count"]) == 3
+        assert metrics["half"].dtype == (jnp.bfloat16 if compute_dtype is None else jnp.float32)
+        values = training.make_eval_step(lambda p, s, batch: {"v": batch["x"] + 1e-12})
+        assert float(values(state, {"x": np.ones(1)})["v"]) == 1 + 1e-12
+
+
 def _gives(what):
     return lambda params, model_state, batch, key: what(params, model_state)
 
@@ -225,6 +245,13 @@ def _gives(what):
         (_gives(lambda params, _: params["w"].sum()), "must give"),
         (_gives(lambda params, state: (params["w"].sum(), (state, None))), "metrics a dict"),
         (lambda params, batch: 1.0, "one number, not a float"),
+        *(
+            (
+                _gives(lambda params, state, name=name: (params["w"].sum(), (state, {name: 2.0}))),
+                f"a metric '{name}', which this step has for its own: give it another name",
+            )
+            for name in ("loss", "fault", "skipped")
+        ),
     ],
 )
 def test_what_a_loss_must_give(loss_fn, message, compute_dtype):

@@ -224,3 +224,40 @@ def test_a_batch_of_no_examples_is_none_of_the_steps_faults():
         assert state.params.tolist() == [0, 0, 0] and int(metrics["skipped"]) >= 0
     step = training.make_eval_step(lambda p, s, b: {"v": b["x"].sum(1)})
     assert step(_start(jnp.zeros(3)), batch) == {"v": 0, "count": 0}
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("kind", ["eval", "examples", "microbatched", "groups", "pmap"])
+def test_a_weight_below_0_is_no_weight(kind, own):
+    """Weights of 1 and -1 have a sum of 0, over which no mean is taken; it is not 0 either."""
+    mask = np.array([1, 1, 1, 1, -1, -1, -1, 0], np.float32)
+    batch = {"x": np.arange(8, dtype=np.float32), "mask": mask}
+    if kind == "eval":
+        weight_fn = (lambda batch: batch["mask"]) if own else None
+        step = training.make_eval_step(lambda p, s, b: {"v": b["x"]}, weight_fn=weight_fn)
+        found = jax.jit(step)(_start(PARAMS), batch)
+        assert np.isnan(found["v"]) and np.isnan(found["count"])
+        step = training.make_eval_step(
+            lambda p, s, b: {"v": b["x"]}, weight_fn=weight_fn, reduce=False
+        )
+        assert np.isnan(step(_start(PARAMS), batch)["weight"]).tolist() == (mask < 0).tolist()
+        return
+    if kind == "microbatched":
+        batch = jax.tree.map(lambda x: x.reshape(4, 2), batch)
+    step = training.make_train_step(
+        lambda p, b: jnp.sum(p * b["x"] * b["mask"]) / jnp.sum(b["mask"]),
+        SGD,
+        gradient=training.sam(0.0, group_size=2) if kind == "groups" else None,
+        microbatched=kind == "microbatched",
+        on_fault="skip",
+        weight_fn=(lambda batch: batch["mask"].sum()) if own else None,
+    )
+    step = (
+        training.compile_step(step, mesh=data_mesh(4), strategy="pmap") if kind == "pmap" else step
+    )
+    state, metrics = step(_start(jnp.float32(1)), batch)
+    if kind == "examples":  # one mean, taken by the loss itself
+        assert metrics["loss"] == pytest.approx((0 + 1 + 2 + 3 - 4 - 5 - 6) / 1)
+        return
+    assert np.isnan(metrics["loss"]) and int(metrics["skipped"]) == 0
+    assert float(state.params) == 1
