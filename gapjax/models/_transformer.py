@@ -101,8 +101,8 @@ class Transformer(nnx.Module):
     ``scan``, ``"layers"``: see ``partition_specs`` of :class:`gapjax.models.Network`.
 
     Args:
-        num_outputs: the size of the vocabulary; a token outside it makes the logits of its sequence
-            NaN.
+        num_outputs: the size of the vocabulary; a token outside it, below 0 or beyond, makes the
+            logits of its sequence NaN.
         width: of the activations between layers.
         layers: how many.
         heads: of the attention; ``width / heads`` must be even.
@@ -214,7 +214,7 @@ class Transformer(nnx.Module):
         if self.remat:
             through = nnx.remat(through, prevent_cse=not self.scan)
         rotation = rotations(tokens.shape[1], self.head)
-        x = self.drop(self.embed(tokens, out_sharding=layout(tokens)))
+        x = self.drop(rows_of(in_dtype(self.embed.embedding[...], self.dtype), tokens))
         if self.scan:
             over_layers = nnx.scan(through, in_axes=(nnx.Carry, 0, None), out_axes=nnx.Carry)
             x = over_layers(x, self.blocks, rotation)
@@ -226,6 +226,15 @@ class Transformer(nnx.Module):
         return jnp.einsum(
             "btw,vw->btv", x, rows.astype(x.dtype), preferred_element_type=widen(x).dtype
         )
+
+
+def rows_of(table: jax.Array, tokens: jax.Array) -> jax.Array:
+    """``[V, width]`` and ``[B, T]`` to ``[B, T, width]``; NaN where there is no such row.
+
+    Elsewhere -1 is the last row, here it is none: labels to be left out are often marked so.
+    """
+    rows = jnp.asarray(table).at[tokens]
+    return rows.get(mode="fill", wrap_negative_indices=False, out_sharding=layout(tokens))
 
 
 def swiglu(x: jax.Array) -> jax.Array:

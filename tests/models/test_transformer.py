@@ -50,6 +50,22 @@ def _size(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize(
+    ("token", "dtype"),
+    [(-1, "int32"), (-VOCABULARY, "int32"), (VOCABULARY, "int32"), (-1, "int8"), (255, "uint8")],
+)
+def test_a_token_outside_the_vocabulary_makes_its_sequence_nan(token, dtype, scan):
+    params = _stacked(_params()) if scan else _params()
+    other = TOKENS.astype(dtype)
+    good = _logits(params, other, scan=scan)
+    np.testing.assert_allclose(good, _logits(_params()), atol=1e-5)
+    other[1, 4] = token
+    found = _logits(params, other, scan=scan)
+    assert np.isnan(found[1]).all()
+    np.testing.assert_array_equal(np.delete(found, 1, 0), np.delete(good, 1, 0))
+
+
 def test_a_later_token_changes_no_earlier_logit():
     other = TOKENS.copy()
     other[:, 5] = (other[:, 5] + 1) % VOCABULARY
