@@ -131,14 +131,15 @@ class Dataset:
         _check_same_names(known)
         if self.class_names is None and known:
             object.__setattr__(self, "class_names", next(iter(known.values())))
-        if isinstance(self.train, Split | StreamedSplit):
-            object.__setattr__(self, "class_names", _class_names(self))
+        examples = {part: _example(getattr(self, part)) for part in ("train", "test")}
+        if isinstance(examples["train"], Split):
+            object.__setattr__(self, "class_names", _class_names(self, examples))
         elif self.class_names is not None:
             given = _checks.several("class_names", self.class_names)
             object.__setattr__(self, "class_names", tuple(map(str, given)))
-        _check_same_kind(self.train, self.test)
+        _check_same_kind(examples["train"], examples["test"])
         if self.normalize == "auto":
-            object.__setattr__(self, "normalize", _usual(self.train))
+            object.__setattr__(self, "normalize", _usual(examples["train"]))
 
     @property
     def num_classes(self) -> int:
@@ -156,13 +157,16 @@ def count(split: Any) -> int:
     return len(split) if isinstance(split, StreamedSplit) else len(jax.tree.leaves(split)[0])
 
 
-def _usual(split: Any) -> str | None:
+def _example(split: Any) -> Any:
+    """The first example of a split, without a leading axis."""
+    return split[0] if isinstance(split, StreamedSplit) else jax.tree.map(lambda x: x[0], split)
+
+
+def _usual(example: Any) -> str | None:
     """The normalization of what is plainly images or plainly features."""
-    if isinstance(split, StreamedSplit):
-        return "channel"
-    if not isinstance(split, Split):
+    if not isinstance(example, Split):
         return None
-    return "channel" if split.images.dtype == np.uint8 else "feature"
+    return "channel" if example.images.dtype == np.uint8 else "feature"
 
 
 def _opened(split: Any) -> tuple[Any, tuple[str, ...] | None]:
@@ -214,7 +218,10 @@ def _checked(split: Any, part: str) -> Any:
         )
     if not next(iter(lengths.values())):
         raise ValueError(f"{part} holds no examples; there must be at least one.")
-    return jax.tree.unflatten(structure, arrays)
+    checked = jax.tree.unflatten(structure, arrays)
+    if isinstance(checked, Split) and _is_class(checked.labels[0]):
+        return Split(checked.images, checked.labels.astype(np.int32))
+    return checked
 
 
 def _place(part: str, path: Any) -> str:
@@ -266,17 +273,11 @@ def _array(leaf: Any, place: str) -> np.ndarray:
 
 
 def _check_same_kind(train: Any, test: Any) -> None:
-    """Both splits must hold the same kind of example."""
-    kinds = []
-    for split in (train, test):
-        one = split[0] if isinstance(split, StreamedSplit) else split
-        first = 0 if isinstance(split, StreamedSplit) else 1
-        kinds.append(
-            {
-                jax.tree_util.keystr(path): f"{leaf.dtype}{list(np.shape(leaf)[first:])}"
-                for path, leaf in jax.tree_util.tree_leaves_with_path(one)
-            }
-        )
+    """The examples of both splits must be of the same kind."""
+    kinds = [
+        {path: f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in named_leaves(example).items()}
+        for example in (train, test)
+    ]
     for place in {**kinds[0], **kinds[1]}:
         here, there = (kind.get(place, "missing") for kind in kinds)
         if here != there:
@@ -302,23 +303,24 @@ def _check_same_names(known: dict[str, tuple[str, ...]]) -> None:
     )
 
 
-def _class_names(dataset: Dataset) -> tuple[str, ...] | None:
-    """The names of the classes of whole labels, checked against them."""
+def _class_names(dataset: Dataset, examples: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """The names of the classes of whole labels, checked against those that are at hand."""
     names = dataset.class_names
     if isinstance(names, str):
         raise ValueError(f"class_names must be one name per class, not one text: {names!r}.")
     if names is not None:
         names = tuple(map(str, _checks.several("class_names", names)))
-    splits = {part: getattr(dataset, part) for part in ("train", "test")}
-    whole = {part: split for part, split in splits.items() if isinstance(split, Split)}
-    for part, split in whole.items():
-        if names is not None and split.labels.ndim == 1 and split.labels.dtype.kind not in "iu":
+    labels = {part: one.labels for part, one in examples.items() if isinstance(one, Split)}
+    for part, label in labels.items():
+        if names is not None and not label.ndim and label.dtype.kind not in "iu":
             raise ValueError(
-                f"{part}.labels has dtype {split.labels.dtype}; with class names it must hold "
+                f"{part}.labels has dtype {label.dtype}; with class names it must hold "
                 "integers, one per example. Leave class_names out for targets of another task."
             )
-    if not all(s.labels.ndim == 1 and s.labels.dtype.kind in "iu" for s in whole.values()):
+    if not all(_is_class(label) for label in labels.values()):
         return names  # targets of another task
+    splits = {part: getattr(dataset, part) for part in labels}
+    whole = {part: split for part, split in splits.items() if isinstance(split, Split)}
     if names is None and len(whole) == 2:
         most = max(int(split.labels.max()) for split in whole.values())
         names = tuple(map(str, range(most + 1)))
@@ -332,8 +334,12 @@ def _class_names(dataset: Dataset) -> tuple[str, ...] | None:
                 f"{part}.labels run from {low} to {high}, but {len(names)} class names allow "
                 f"0 to {len(names) - 1}{hint}."
             )
-        object.__setattr__(split, "labels", split.labels.astype(np.int32))
     return names
+
+
+def _is_class(label: Any) -> bool:
+    """Whether the label of one example is the number of a class."""
+    return not label.ndim and label.dtype.kind in "iu"
 
 
 def named_leaves(tree: Any) -> Mapping[str, Any]:

@@ -120,7 +120,8 @@ def fit_normalizer(inputs: Any, how: str | None) -> Normalizer:
     Args:
         inputs: an array or a pytree of arrays with a leading axis of examples, on the host.
         how: as ``Dataset.normalize``: ``"channel"`` for every array of images ``[N, H, W, C]``,
-            ``"feature"`` for every other array of floats, per last axis, None for none.
+            ``"feature"`` for every other array of floats ``[N, ..., F]``, per last axis, None for
+            none.
 
     Returns:
         A function from inputs to inputs, traceable, for batches of any size.
@@ -139,16 +140,15 @@ def fit_normalizer(inputs: Any, how: str | None) -> Normalizer:
     leaves = named_leaves(inputs)
     floats = {k: jnp.issubdtype(x.dtype, jnp.floating) for k, x in leaves.items()}
     images = {k: x.ndim == 4 and (floats[k] or x.dtype == np.uint8) for k, x in leaves.items()}
-    wanted = {
-        path: leaf
-        for path, leaf in leaves.items()
-        if (images[path] if how == "channel" else floats[path] and leaf.ndim > 1)
-    }
+    features = {k: floats[k] and x.ndim > 1 and not images[k] for k, x in leaves.items()}
+    kinds = {"channel": images, "feature": features}
+    wanted = {path: leaf for path, leaf in leaves.items() if kinds[how][path]}
     if not wanted:
-        kind = "images [N, H, W, C]" if how == "channel" else "floats [N, ..., features]"
+        kind = "images [N, H, W, C]" if how == "channel" else "floats [N, ..., features], no images"
+        fitting = " or ".join([*(repr(n) for n in kinds if any(kinds[n].values())), "None"])
         has = ", ".join(f"{p or 'the array'} {x.dtype}{list(x.shape)}" for p, x in leaves.items())
         raise ValueError(
             f"normalize={how!r} wants {kind}, and the inputs hold {has}: give the data set "
-            "normalize=None, or inputs of that kind."
+            f"normalize={fitting}, or inputs of that kind."
         )
     return Normalizer(how, {path: channel_statistics(leaf) for path, leaf in wanted.items()})

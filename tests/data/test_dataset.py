@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from gapjax.data import Dataset, Split, load
+from gapjax.data import Dataset, Split, StreamedSplit, load
 
 
 def _split(n=4, *, side=3, classes=2, dtype=np.int64):
@@ -103,6 +103,48 @@ def test_normalization_is_told_by_what_a_split_holds():
     assert Dataset(features, features).normalize == "feature"
     assert Dataset({"x": np.zeros((4, 2))}, {"x": np.zeros((4, 2))}).normalize is None
     assert Dataset(_split(), _split(), normalize=None).normalize is None
+
+
+class _Records(list):
+    def __getitems__(self, numbers):
+        return [self[number] for number in numbers]
+
+
+def _streamed(split):
+    return StreamedSplit(
+        _Records(range(len(jax.tree.leaves(split)[0]))),
+        lambda rows: jax.tree.map(lambda x: np.asarray(x)[rows], split),
+    )
+
+
+@pytest.mark.parametrize(
+    ("split", "names"),
+    [
+        ({"tokens": np.arange(20, dtype=np.int32).reshape(4, 5)}, None),
+        ({"tokens": np.arange(20, dtype=np.int32).reshape(4, 5)}, ("a", "b")),
+        (Split(np.zeros((4, 2), np.float32), np.zeros(4, np.int32)), ("a", "b")),
+        (Split(np.zeros((4, 2), np.float32), np.zeros(4, np.float32)), None),
+        (Split(np.zeros((4, 2), np.float32), np.zeros((4, 3), np.int32)), None),
+        (_split(dtype=np.int32), ("a", "b")),
+    ],
+)
+def test_a_streamed_split_is_what_its_examples_are(split, names):
+    here = Dataset(split, split, names)
+    for train, test in ((_streamed(split), _streamed(split)), (_streamed(split), split)):
+        streamed = Dataset(train, test, names)
+        assert (streamed.normalize, streamed.class_names) == (here.normalize, here.class_names)
+        assert streamed.num_examples == 4
+
+
+def test_streams_of_what_does_not_fit_are_refused():
+    split = _split(dtype=np.int32)
+    with pytest.raises(ValueError, match="class_names is empty; give one name per class"):
+        Dataset(_streamed(split), _streamed(split))  # how many classes there are is not known
+    floats = _streamed(Split(split.images, np.zeros(4, np.float32)))
+    with pytest.raises(ValueError, match=r"train.labels has dtype float32; with class names"):
+        Dataset(floats, floats, ("a", "b"))
+    with pytest.raises(ValueError, match="same kind of example"):
+        Dataset(_streamed({"tokens": np.zeros((4, 5))}), _streamed({"tokens": np.zeros((4, 6))}))
 
 
 def test_digits():

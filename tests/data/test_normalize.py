@@ -39,11 +39,12 @@ def test_every_array_of_its_kind_is_normalized_and_no_other():
         "image": rng.integers(0, 256, (50, 4, 4, 2), np.uint8),
         "table": rng.normal(3.0, 2.0, (50, 5)).astype(np.float32),
         "series": rng.normal(3.0, 2.0, (50, 7, 2)).astype(np.float32),
+        "photo": rng.normal(3.0, 2.0, (50, 4, 4, 2)).astype(np.float32),
         "scalar": rng.normal(3.0, 2.0, 50).astype(np.float32),
         "tokens": rng.integers(0, 256, (50, 9)).astype(np.int32),
         "bytes": rng.integers(0, 256, (50, 9)).astype(np.uint8),
     }
-    kinds = {"channel": {"image"}, "feature": {"table", "series"}, None: set()}
+    kinds = {"channel": {"image", "photo"}, "feature": {"table", "series"}, None: set()}
     for how, touched in kinds.items():
         out = fit_normalizer(inputs, how)({k: jnp.asarray(v) for k, v in inputs.items()})
         for name, was in inputs.items():
@@ -63,7 +64,14 @@ def test_every_array_of_its_kind_is_normalized_and_no_other():
         (lambda: channel_statistics(np.zeros((2, 3), int)), "must be uint8 images"),
         (lambda: channel_statistics(np.zeros((0, 3))), "at least one example"),
         (lambda: fit_normalizer(np.zeros((2, 3), np.int32), "feature"), r"hold the array int32"),
-        (lambda: fit_normalizer({"x": np.zeros((2, 3))}, "channel"), "wants images"),
+        (
+            lambda: fit_normalizer({"x": np.zeros((2, 3))}, "channel"),
+            r"wants images \[N, H, W, C\], .* give the data set normalize='feature' or None",
+        ),
+        (
+            lambda: fit_normalizer(np.zeros((2, 3, 3, 1)), "feature"),
+            r"the array float64\[2, 3, 3, 1\]: give the data set normalize='channel' or None",
+        ),
         (lambda: fit_normalizer(np.zeros((2, 3)), "pixels"), "normalize must be one of"),
     ],
 )
