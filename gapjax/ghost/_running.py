@@ -1,6 +1,5 @@
 """Running statistics from the moments of ghosts."""
 
-import numbers
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +8,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from gapjax._checks import one_of
+from gapjax._checks import number, one_of
 from gapjax.ghost._moments import Moments, per_feature
 
 UPDATES = ("sequential", "mean")
@@ -24,11 +23,9 @@ class Running(NamedTuple):
 
 
 def check_momentum(momentum: Any) -> None:
-    """Refuse what is no fraction, as far as it is known."""
-    if isinstance(momentum, jax.Array | np.ndarray):
-        return
-    if not (isinstance(momentum, numbers.Real) and 0 <= float(momentum) <= 1):
-        raise ValueError(f"momentum is the fraction kept, from 0 to 1, not {momentum!r}.")
+    """Refuse what is no fraction, as far as the host knows: nothing is fetched from a device."""
+    for value in () if isinstance(momentum, jax.Array) else np.ravel(momentum).tolist():
+        number("momentum, the fraction kept,", value, least=0, most=1)
 
 
 def update_running(
@@ -70,6 +67,10 @@ def update_running(
 
     Returns:
         ``Running(mean, var)`` in the dtypes of ``running``.
+
+    Raises:
+        ValueError: a momentum outside 0 to 1 (one that lies on a device is taken as it is), or an
+            unknown word.
 
     Example:
         >>> import jax.numpy as jnp

@@ -63,14 +63,14 @@ def from_nnx(build: Callable[..., nnx.Module], name: str, *, fresh: bool) -> Net
         ghost_size: int | None = None,
     ) -> tuple[Any, Any]:
         model = module(params, model_state, inputs, train, key)
-        if not train:
-            return called(model, inputs, train), model_state
-        if ghost_size is not None:
+        if train and ghost_size is not None:
             model = ghost_nnx.ghostify(model, ghost_size, rescale_momentum=True)
         before = _draws(model)
         outputs = called(model, inputs, train)
         if key is None and any(a is not b for a, b in zip(before, _draws(model), strict=True)):
             raise ValueError(no_key(name, train))
+        if not train:
+            return outputs, model_state
         return outputs, _those_of(model_state, nnx.to_pure_dict(_apart(model).rest))
 
     def batch_statistics(params: Any, model_state: Any, inputs: Any) -> Any:

@@ -189,7 +189,10 @@ def test_errors():
         ghostify(model, 0)
     with pytest.raises(ValueError, match=r"'stem_bn': a batch of 6 .* choose ghost_size from"):
         ghostify(model, 4)(_x((6, 5, 5, 2)))
-    with pytest.raises(ValueError, match="momentum is the fraction kept"):
+    with pytest.raises(
+        ValueError,
+        match="momentum, the fraction kept, must be a finite number",
+    ):
         GhostBatchNorm(2, momentum=1.1, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="use_running_average"):
         GhostBatchNorm(2, use_running_average=None, rngs=nnx.Rngs(0))(_x((6, 2)))

@@ -230,3 +230,20 @@ def test_momentum_can_be_an_array_under_vmap():
         expected = update_running(start, moments, momentum=momentum)
         np.testing.assert_allclose(found.mean[i], expected.mean, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(found.var[i], expected.var, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "momentum", [5.0, np.array(5.0), -0.1, True, np.True_, None, np.nan, "0.9"]
+)
+def test_what_is_no_fraction_is_no_momentum(momentum):
+    start, moments = (jnp.zeros(1), jnp.ones(1)), ghost_moments(jnp.arange(8.0)[:, None], 4)
+    told = "momentum, the fraction kept, must be a finite number of at least 0 and at most 1, not"
+    with pytest.raises(ValueError, match=told):
+        update_running(start, moments, momentum=momentum)
+
+
+@pytest.mark.parametrize("kind", [float, np.float32, np.array, jnp.float32, jax.jit(lambda x: x)])
+def test_momenta_of_any_kind_are_taken(kind):
+    start, moments = (jnp.zeros(1), jnp.ones(1)), ghost_moments(jnp.arange(8.0)[:, None], 4)
+    found = update_running(start, moments, momentum=kind(0.5))
+    np.testing.assert_allclose(found.mean, [0.25 * 1.5 + 0.5 * 5.5])

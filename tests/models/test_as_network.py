@@ -89,6 +89,34 @@ def test_training_without_a_key_is_refused_where_one_is_needed(model):
     np.testing.assert_array_equal(_evaluated(model), X)
 
 
+class LinenSample(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return x + jax.random.normal(self.make_rng("noise"), x.shape)
+
+
+class NnxSample(nnx.Module):
+    def __init__(self, rngs):
+        self.noise = rngs.noise.fork()
+
+    def __call__(self, x):
+        return x + jax.random.normal(self.noise(), x.shape)
+
+
+@pytest.mark.parametrize("model", [LinenSample(), NnxSample, NnxSample(nnx.Rngs(0))])
+def test_what_draws_in_evaluation_needs_a_key_there_too(model):
+    with pytest.raises(ValueError, match=r"draws random numbers in evaluation.*train=False, key="):
+        _evaluated(model)
+    network = models.as_network(model)
+    params, state = network.init(jax.random.key(7), X)
+    one, again, other = (
+        network.apply(params, state, X, train=False, key=key)[0]
+        for key in (KEYS[0], KEYS[0], KEYS[1])
+    )
+    np.testing.assert_array_equal(one, again)
+    assert not np.allclose(one, other)
+
+
 class ByArgument(nn.Module):
     @nn.compact
     def __call__(self, x, training):
