@@ -301,9 +301,10 @@ def penalize_gradient(
             under ``pmap``, what a device holds). None: the batch is one group, over all devices.
         at_once: as in ``sam``.
         method: ``"finite_difference"``: :math:`H g \approx (\nabla L(w + e g) - g) / e` with
-            :math:`e = 0.01 / \lVert g \rVert`, one more gradient. ``"exact"``: forward over
-            reverse; some more time and memory, and the network must know forward mode. With
-            bfloat16 inside the loss the difference loses what rounding takes: use ``"exact"``.
+            :math:`e = 0.01 / \lVert g \rVert`, one more gradient, both at parameters in float32 or
+            better. ``"exact"``: forward over reverse; some more time and memory, and the network
+            must know forward mode. With bfloat16 inside the loss the difference loses what rounding
+            takes: use ``"exact"``.
 
     Returns:
         What ``make_train_step`` takes as ``gradient``.
