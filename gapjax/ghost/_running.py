@@ -24,7 +24,9 @@ class Running(NamedTuple):
 
 def check_momentum(momentum: Any) -> None:
     """Refuse what is no fraction, as far as the host knows: nothing is fetched from a device."""
-    for value in () if isinstance(momentum, jax.Array) else np.ravel(momentum).tolist():
+    if isinstance(momentum, jax.Array):
+        return
+    for value in momentum.flat if isinstance(momentum, np.ndarray) else (momentum,):
         number("momentum, the fraction kept,", value, least=0, most=1)
 
 

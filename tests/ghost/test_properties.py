@@ -233,7 +233,7 @@ def test_momentum_can_be_an_array_under_vmap():
 
 
 @pytest.mark.parametrize(
-    "momentum", [5.0, np.array(5.0), -0.1, True, np.True_, None, np.nan, "0.9"]
+    "momentum", [5.0, np.array(5.0), -0.1, True, np.True_, None, np.nan, "0.9", [0.9]]
 )
 def test_what_is_no_fraction_is_no_momentum(momentum):
     start, moments = (jnp.zeros(1), jnp.ones(1)), ghost_moments(jnp.arange(8.0)[:, None], 4)
