@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gapjax.landscape._data import Batches, as_partial, check_repeatable, weighted_mean
+from gapjax.landscape._data import Batches, check_repeatable, weighted_mean
 from gapjax.landscape._products import DisplacedGradient, DisplacedLoss
+from gapjax.landscape._program import as_partial
 from gapjax.landscape._progress import Tracker
 from gapjax.landscape._space import Vector, VectorSpace, l2_norm, scaled, times
 
@@ -42,9 +43,9 @@ class Objective:
         self, loss_fn: Callable, params: Any, space: VectorSpace, batches: Batches, check: bool
     ):
         """`check`: refuse a loss that two passes do not agree on."""
-        if check:
-            check_repeatable(loss_fn, params, batches)
         self.loss_fn, self.params, self.space = as_partial(loss_fn), params, space
+        if check:
+            (self.loss_fn,) = check_repeatable([self.loss_fn], params, batches)
         self.zeros = space.zeros_maker()
         self.batches, self.passes = batches, 0
         self.tracker: Tracker | None = None

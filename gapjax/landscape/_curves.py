@@ -12,6 +12,7 @@ import numpy as np
 
 from gapjax._checks import one_of, positive_int
 from gapjax.landscape._data import Batches, Data, check_scalar_loss
+from gapjax.landscape._program import as_partial
 from gapjax.landscape._progress import Progress, Tracker
 from gapjax.landscape._space import check_match, combination, space_of, widened
 
@@ -114,7 +115,7 @@ def fit_curve(
     positive_int("num_updates", num_updates)
     check_match(start, end, "the end")
     batches = Batches(data)
-    check_scalar_loss(loss_fn, start, batches)
+    check_scalar_loss([as_partial(loss_fn)], start, batches)
     tx = optax.adam(1e-3) if optimizer is None else optimizer
     if not hasattr(tx, "update"):
         raise ValueError(f"optimizer must be an optax transform, not {tx!r}.")

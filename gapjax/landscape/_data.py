@@ -10,9 +10,11 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr
 
 from gapjax import _checks
 from gapjax._examples import count_examples, example_weights
+from gapjax.landscape._program import Partial, as_partial, as_traced, trace_anew
 
 NOTHING_COUNTS = "all batches have weight 0; at least one example must count."
 Data = Sequence[Any] | Callable[[], Iterable[Any]]
@@ -78,6 +80,12 @@ class Batches:
         return isinstance(self.data, list | tuple)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def on_batch(kernel: Any, batch: Any, *args: Any) -> Any:
+    """``kernel(batch, *args)``; equal kernels share one compiled program whoever made them."""
+    return kernel(batch, *args)
+
+
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _move_mean(kernel: Any, mean: Any, share: jax.Array, batch: Any, *args: Any) -> Any:
     """One batch into a running mean: mean + share * (kernel(batch) - mean)."""
@@ -112,25 +120,17 @@ def lower_mean(kernel: Any, zeros: Any, batch: Any, *args: Any) -> None:
     _move_mean.lower(kernel, zeros, np.float32(1), batch, *args)
 
 
-def as_partial(function: Callable[..., Any]) -> jax.tree_util.Partial:
-    """A function as an argument of jit; arrays in a `jax.tree_util.Partial` stay arguments."""
-    if isinstance(function, jax.tree_util.Partial):
-        return function
-    if not callable(function):
-        raise ValueError(f"expected a function, not {function!r}.")
-    return jax.tree_util.Partial(function)
-
-
 def loss_kernel(batch: Any, loss_fn: Any, params: Any) -> jax.Array:
     """The loss of one batch."""
-    return jnp.asarray(loss_fn(params, batch))
+    return loss_fn(params, batch)
 
 
-def check_scalar_loss(loss_fn: Any, params: Any, batches: Batches) -> Any:
-    """Refuses a loss that is no scalar; returns its dtype."""
-    _checks.function("loss_fn", loss_fn)
+def check_scalar_loss(
+    functions: Sequence[Partial], params: Any, batches: Batches, kernel: Any = loss_kernel
+) -> ClosedJaxpr:
+    """Refuses a loss that is no scalar; returns what it is traced to now."""
     try:
-        out = jax.eval_shape(loss_fn, params, batches.first)
+        jaxpr, out = trace_anew(kernel, batches.first, *functions, params)
     except Exception as error:
         error.add_note(
             "while tracing loss_fn(params, batch) with the first item of data as the batch; "
@@ -147,35 +147,45 @@ def check_scalar_loss(loss_fn: Any, params: Any, batches: Batches) -> Any:
             f"loss_fn must return a scalar, not shape {out.shape}: "
             "return the mean over the examples of the batch."
         )
-    return out.dtype
+    return jaxpr
 
 
-def check_repeatable(loss_fn: Any, params: Any, batches: Batches) -> None:
+def check_repeatable(
+    functions: Sequence[Partial], params: Any, batches: Batches, kernel: Any = loss_kernel
+) -> list[Partial]:
     """Refuses a loss that two identical passes do not agree on, and names what to look at.
 
-    Each pass traces the loss anew, so that a random mask frozen into one trace is found out too.
-    A list or tuple of batches cannot change, so its second pass stops after the first batch.
+    The loss, ``kernel(batch, *functions, params)``, is traced anew. Where the program that stands
+    for such a trace was made of the same, it serves both passes; else, as with a random mask frozen
+    into each trace, the second pass has another one. A list or tuple of batches cannot change, so
+    its second pass stops after the first batch.
+
+    Returns:
+        The functions as they trace now: programs with what they closed over before are not theirs.
     """
-    check_scalar_loss(loss_fn, params, batches)
-    first = _losses(loss_fn, params, batches)
+    jaxpr = check_scalar_loss(functions, params, batches, kernel)
+    now = [as_traced(function, jaxpr) for function in functions]
+    made_of = on_batch.trace(kernel, batches.first, *now, params).jaxpr
+    then = [as_traced(function, made_of) for function in functions]
+    first = _losses(kernel, now, params, batches)
     for index, (loss, _) in enumerate(first):
         if not math.isfinite(loss):
             raise FloatingPointError(
                 f"the loss of batch {index} is {loss}; check its inputs and the parameters."
             )
-    second = _losses(loss_fn, params, batches, only_first=batches.fixed)
+    second = _losses(kernel, then, params, batches, only_first=batches.fixed)
     if not batches.fixed and len(first) != len(second):
         raise ValueError(
             f"data yielded {len(first)} batches in one pass and {len(second)} in the next; the "
             "callable must start anew at each call (an iterator made outside it is used up)."
         )
+    eps = float(jnp.finfo(jnp.float32).eps)
+    same = functools.partial(np.allclose, rtol=100 * eps, atol=eps, equal_nan=True)
     for index, ((loss, sums), (again, sums_again)) in enumerate(zip(first, second, strict=False)):
-        close = 100 * float(jnp.finfo(jnp.float32).eps)
-        same_data = np.allclose(sums, sums_again, rtol=close, atol=close, equal_nan=True)
-        if same_data and math.isclose(loss, again, rel_tol=close, abs_tol=close):
+        if same(sums, sums_again) and same(loss, again):
             continue
         found = f"batch {index} gave loss {loss:.8g} in one pass and {again:.8g} in the next"
-        if not same_data:
+        if not same(sums, sums_again):
             raise ValueError(
                 f"two passes differ: {found}, and its contents differ too. The data are shuffled "
                 "or augmented at random: fix the order and the augmentation (this also changes a "
@@ -186,20 +196,21 @@ def check_repeatable(loss_fn: Any, params: Any, batches: Batches) -> None:
             "inside the loss), for batch statistics that change from call to call (batch norm in "
             "training mode), or for other random state; choose evaluation mode in loss_fn."
         )
+    return now
 
 
 def _losses(
-    loss_fn: Any, params: Any, batches: Batches, only_first: bool = False
-) -> list[tuple[float, Any]]:
-    """Loss and a summary of the contents, per batch, by a fresh trace."""
-
-    @jax.jit
-    def traced_anew(params: Any, batch: Any) -> tuple[jax.Array, list[jax.Array]]:
-        return loss_kernel(batch, loss_fn, params), [] if batches.fixed else _summary(batch)
-
+    kernel: Any,
+    functions: Sequence[Partial],
+    params: Any,
+    batches: Batches,
+    only_first: bool = False,
+) -> list[tuple[float, list[float]]]:
+    """Loss and a summary of the contents, per batch."""
     found = []
     for batch, _ in batches:
-        found.append(traced_anew(params, batch))
+        sums = [] if batches.fixed else on_batch(_summary, batch)
+        found.append((on_batch(kernel, batch, *functions, params), sums))
         if only_first:
             break
     return [(float(loss), [float(s) for s in sums]) for loss, sums in found]
@@ -226,7 +237,8 @@ def evaluator(
 
     Args:
         metric_fn: ``metric_fn(params, batch)``, or ``metric_fn(params, state, batch)`` where batch
-            statistics are rebuilt along the way: a mean over the batch, or a dict of means.
+            statistics are rebuilt along the way: a mean over the batch, or a dict of means. What
+            it closes over is read at the first call of the evaluator, once for all.
         data: as in `hessian`.
         weight_fn: as in `hessian`.
 
@@ -244,13 +256,16 @@ def evaluator(
         4.0
     """
     batches, function = Batches(data, weight_fn), as_partial(metric_fn)
+    traced: Partial | None = None
 
     def evaluate(params: Any, *state: Any) -> Any:
-        shapes = jax.eval_shape(_Metrics(), batches.first, function, params, state)
+        nonlocal traced
+        if traced is None:
+            jaxpr, _ = trace_anew(_Metrics(), batches.first, function, params, state)
+            traced = as_traced(function, jaxpr)
+        shapes = on_batch.eval_shape(_Metrics(), batches.first, traced, params, state)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return jax.tree.map(
-            float, weighted_mean(_Metrics(), zeros, batches, function, params, state)
-        )
+        return jax.tree.map(float, weighted_mean(_Metrics(), zeros, batches, traced, params, state))
 
     return evaluate
 

@@ -1,6 +1,5 @@
 """Curvature as an optimizer meets it: along its step, on its batches, in its own metric."""
 
-import functools
 import math
 import warnings
 from collections.abc import Callable, Iterable
@@ -16,15 +15,16 @@ from gapjax.landscape._crossing import find_crossing
 from gapjax.landscape._data import (
     Batches,
     Data,
-    as_partial,
     check_repeatable,
     num_examples,
+    on_batch,
     refuse_single_batch,
 )
 from gapjax.landscape._differentiable import check_hessian_product
 from gapjax.landscape._estimate import Estimate, ratio_of_means, stderr_of_mean
 from gapjax.landscape._operators import Operator
 from gapjax.landscape._products import HESSIAN_PRODUCTS, AlongGradient
+from gapjax.landscape._program import as_partial
 from gapjax.landscape._progress import Progress, Tracker
 from gapjax.landscape._space import Vector, Where, l2_norm, scaled, space_of, times, widened
 
@@ -153,11 +153,6 @@ def critical_sharpness(
     return Sharpness(value, loss, highest, 0.0, np.array(ends), objective.passes)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _on_batch(kernel: Any, batch: Any, *args: Any) -> Any:
-    return kernel(batch, *args)
-
-
 def batch_sharpness(
     loss_fn: Callable[[Any, Any], jax.Array],
     params: Any,
@@ -198,7 +193,7 @@ def batch_sharpness(
         max_batches: stop there in any case.
         where: as in `hessian`; the quotient is then that of the selected parameters.
         product: as in `hessian`.
-        check: compare two passes of the loss over the first batch.
+        check: as in `hessian`, over the first batch.
         progress: True shows a bar for work over 5 seconds; a callback gets `Progress`.
 
     Returns:
@@ -258,9 +253,9 @@ def batch_sharpness(
             if not index:
                 alone = Batches([batch])
                 if check:
-                    check_repeatable(loss_fn, params, alone)
+                    (loss_fn,) = check_repeatable([loss_fn], params, alone)
                 check_hessian_product(product, space, alone, loss_fn, params)
-            quotient, square = map(float, _on_batch(kernel, batch, loss_fn, params))
+            quotient, square = map(float, on_batch(kernel, batch, loss_fn, params))
             spent = index + 1
             if not (math.isfinite(quotient) and math.isfinite(square)):
                 raise FloatingPointError(

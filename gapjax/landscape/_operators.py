@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,6 @@ from gapjax._checks import one_of
 from gapjax.landscape._data import (
     Batches,
     Data,
-    as_partial,
     check_repeatable,
     num_examples,
     weighted_mean,
@@ -26,6 +25,7 @@ from gapjax.landscape._products import (
     loss_curvature,
     softmax_curvature,
 )
+from gapjax.landscape._program import as_partial
 from gapjax.landscape._space import (
     Vector,
     VectorSpace,
@@ -174,9 +174,10 @@ def hessian(
 
     Args:
         loss_fn: ``loss_fn(params, batch) -> mean loss`` of the batch, in evaluation mode: dropout
-            off and one declared mode of batch norm. Arrays that change from call to call (batch
-            statistics, say) are best bound as ``jax.tree_util.Partial(fn, arrays)``: the compiled
-            program is then shared by all of them.
+            off and one declared mode of batch norm. What it closes over is compiled in, as it is
+            at the call; after a change it is compiled anew. Arrays that change from call to call
+            (batch statistics, say) are best bound as ``jax.tree_util.Partial(fn, arrays)``: the
+            compiled program is then shared by all of them.
         params: the tree of parameters. It is never changed.
         data: a sequence of batches, or a callable that yields the same batches at each call. Any
             placement works: with batches sharded over a mesh the sums run over its devices.
@@ -184,8 +185,10 @@ def hessian(
             operator is then the diagonal block of the Hessian for these.
         product: how H v is computed, as above.
         weight_fn: the weight of a batch, by default its number of examples.
-        check: compare two passes of the loss first (see Raises). It costs one to two evaluations
-            of the loss over the data.
+        check: compare two passes of the loss first (see Raises), and see whether what it closes
+            over has changed. It costs a trace of the loss, little where that is a `jax.jit`, and
+            one to two evaluations over the data; the first call compiles the loss. With False,
+            what the loss closes over must be what it was at earlier calls.
 
     Returns:
         An `Operator`.
@@ -212,9 +215,9 @@ def hessian(
     one_of("product", product, HESSIAN_PRODUCTS)
     params = widened(params)
     space, batches = space_of(params, where), Batches(data, weight_fn)
-    if check:
-        check_repeatable(loss_fn, params, batches)
     loss_fn = as_partial(loss_fn)
+    if check:
+        (loss_fn,) = check_repeatable([loss_fn], params, batches)
     check_hessian_product(product, space, batches, loss_fn, params)
     return _streamed(HESSIAN_PRODUCTS[product](space), space, batches, loss_fn, params)
 
@@ -262,9 +265,8 @@ def ggn(
     """
     params = widened(params)
     space, batches = space_of(params, where), Batches(data, weight_fn)
-    if check:
-        check_repeatable(lambda p, b: output_loss(apply_fn(p, b), b), params, batches)
-    return _through_outputs(loss_curvature, space, batches, apply_fn, output_loss, params)
+    functions = apply_fn, output_loss
+    return _through_outputs(loss_curvature, space, batches, functions, params, check)
 
 
 def fisher(
@@ -319,26 +321,31 @@ def fisher(
         )
     params = widened(params)
     space, batches = space_of(params, where), Batches(data, weight_fn)
-    loss = output_loss or _mean_output
-    if check:
-        check_repeatable(lambda p, b: loss(apply_fn(p, b), b), params, batches)
+    functions = apply_fn, output_loss or _mean_output
     of_outputs = softmax_curvature if kind == "exact" else gradient_curvature
-    return _through_outputs(of_outputs, space, batches, apply_fn, loss, params)
+    return _through_outputs(of_outputs, space, batches, functions, params, check)
 
 
 def _through_outputs(
     of_outputs: Callable[..., Any],
     space: VectorSpace,
     batches: Batches,
-    apply_fn: Callable[[Any, Any], jax.Array],
-    output_loss: Callable[[jax.Array, Any], jax.Array],
+    functions: Sequence[Callable[[Any, Any], jax.Array]],
     params: Any,
+    check: bool,
 ) -> Operator:
-    """J^T C J over the data, with C the curvature in the outputs."""
-    kernel = OutputProduct(space, of_outputs)
-    args = as_partial(apply_fn), as_partial(output_loss), params
+    """J^T C J over the data, with C the curvature in the outputs; of the network and its loss."""
+    functions = list(map(as_partial, functions))
+    if check:
+        functions = check_repeatable(functions, params, batches, _loss_of_outputs)
+    kernel, args = OutputProduct(space, of_outputs), (*functions, params)
     check_network_product(kernel, space, batches, *args)
     return _streamed(kernel, space, batches, *args)
+
+
+def _loss_of_outputs(batch: Any, apply_fn: Any, output_loss: Any, params: Any) -> jax.Array:
+    """The loss of one batch."""
+    return output_loss(apply_fn(params, batch), batch)
 
 
 def _mean_output(outputs: jax.Array, batch: Any) -> jax.Array:
