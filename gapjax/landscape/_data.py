@@ -56,6 +56,14 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Any, float]]:
         """One pass."""
+        return iter(self._all) if self.fixed else self._pass()
+
+    @functools.cached_property
+    def _all(self) -> list[tuple[Any, float]]:
+        """A pass over what stays the same, whose weights wait for the device once."""
+        return list(self._pass())
+
+    def _pass(self) -> Iterator[tuple[Any, float]]:
         empty = True
         for batch in self.data() if callable(self.data) else self.data:
             empty = False
@@ -106,7 +114,7 @@ def weighted_mean(kernel: Any, zeros: Any, batches: Batches, *args: Any) -> Any:
     mean, total = zeros, 0.0
     for batch, weight in batches:
         total += weight
-        mean = _move_mean(kernel, mean, np.float32(weight / total), batch, *args)
+        mean = _move_mean(kernel, mean, np.float64(weight / total), batch, *args)
     if not total:
         raise ValueError(NOTHING_COUNTS)
     return mean
@@ -117,7 +125,7 @@ def lower_mean(kernel: Any, zeros: Any, batch: Any, *args: Any) -> None:
 
     The rules of some derivatives refuse only when a program is lowered.
     """
-    _move_mean.lower(kernel, zeros, np.float32(1), batch, *args)
+    _move_mean.lower(kernel, zeros, np.float64(1), batch, *args)
 
 
 def loss_kernel(batch: Any, loss_fn: Any, params: Any) -> jax.Array:
@@ -276,4 +284,9 @@ class _Metrics:
 
     def __call__(self, batch: Any, metric_fn: Any, params: Any, state: tuple[Any, ...]) -> Any:
         found = metric_fn(params, *state, batch)
-        return jax.tree.map(lambda x: jnp.asarray(x).astype("float32"), found)
+        return jax.tree.map(_widened, found)
+
+
+def _widened(metric: Any) -> jax.Array:
+    array = jnp.asarray(metric)
+    return array.astype("float64" if array.dtype == "float64" else "float32")

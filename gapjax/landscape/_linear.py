@@ -42,7 +42,7 @@ def linearized(kernel: Any, batches: Batches, *args: Any) -> Batches | None:
         needed += sum(map(_num_bytes, jax.tree.leaves(_linearize.eval_shape(kernel, batch, *args))))
         if needed > KEPT:
             return None
-    linear = [(_linearize(kernel, batch, *args), np.float32(weight)) for batch, weight in batches]
+    linear = [(_linearize(kernel, batch, *args), np.float64(weight)) for batch, weight in batches]
     return Batches(linear, lambda pair: pair[1])
 
 
@@ -54,7 +54,7 @@ def lower_product(kernel: Any, space: VectorSpace, batches: Batches, *args: Any)
         return
     _linearize.lower(kernel, batch, *args)
     linear = _linearize.eval_shape(kernel, batch, *args)
-    lower_mean(Linearized(space), vector, (linear, np.float32(1)), vector)
+    lower_mean(Linearized(space), vector, (linear, np.float64(1)), vector)
 
 
 def _may_keep(kernel: Any, batches: Batches) -> bool:

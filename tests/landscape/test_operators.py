@@ -62,6 +62,37 @@ def test_a_batch_weighs_by_the_axis_that_its_leaves_share():
     landscape.hessian(loss, jnp.ones(2), mixed, weight_fn=lambda batch: len(batch["x"]))
 
 
+def test_a_list_is_weighed_once_for_all_passes(problem):
+    params, _, batches = problem
+    weighed = []
+
+    def weight_fn(batch):
+        weighed.append(batch)
+        return len(batch["y"])
+
+    op = landscape.hessian(networks.loss, params, batches, weight_fn=weight_fn)
+    landscape.eigh_topk(op, jax.random.key(0), 1, progress=False)
+    assert len(weighed) == len(batches)
+    weighed.clear()
+    landscape.sam_sharpness(networks.loss, params, batches, weight_fn=weight_fn, progress=False)
+    assert len(weighed) == len(batches)
+
+
+def test_float64_keeps_its_digits_over_batches():
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(10, 3)), rng.normal(size=3)
+
+    def loss(w, batch):
+        return jnp.mean(jnp.tanh(batch @ w) ** 2)
+
+    with jax.enable_x64(True):
+        exact = np.asarray(jax.hessian(loss)(jnp.asarray(w), jnp.asarray(x)))
+        batches = [x[:3], x[3:7], x[7:]]
+        for data in (batches, lambda: iter(batches)):
+            op = landscape.hessian(loss, jnp.asarray(w), data)
+            np.testing.assert_allclose(networks.matrix_of(op), exact, rtol=0, atol=1e-12)
+
+
 def test_ggn_equals_the_exact_fisher_and_both_the_dense_one(problem):
     params, batch, batches = problem
     g = networks.matrix_of(landscape.ggn(networks.apply, networks.output_loss, params, batches))
@@ -186,6 +217,18 @@ def test_a_loss_that_changes_is_refused_by_name(problem):
     once = iter(batches)
     with pytest.raises(ValueError, match=r"yielded|no batch"):
         landscape.hessian(networks.loss, params, lambda: once)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_a_loss_that_changes_is_refused_at_any_size(scale):
+    calls = []
+
+    def loss(w, batch):
+        calls.append(1)
+        return scale * len(calls) * jnp.mean(w * batch)
+
+    with pytest.raises(ValueError, match="two passes differ on the same data"):
+        landscape.hessian(loss, jnp.ones(2), [jnp.ones(2)])
 
 
 @pytest.mark.parametrize(

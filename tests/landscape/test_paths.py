@@ -73,6 +73,14 @@ def test_statistics_are_rebuilt_at_every_point():
     assert "rebuilt at every point" in path.statistics
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_a_metric_is_as_wide_as_it_was_made(dtype):
+    with jax.enable_x64(True):
+        near = jnp.asarray(1 + 2 * np.finfo(dtype).eps, dtype)
+        value = landscape.evaluator(lambda w, batch: w, [np.ones(1), np.ones(2)])(near)
+    assert value == float(near) > 1
+
+
 def test_planes_resume_point_by_point(ends, batches):
     calls, kept = [], []
     train = landscape.evaluator(networks.loss, batches)
