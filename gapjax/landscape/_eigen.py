@@ -70,7 +70,8 @@ def eigh_topk(
             of the operator's norm, which a value near zero cannot beat.
         basis_size: vectors kept, ``max(4 k, k + 60)`` by default; the memory is ``basis_size + k``
             vectors of the parameters' size.
-        max_matvecs: products at most, ``max(300, 20 k)`` by default.
+        max_matvecs: products at most, ``max(300, 20 k)`` by default, or what `resume` has spent and
+            needs. At least k + 1.
         resume: a state to go on from, as ``progress.partial()`` hands it out or as `lanczos`
             returns it.
         progress: True shows a bar for work over 5 seconds; a callback gets `Progress`.
@@ -79,7 +80,8 @@ def eigh_topk(
         `Eigenpairs`. What did not converge is returned with ``converged`` False.
 
     Raises:
-        ValueError: k below 1 or above the number of parameters, or a basis no larger than k.
+        ValueError: k below 1 or above the number of parameters, a basis no larger than k, or fewer
+            products than k pairs need; the least is named.
         MemoryError: a basis larger than memory; the bytes are stated.
 
     Example:
@@ -101,17 +103,26 @@ def eigh_topk(
     room = min(size, room)
     if room < min(size, k + 2):
         raise ValueError(f"basis_size must be at least k + 2 = {k + 2}, not {basis_size}.")
-    limit = max(300, 20 * k) if max_matvecs is None else positive_int("max_matvecs", max_matvecs)
     # Restarting holds the old basis and the kept vectors at once.
     needed = require_vectors(room + 1 + (room + k) // 2, op.space, "take a smaller basis_size")
 
     krylov = Krylov.resume(op, key, resume) if resume is not None else Krylov.begin(op, key)
+    # A step for each pair, and one product for the verification.
+    least = krylov.num_matvecs + max(k - krylov.steps, 0) + 1
+    usual = max(300, 20 * k, least)
+    limit = usual if max_matvecs is None else positive_int("max_matvecs", max_matvecs)
+    if limit < least:
+        raise ValueError(
+            f"max_matvecs is {max_matvecs}, and {k} eigenpairs take at least {least} products, "
+            f"{krylov.num_matvecs} that are spent and one to verify them included: "
+            f"max_matvecs >= {least}."
+        )
     search = _Search(krylov, k, _MEASURES[which], tol)
     task = f"{k} eigenpairs (basis at most {readable_bytes(needed)})"
     with Tracker(progress, task, limit, krylov.snapshot) as tracker:
         tracker.done = krylov.num_matvecs
         # One product is left for the verification.
-        while not search.finished() and (krylov.steps < k or krylov.num_matvecs < limit - 1):
+        while not search.finished() and krylov.num_matvecs < limit - 1:
             if krylov.steps >= room:
                 search.restart((room + k) // 2)
             krylov.extend()

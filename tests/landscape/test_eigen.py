@@ -66,6 +66,24 @@ def test_resuming_costs_only_the_missing_products(problem):
     np.testing.assert_array_equal(resumed.values, straight.values)
 
 
+@pytest.mark.parametrize("k", [1, 5])
+def test_products_stay_within_the_most_that_are_allowed(k):
+    op, calls = diagonal(np.arange(40.0)), []
+    counting = landscape.Operator(lambda v: calls.append(1) or op.apply(v), op.space)
+    key = jax.random.key(0)
+    for most in (k + 1, k + 4):
+        calls.clear()
+        pairs = landscape.eigh_topk(counting, key, k, max_matvecs=most)
+        assert len(calls) == pairs.num_matvecs == most
+        assert len(pairs.values) == k and not pairs.converged.all()
+    with pytest.raises(ValueError, match=f"max_matvecs >= {k + 1}"):
+        landscape.eigh_topk(counting, key, k, max_matvecs=k)
+    state = landscape.lanczos(op, key, 10)
+    with pytest.raises(ValueError, match="max_matvecs >= 11"):
+        landscape.eigh_topk(counting, key, k, max_matvecs=10, resume=state)
+    assert landscape.eigh_topk(counting, key, k, max_matvecs=11, resume=state).num_matvecs == 11
+
+
 @settings(max_examples=15, deadline=None)
 @example([7.0, 1.0, 7.0, 2.0, 2.0, 0.0, 2.0, -3.0])
 @example([0.0, -3.0, 2.0, 7.0, 7.0, 1.0, 1.0, 7.0])
