@@ -17,7 +17,7 @@ class Path:
     """Figures along a path.
 
     Attributes:
-        coords: ``[N]``, ascending.
+        coords: ``[N]``, in the order that was asked for.
         values: ``[N]`` each, by name (``"train/loss"``).
         statistics: which batch statistics were used, in words; plots show it.
     """
@@ -32,13 +32,13 @@ class Path:
 
         For an accuracy look at the fall: ``-min``, or the barrier of the error.
         """
-        ends = np.flatnonzero((self.coords == 0) | (self.coords == 1))
-        if len(ends) < 2:
+        starts, ends = (np.flatnonzero(self.coords == end) for end in (0, 1))
+        if not (len(starts) and len(ends)):
             return {}
-        inside = slice(ends[0], ends[-1] + 1)
+        inside = (self.coords >= 0) & (self.coords <= 1)
         t = self.coords[inside]
         return {
-            name: float(np.max(v[inside] - ((1 - t) * v[ends[0]] + t * v[ends[-1]])))
+            name: float(np.max(v[inside] - ((1 - t) * v[starts[0]] + t * v[ends[0]])))
             for name, v in self.values.items()
         }
 
@@ -75,7 +75,7 @@ def along(
         evaluate: ``evaluate(params) -> float or dict of floats`` (see `evaluator`), or a dict of
             such functions by name: ``{"train": ..., "test": ...}``.
         point: ``point(coordinate) -> params``.
-        coords: ``[N]``.
+        coords: ``[N]``, in any order.
         rebuild: ``rebuild(params) -> state`` makes batch statistics anew at every point, from
             training data; the evaluation functions are then called as ``evaluate(params, state)``.
             Between two solutions the statistics of neither fit, and the loss looks far too high
@@ -88,7 +88,8 @@ def along(
         A `Path`.
 
     Raises:
-        ValueError: coordinates that are not finite, or a result to resume with other points.
+        ValueError: coordinates that are not finite, or a result to resume with other points, or
+            with batch statistics that were not rebuilt where they now are, or the other way.
 
     Example:
         >>> from gapjax import landscape
@@ -108,7 +109,7 @@ def along(
         "path",
         rebuild,
         progress,
-        resume.values if resume else None,
+        resume,
         lambda values: Path(coords, values, mode),
     )
 
@@ -254,7 +255,7 @@ def plane(
         "plane",
         rebuild,
         progress,
-        resume.values if resume else None,
+        resume,
         lambda values: Plane(x, y, {n: v.reshape(shape) for n, v in values.items()}, mode),
     )
 

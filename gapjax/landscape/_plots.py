@@ -126,12 +126,13 @@ def plot_path(
         right = ax
     elif right is None:
         right = ax.twinx()
+    order = np.argsort(path.coords, kind="stable")
     for name in sorted(chosen, key=_rank):
         data, metric = split[name]
         index = metrics.index(metric)
         (right if index else ax).plot(
-            path.coords,
-            chosen[name],
+            np.asarray(path.coords)[order],
+            np.asarray(chosen[name])[order],
             color=color or f"C{index}",
             linestyle=linestyle or ["-", "--", "-.", ":"][sets.index(data) % 4],
             label=" ".join(filter(None, (label, name))),

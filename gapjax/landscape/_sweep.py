@@ -1,5 +1,6 @@
 """Figures of merit at many points of parameter space, resumable point by point."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,19 +21,14 @@ def sweep(
     task: str,
     rebuild: Callable[[Any], Any] | None,
     progress: bool | Callable[[Progress], None],
-    done: Mapping[str, np.ndarray] | None,
+    resume: Any,
     result: Callable[[dict[str, np.ndarray]], Any],
 ) -> Any:
-    """Evaluates every point that `done` lacks (not a number there), and wraps up the result."""
+    """Evaluates every point that `resume` lacks (not a number there), and wraps up the result."""
     for one in evaluate.values() if isinstance(evaluate, Mapping) else (evaluate,):
         _checks.function("evaluate", one)
-    values = {name: np.array(v, np.float64).ravel() for name, v in (done or {}).items()}
-    for name, known in values.items():
-        if len(known) != len(points):
-            raise ValueError(
-                f"the result to resume has {len(known)} points of {name!r}, asked are "
-                f"{len(points)}: resume with the same points."
-            )
+    done = {} if resume is None else _done(resume, result({}))
+    values = {name: np.array(v, np.float64).ravel() for name, v in done.items()}
     missing = [
         i for i in range(len(points)) if not values or any(np.isnan(v[i]) for v in values.values())
     ]
@@ -48,6 +44,30 @@ def sweep(
                 values.setdefault(name, np.full(len(points), np.nan))[index] = value
             tracker.step()
     return partial()
+
+
+def _done(resume: Any, asked: Any) -> Mapping[str, np.ndarray]:
+    """The figures of an earlier result; refused where it is not of what is asked."""
+    if type(resume) is not type(asked):
+        raise ValueError(
+            f"the result to resume is a {type(resume).__name__}, asked is a "
+            f"{type(asked).__name__}: resume with what the same function returned."
+        )
+    for name in (field.name for field in dataclasses.fields(asked) if field.name != "values"):
+        then, now = getattr(resume, name), getattr(asked, name)
+        if not np.array_equal(then, now):
+            raise ValueError(
+                f"the result to resume was made with other {name}: {_told(then)}, asked are "
+                f"{_told(now)}; resume with the same points, and rebuild= as it was."
+            )
+    return resume.values
+
+
+def _told(part: Any) -> str:
+    """In a few words."""
+    if isinstance(part, str):
+        return repr(part)
+    return f"{len(part)} points from {part[0]} to {part[-1]}"
 
 
 def _figures(evaluate: Evaluate, params: Any, state: tuple[Any, ...]) -> dict[str, float]:

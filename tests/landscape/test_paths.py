@@ -103,8 +103,45 @@ def test_planes_resume_point_by_point(ends, batches):
     assert whole.values["value"][0, 1] == train(ends[0])
     corner = jax.tree.map(lambda p, a, b: p - a + b, ends[0], d1, d2)
     np.testing.assert_allclose(whole.values["value"][1, 0], train(corner), rtol=1e-5)
-    with pytest.raises(ValueError, match="6 points"):
-        landscape.plane(counted, ends[0], d1, d2, [0.0], [0.0], resume=whole)
+    for x, y, name in (([0.0], [0.0], "x"), (grid[0] / 2, grid[1], "x"), (grid[0], -grid[1], "y")):
+        with pytest.raises(ValueError, match=f"made with other {name}: . points from"):
+            landscape.plane(counted, ends[0], d1, d2, x, y, resume=whole)
+    path = landscape.line(counted, ends[0], d1, grid[0])
+    with pytest.raises(ValueError, match="is a Path, asked is a Plane"):
+        landscape.plane(counted, ends[0], d1, d2, *grid, resume=path)
+
+
+def test_a_path_resumes_at_its_own_points_alone():
+    def curve(w, state=0.0):
+        return w**2 + state
+
+    done = landscape.along(curve, float, [0, 1, 2])
+    assert landscape.along(curve, float, [0, 1, 2], resume=done).values.keys() == {"value"}
+    for other in ([0, 1, 3], [0, 2, 1], [0, 1]):
+        with pytest.raises(ValueError, match=r"other coords: 3 points from 0\.0 to 2\.0, asked"):
+            landscape.along(curve, float, other, resume=done)
+    with pytest.raises(ValueError, match=r"other statistics.*none rebuilt.*rebuilt at every point"):
+        landscape.along(curve, float, [0, 1, 2], rebuild=lambda w: 1.0, resume=done)
+    between = landscape.interpolate(curve, jnp.float32(0), jnp.float32(1), [0.5])
+    again = landscape.interpolate(curve, jnp.float32(0), jnp.float32(1), [0, 0.5], resume=between)
+    np.testing.assert_array_equal(again.values["value"], between.values["value"])
+    with pytest.raises(ValueError, match="other coords"):
+        landscape.interpolate(curve, jnp.float32(0), jnp.float32(1), [0.4], resume=between)
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1], [1, 3, 1, 0, 2]])
+def test_a_barrier_does_not_depend_on_the_order(order):
+    # A hat over the chord from 2 to 4, highest at 0.5; far higher beyond the ends.
+    heights = {0.0: 2.0, 0.5: 7.0, 1.0: 4.0, 1.5: 90.0}
+    coords = [list(heights)[index] for index in order]
+    path = landscape.along(heights.__getitem__, float, coords)
+    assert path.coords.tolist() == coords
+    assert path.barrier["value"] == 7.0 - 3.0
+
+
+def test_no_barrier_without_both_ends():
+    assert landscape.along(abs, float, [0, 0, 0.5]).barrier == {}
+    assert landscape.along(abs, float, [0.5, 1, 1]).barrier == {}
 
 
 def test_filters_are_the_last_axis_of_a_kernel():

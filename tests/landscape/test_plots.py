@@ -28,6 +28,12 @@ def test_a_path_puts_loss_left_accuracy_right_and_test_dashed(plt):
     figure.canvas.draw()
 
 
+def test_a_path_is_drawn_from_left_to_right(plt):
+    path = Path(np.array([2.0, 0.0, 1.0]), {"loss": np.array([5.0, 3.0, 4.0])}, "mode in words")
+    (line,) = landscape.plot_path(path).lines
+    assert line.get_xydata().tolist() == [[0, 3], [1, 4], [2, 5]]
+
+
 def test_several_results_share_an_axis_in_colors_of_their_own(plt):
     t = np.linspace(0, 1, 5)
     values = {"train/loss": t, "test/loss": 1 + t, "test/accuracy": 1 - t}
