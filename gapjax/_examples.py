@@ -71,13 +71,34 @@ def example_weights(batch: Any) -> jax.Array | None:
         >>> example_weights({"x": np.ones(3), "mask": np.array([True, True, False])}).tolist()
         [1.0, 1.0, 0.0]
     """
+    weights = part_weights(batch)
+    return weights if weights is None or weights.ndim == 1 else weights.sum(axis=1)
+
+
+def part_weights(batch: Any) -> jax.Array | None:
+    """How much each part of each example counts: `example_weights` before their sum over T.
+
+    Args:
+        batch: a pytree of arrays with a leading axis of B examples.
+
+    Returns:
+        Weights of shape ``[B]`` or ``[B, T]``, float32; None where there is no mask.
+
+    Raises:
+        ValueError: a mask of another rank, which may mean something else.
+
+    Example:
+        >>> import numpy as np
+        >>> part_weights({"x": np.ones((1, 3)), "mask": np.array([[True, True, False]])}).tolist()
+        [[1.0, 1.0, 0.0]]
+    """
     if isinstance(batch, Mapping):
         mask, inner = batch.get("mask"), None
     elif hasattr(batch, "shape"):
         return None
     else:
         mask, inner = getattr(batch, "mask", None), getattr(batch, "data", None)
-    weights = None if inner is None else example_weights(inner)
+    weights = None if inner is None else part_weights(inner)
     if mask is None:
         return weights
     if jnp.ndim(mask) not in (1, 2):
@@ -86,5 +107,8 @@ def example_weights(batch: Any) -> jax.Array | None:
             "or [B, T]: say with weight_fn= what counts, or give the entry another name."
         )
     own = jnp.asarray(mask).astype(jnp.float32)
-    own = own.sum(axis=1) if own.ndim == 2 else own
-    return own if weights is None else own * weights
+    if weights is None:
+        return own
+    parts = max(own.ndim, weights.ndim)
+    one, two = (w[:, None] if w.ndim < parts else w for w in (own, weights))
+    return one * two

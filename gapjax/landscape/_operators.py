@@ -286,7 +286,8 @@ def fisher(
     :math:`F = E_x J^T (\mathrm{diag}(p) - p p^T) J` with p the softmax: for cross entropy it
     equals the generalized Gauss-Newton matrix (Martens 2020, section 9). ``"empirical"`` takes
     the labels of the data, :math:`F = \frac{1}{n} \sum_i g_i g_i^T` with g_i the gradient of
-    example i: the second moment of the gradient noise, and no estimate of the first.
+    example i: the second moment of the gradient noise, and no estimate of the first. Examples
+    count as the ``mask`` of their batch says, if it has one: ``[B]``, or ``[B, T]`` for parts.
 
     Args:
         apply_fn: ``apply_fn(params, batch) -> outputs``, examples first, in evaluation mode.
@@ -294,7 +295,8 @@ def fisher(
         data: as in `hessian`.
         kind: ``"exact"`` or ``"empirical"``.
         output_loss: for ``"empirical"``, ``output_loss(outputs, batch) -> mean loss``, a plain mean
-            over the examples.
+            over the examples, or that over those the mask leaves in; it is asked for batches of
+            one.
         where: as in `hessian`.
         weight_fn: as in `hessian`.
         check: as in `hessian`.

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gapjax._examples import part_weights
 from gapjax.landscape._space import Vector, VectorSpace, inner, l2_norm, scaled
 
 
@@ -151,17 +152,39 @@ def loss_curvature(output_loss: Any, batch: Any, outputs: Any, along: Any) -> An
 
 
 def softmax_curvature(output_loss: Any, batch: Any, outputs: Any, along: Any) -> jax.Array:
-    """(diag(p) - p p^T) per example, over the number of examples."""
+    """(diag(p) - p p^T) per example, or part of one; the mean over those that count."""
     p = jax.nn.softmax(outputs)
-    examples = outputs.size // outputs.shape[-1]
-    return (p * along - p * jnp.sum(p * along, axis=-1, keepdims=True)) / examples
+    bent = p * along - p * jnp.sum(p * along, axis=-1, keepdims=True)
+    return bent * _shares(batch, outputs.shape[:-1])[..., None].astype(bent.dtype)
 
 
 def gradient_curvature(output_loss: Any, batch: Any, outputs: Any, along: Any) -> jax.Array:
-    """Per example r r^T, r the gradient of its own loss; over the number of examples."""
-    examples, features = outputs.shape[0], tuple(range(1, outputs.ndim))
-    own = examples * jax.grad(lambda out: output_loss(out, batch))(outputs)
-    return own * jnp.sum(own * along, axis=features, keepdims=True) / examples
+    """Per example r r^T, r the gradient of its own loss; the mean over those that count."""
+    examples, features = len(outputs), tuple(range(1, outputs.ndim))
+    leaves, tree = jax.tree.flatten(batch)
+    axes = [0 if jnp.shape(leaf)[:1] == (examples,) else None for leaf in leaves]
+
+    def gradient(output: jax.Array, example: list[Any]) -> jax.Array:
+        parts = [x if a is None else x[None] for x, a in zip(example, axes, strict=True)]
+        alone = jax.tree.unflatten(tree, parts)
+        return jax.grad(lambda out: output_loss(out[None], alone))(output)
+
+    share = jnp.expand_dims(_shares(batch, (examples,)), features).astype(outputs.dtype)
+    # The mean over the parts of an example of which none counts is not a number.
+    own = jnp.where(share > 0, jax.vmap(gradient, in_axes=(0, axes))(outputs, leaves), 0)
+    return share * own * jnp.sum(own * along, axis=features, keepdims=True)
+
+
+def _shares(batch: Any, shape: tuple[int, ...]) -> jax.Array:
+    """The share of each example, or part, in a mean over a batch: by its mask, or the same."""
+    weights = part_weights(batch)
+    if weights is None:
+        weights = jnp.ones(shape)
+    elif weights.shape != shape[: weights.ndim]:
+        weights = weights.sum(axis=tuple(range(1, weights.ndim)))
+    missing = tuple(range(weights.ndim, len(shape)))
+    weights = jnp.broadcast_to(jnp.expand_dims(weights, missing), shape)
+    return weights / weights.sum()
 
 
 @dataclasses.dataclass(frozen=True)

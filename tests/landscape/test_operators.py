@@ -122,6 +122,56 @@ def test_empirical_fisher_is_the_mean_outer_product(problem):
     np.testing.assert_allclose(networks.matrix_of(op), rows.T @ rows / len(rows), atol=1e-6)
 
 
+def _masked_loss(outputs, batch):
+    mask = batch["mask"].astype(outputs.dtype)
+    log_p = jnp.take_along_axis(jax.nn.log_softmax(outputs), batch["y"][..., None], -1)[..., 0]
+    return -jnp.sum(mask * log_p) / jnp.sum(mask)
+
+
+@pytest.mark.parametrize("kind", ["exact", "empirical"])
+@pytest.mark.parametrize("output_loss", [networks.output_loss, _masked_loss])
+def test_fisher_is_that_of_the_examples_that_count(problem, kind, output_loss):
+    params, batch, _ = problem
+    real, more = (jax.tree.map(lambda a, s=s: a[s], batch) for s in (slice(0, 2), slice(2, 7)))
+    padded = jax.tree.map(lambda a: np.concatenate([a[:2], a[50:52]]), batch)
+    mask = np.array([True, True, False, False])
+
+    def matrix(*batches, loss):
+        op = landscape.fisher(networks.apply, params, batches, kind=kind, output_loss=loss)
+        return networks.matrix_of(op)
+
+    expected = matrix(real, more, loss=networks.output_loss)
+    found = matrix({**padded, "mask": mask}, {**more, "mask": np.ones(5, bool)}, loss=output_loss)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("mask", [[[1, 1, 0], [1, 0, 0]], [1, 0], [2, 1]])
+def test_fisher_of_examples_in_parts(mask):
+    mask = np.array(mask, np.float32)
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(2, 3, 4)).astype(np.float32), rng.normal(size=(4, 5)) / 2
+    batch = {"x": x, "y": rng.integers(0, 5, (2, 3)), "mask": mask}
+
+    def apply(w, batch):
+        return batch["x"] @ w
+
+    def loss(outputs, batch):
+        mask = jnp.broadcast_to(batch["mask"].reshape(len(outputs), -1), batch["y"].shape)
+        return _masked_loss(outputs, {**batch, "mask": mask})
+
+    w = jnp.asarray(w, jnp.float32)
+    # Of cross entropy the exact one is the Gauss-Newton matrix of the masked loss.
+    exact = networks.matrix_of(landscape.ggn(apply, loss, w, [batch]))
+    found = networks.matrix_of(landscape.fisher(apply, w, [batch]))
+    np.testing.assert_allclose(found, exact, atol=1e-6)
+    ones = [jax.tree.map(lambda a, i=i: a[i : i + 1], batch) for i in range(2)]
+    rows = [np.ravel(jax.grad(lambda w, b: loss(apply(w, b), b))(w, one)) for one in ones]
+    weights = mask.reshape(2, -1).sum(axis=1)
+    expected = sum(n * np.outer(r, r) for n, r in zip(weights, rows, strict=True) if n)
+    op = landscape.fisher(apply, w, [batch], kind="empirical", output_loss=loss)
+    np.testing.assert_allclose(networks.matrix_of(op), expected / weights.sum(), atol=1e-6)
+
+
 def test_where_gives_the_diagonal_block(problem, exact):
     params, _, batches = problem
     op = landscape.hessian(
