@@ -186,9 +186,10 @@ def hessian(
         product: how H v is computed, as above.
         weight_fn: the weight of a batch, by default its number of examples.
         check: compare two passes of the loss first (see Raises), and see whether what it closes
-            over has changed. It costs a trace of the loss, little where that is a `jax.jit`, and
-            one to two evaluations over the data; the first call compiles the loss. With False,
-            what the loss closes over must be what it was at earlier calls.
+            over has changed. It costs one trace of the loss (little where that is a `jax.jit`,
+            which by JAX's own rule keeps what it closed over first) and one to two evaluations
+            over the data; only the first call compiles. With False, what the loss closes over must
+            be what it was at earlier calls.
 
     Returns:
         An `Operator`.
@@ -337,10 +338,10 @@ def _through_outputs(
     check: bool,
 ) -> Operator:
     """J^T C J over the data, with C the curvature in the outputs; of the network and its loss."""
-    functions = list(map(as_partial, functions))
+    partials = list(map(as_partial, functions))
     if check:
-        functions = check_repeatable(functions, params, batches, _loss_of_outputs)
-    kernel, args = OutputProduct(space, of_outputs), (*functions, params)
+        partials = check_repeatable(partials, params, batches, _loss_of_outputs)
+    kernel, args = OutputProduct(space, of_outputs), (*partials, params)
     check_network_product(kernel, space, batches, *args)
     return _streamed(kernel, space, batches, *args)
 
