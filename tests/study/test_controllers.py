@@ -81,7 +81,7 @@ def test_the_noise_is_drawn_of_the_seeds_that_go_on(driven):
         record = driven[1].regimes["GROW"]
         values = dict(record.curves.values)
         for name in ("gradient_noise", "gradient_norm"):
-            values[name] = [[None if i in lost else 4.0 for i in range(3)] for _ in values[name]]
+            values[name] = [[None if i in lost else 4.0 for i in range(2)] for _ in values[name]]
         curves = dataclasses.replace(record.curves, values=values)
         own = {"GROW": dataclasses.replace(record, curves=curves)}
         axis = Figure().subplots()

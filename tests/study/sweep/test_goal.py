@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gapjax.study._results._records import TaskFacts
-from gapjax.study._sweep._goal import make_goal, reached
+from gapjax.study._sweep._goal import is_certain, make_goal, reached
 
 
 def facts(headline="accuracy", maximize=True, percent=("accuracy",)):
@@ -55,3 +55,16 @@ def test_reached_is_the_first_crossing_of_the_polygon(length, seed, value):
 def test_a_curve_that_diverged_does_not_reach():
     cost = np.array([[0.9, 0.9], [np.nan, np.nan], [0.1, np.nan]])
     assert reached(np.array([1, 2, 4]), cost, 0.5).tolist() == [4.0, np.inf]
+
+
+@pytest.mark.parametrize(
+    ("steps", "now", "certain"),
+    [
+        ([[3.0, 5.0], [np.inf, np.inf]], 6, True),  # it takes more than 6, and the other 3.9
+        ([[20.0, 20.0], [2.0, np.inf]], 21, False),  # sqrt(2 * 21) may still be less than 20
+        ([[4.0, np.inf], [np.inf, np.inf]], 9, False),
+        ([[4.0, 5.0], [4.5, 4.5]], 9, True),
+    ],
+)
+def test_a_rate_is_certain_once_no_other_can_overtake_it(steps, now, certain):
+    assert is_certain(np.array(steps).ravel(), now, 2) == certain

@@ -112,19 +112,6 @@ def test_stopping_at_the_target_finds_the_same_rate_with_fewer_updates(swept, tm
     assert point.best == own.best and point.steps == own.steps
 
 
-@pytest.mark.parametrize(
-    ("steps", "now", "certain"),
-    [
-        ([[3.0, 5.0], [np.inf, np.inf]], 6, True),  # it takes more than 6, and the other 3.9
-        ([[20.0, 20.0], [2.0, np.inf]], 21, False),  # sqrt(2 * 21) may still be less than 20
-        ([[4.0, np.inf], [np.inf, np.inf]], 9, False),
-        ([[4.0, 5.0], [4.5, 4.5]], 9, True),
-    ],
-)
-def test_a_rate_is_certain_once_no_other_can_overtake_it(steps, now, certain):
-    assert _run._is_certain(np.array(steps).ravel(), now, 2) == certain
-
-
 def test_the_looks_of_a_size_are_its_own():
     alone, _ = _run.prepare(tiny_sweep((32,)))
     beside, _ = _run.prepare(tiny_sweep((4, 8, 16, 32)))
