@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.papers import figures, kept, pages, warm_starts
-from benchmarks.papers.held import CLAIMS, verdict
+from benchmarks.papers.held import CLAIMS, decided, verdict
 from benchmarks.papers.run import with_options
 from gapjax import cli, study, training
 
@@ -110,6 +110,67 @@ def test_a_result_without_a_device_is_refused(tmp_path):
 def test_a_verdict_follows_from_the_interval(within, low, high, said):
     claim = dataclasses.replace(CLAIMS[0], within=within)
     assert verdict(claim, {"mean": 0.0, "low": low, "high": high}) == said
+
+
+def _claim(text):
+    return next(claim for claim in CLAIMS if claim.text.startswith(text))
+
+
+@pytest.mark.parametrize(
+    ("better", "note", "said"),
+    [
+        ("log", "", "held"),
+        ("power", "", "did not hold"),
+        ("neither", "", "cannot tell"),
+        ("log", "less than a decade of steps", "cannot tell"),
+        ("power", "only 9 points", "cannot tell"),
+    ],
+)
+def test_which_law_fits_decides_and_not_its_slope(better, note, said):
+    travel = {"better": better, "note": note, "delta_aic": 9.0, "log_slope": {"mean": 1.0}}
+    found = {"baseline": ["SB", "LB"], "regimes": {"SB": {"diffusion": travel}}}
+    claim = _claim("The distance of the small batch grows like log t")
+    assert claim.judge(found) == said
+    assert claim.number(found) == {"mean": 1.0}  # whichever law it is
+
+
+def test_which_runs_decide_a_claim_is_their_budget_and_what_they_are_of():
+    gap, sharp = _claim("A large batch generalizes worse"), _claim("Large batches end in sharper")
+    epochs, loss = {"settings": {"keep": "epochs"}}, {"settings": {"keep": "loss=0.1"}}
+    assert gap.decided_by("remedies-x", epochs) and not gap.decided_by("remedies-x", loss)
+    until = dataclasses.replace(gap, keep="loss")
+    assert until.decided_by("budgets-x", loss) and not until.decided_by("budgets-x", epochs)
+    assert not gap.decided_by("pydoc-lm", epochs)  # whose gap is one of losses
+    assert sharp.decided_by("keskar-x", epochs) and not sharp.decided_by("hoffer-x", epochs)
+
+
+def test_every_claim_has_runs_and_each_run_its_seeds():
+    rows = decided({**kept.all_kept(), **figures.kept_figures()})
+    assert {row[0] for row in rows} == {claim.text for claim in CLAIMS}
+    assert all(int(row[4]) >= 2 for row in rows)
+    # Of five seeds three were measured.
+    own = [row for row in rows if row[2] == "keskar-f2-mnist-small" and "sharper" in row[0]]
+    assert own and {row[4] for row in own} == {"3"}
+
+
+def test_how_far_is_a_geometric_mean_over_pairs():
+    ends = ("SB", [4.0, 9.0]), ("LB", [1.0, 4.0])
+    found = {"baseline": ["SB", "LB"],
+             "regimes": {name: {"distance": {"values": own}} for name, own in ends}}  # fmt: skip
+    claim = _claim("The small batch travels farther")
+    assert claim.number(found)["mean"] == pytest.approx(3.0)
+    found["regimes"]["LB"]["distance"]["values"].pop()  # which seed was lost is not told
+    assert claim.number(found) is None
+
+
+def test_marks_are_of_either_of_the_two_compared():
+    plain = {"tuning": {"at_edge": False}, "stopped": [3, 4]}
+    at_edge, short = {**plain, "tuning": {"at_edge": True}}, {**plain, "stopped": [3, None]}
+    assert pages.edge(plain, at_edge) == " †" == pages.edge(at_edge, plain)
+    assert pages.missed(plain, short) == " ‡" == pages.missed(short, plain)
+    assert pages.edge(plain, short) == pages.missed(plain, at_edge) == ""
+    assert pages.missed({**plain, "stopped": None}) == ""
+    assert pages.edge({**plain, "tuning": None}) == ""
 
 
 def test_a_share_of_a_gap_is_told_where_the_large_batch_is_told_to_be_worse():

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.papers import figures
-from benchmarks.papers.kept import comparison, gap_is_clear, table, told
+from benchmarks.papers.kept import comparison, gap_is_clear, stops, table, told
 from gapjax import study
 
 Kept = Mapping[str, Any]
@@ -193,7 +193,7 @@ def _losses(kept: Kept) -> str:
     """What both ends made of the training set, without which a gap says little."""
     small, large = (kept["regimes"][name] for name in kept["baseline"])
     ends = (f"{end['train_loss']['mean']:.2g}" for end in (small, large))
-    stopped = [one for end in (small, large) for one in end.get("stopped") or ()]
+    stopped = stops(small, large)
     missed = f", not met by {stopped.count(None)} of {len(stopped)}" if None in stopped else ""
     return f"; training losses {' and '.join(ends)}{missed}"
 

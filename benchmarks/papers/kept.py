@@ -102,6 +102,11 @@ def gap_is_clear(kept: Mapping[str, Any]) -> bool:
     return bool(low > 0 if kept["task"]["maximize"] else high < 0)
 
 
+def stops(*regimes: Mapping[str, Any]) -> list[int | None]:
+    """Where the loss stopped the seeds of some regimes; None for one that never got there."""
+    return [stop for regime in regimes for stop in regime.get("stopped") or ()]
+
+
 def told(found: Mapping[str, Any], scale: float = 1.0) -> str:
     """A number with its 95% interval; an end that has no bound is a dash."""
     low, high = (

@@ -15,6 +15,7 @@ from benchmarks.papers.kept import (
     comparison,
     gap_is_clear,
     machine_of,
+    stops,
     table,
     told,
 )
@@ -231,7 +232,7 @@ def edge(*regimes: Mapping[str, Any]) -> str:
 
 def missed(*regimes: Mapping[str, Any]) -> str:
     """A mark where a seed of any of these did not get to the loss at which all were to stop."""
-    return " ‡" * any(None in (regime["stopped"] or ()) for regime in regimes)
+    return " ‡" * (None in stops(*regimes))
 
 
 def budgets_page() -> str:
@@ -256,8 +257,8 @@ def budgets_page() -> str:
             for regime, found in kept["regimes"].items()
             if (beside := comparison(kept, regime, 1)) and worse and closed(found["gap_closed"])
         ]
-        stopped = [seed for found in kept["regimes"].values() for seed in found["stopped"] or ()]
-        held_fixed = kept["regimes"][large]["budget"] + (", not met" if None in stopped else "")
+        missing = None in stops(*kept["regimes"].values())
+        held_fixed = kept["regimes"][large]["budget"] + ", not met" * missing
         cells = (name, held_fixed, interval(kept["gap"], 100.0), verdict, "; ".join(closing))
         about += f"| {' | '.join(cells)} |\n"
     return paper_page(title, "budgets", about.rstrip())

@@ -14,6 +14,7 @@ from jax.extend.core import ClosedJaxpr
 
 from gapjax import _checks
 from gapjax._examples import count_examples, example_weights
+from gapjax._precision import widen
 from gapjax.landscape._program import Partial, as_partial, as_traced, trace_anew
 
 NOTHING_COUNTS = "all batches have weight 0; at least one example must count."
@@ -284,9 +285,4 @@ class _Metrics:
 
     def __call__(self, batch: Any, metric_fn: Any, params: Any, state: tuple[Any, ...]) -> Any:
         found = metric_fn(params, *state, batch)
-        return jax.tree.map(_widened, found)
-
-
-def _widened(metric: Any) -> jax.Array:
-    array = jnp.asarray(metric)
-    return array.astype("float64" if array.dtype == "float64" else "float32")
+        return jax.tree.map(widen, found)

@@ -45,6 +45,17 @@ class Goal(NamedTuple):
         """The target in words, with its value."""
         return f"{self.name} of {self.target:g}"
 
+    def is_known(self, update: Any, measured: Any, rates: int) -> bool:
+        """Whether curves tell which rate is first at it; see ``is_certain``.
+
+        Args:
+            update: the updates of the evaluations, rising, ``[T]``.
+            measured: what was measured at each, rates times seeds, ``[T, P]``.
+            rates: how many rates there are.
+        """
+        steps = reached(np.asarray(update), self.cost(measured), self.value)
+        return is_certain(steps, int(update[-1]), rates)
+
     def check_not_met(self, at_start: np.ndarray) -> None:
         """Refuse a target that networks meet before their first update.
 

@@ -5,13 +5,11 @@ import os
 import pathlib
 from typing import Any
 
-import numpy as np
-
 from gapjax._paths import local_path
 from gapjax.study._results import _files
 from gapjax.study._results._names import file_name
 from gapjax.study._results._records import FORMAT, Curves, TaskFacts, dumps, to_plain
-from gapjax.study._sweep._goal import Goal, is_certain, reached
+from gapjax.study._sweep._goal import Goal
 
 CONFIG = "sweep.json"
 
@@ -90,8 +88,7 @@ class SizeRecord:
         update = self.curves.update
         if self.target in (None, goal.value) or update[-1] >= most or all(self.diverged):
             return True
-        steps = reached(np.array(update), goal.cost(self.curves.array(goal.curve)), goal.value)
-        return is_certain(steps, update[-1], len(self.rates))
+        return goal.is_known(update, self.curves.array(goal.curve), len(self.rates))
 
 
 def open_folder(out_dir: str | os.PathLike[str], config: SweepConfig) -> pathlib.Path:

@@ -29,7 +29,7 @@ from gapjax.study._run import OnProgress, reporter
 from gapjax.study._study import Study
 from gapjax.study._sweep import _page
 from gapjax.study._sweep._findings import SweepResult, find_all
-from gapjax.study._sweep._goal import Goal, is_certain, make_goal, reached
+from gapjax.study._sweep._goal import Goal, make_goal
 from gapjax.study._sweep._options import SWEEP_WITHOUT
 from gapjax.study._sweep._records import (
     SizeRecord,
@@ -277,8 +277,7 @@ def _train(
         goal.check_not_met(goal.cost(curves.values[goal.curve])[0])
 
     def enough(curves: Curves) -> bool:
-        steps = reached(curves.update, goal.cost(curves.values[goal.curve]), goal.value)
-        return is_certain(steps, int(curves.update[-1]), len(job.trials))
+        return goal.is_known(curves.update, curves.values[goal.curve], len(job.trials))
 
     outcome = train(
         setup,

@@ -112,6 +112,21 @@ def test_stopping_at_the_target_finds_the_same_rate_with_fewer_updates(swept, tm
     assert point.best == own.best and point.steps == own.steps
 
 
+def test_a_harder_target_than_the_one_it_stopped_at_is_trained_for(tmp_path):
+    easy = tiny_sweep((8,), target=0.5, stop_at_target=True)
+    hard = dataclasses.replace(easy, target=0.3)
+    study.run_sweep(easy, tmp_path / "run")
+    (stopped,) = read_records(tmp_path / "run")
+    asked = study.load_sweep(tmp_path / "run", target=0.3).lines["none"]
+    assert asked.unknown == (8,) and not asked.points
+    again = study.run_sweep(hard, tmp_path / "run")
+    (made,) = read_records(tmp_path / "run")
+    assert made.curves.update[-1] > stopped.curves.update[-1]
+    fresh = study.run_sweep(hard, tmp_path / "other")
+    (one,), (other,) = (result.lines["none"].points for result in (again, fresh))
+    assert (one.trials, one.best, one.steps) == (other.trials, other.best, other.steps)
+
+
 def test_the_looks_of_a_size_are_its_own():
     alone, _ = _run.prepare(tiny_sweep((32,)))
     beside, _ = _run.prepare(tiny_sweep((4, 8, 16, 32)))
