@@ -106,10 +106,13 @@ def update_running(
         (new_var,) = total(var + jnp.square(mean - center))
     else:
         new_mean, new_var = total(mean, var)
-    return Running(
-        (kept * old_mean.astype(mean.dtype) + new_mean).astype(old_mean.dtype),
-        (kept * old_var.astype(mean.dtype) + new_var).astype(old_var.dtype),
-    )
+
+    def moved(old, new):
+        # What is not kept may be infinite or no number.
+        rest = jnp.where(kept == 0, 0, kept * old.astype(new.dtype))
+        return (rest + new).astype(old.dtype)
+
+    return Running(moved(old_mean, new_mean), moved(old_var, new_var))
 
 
 def _weights(

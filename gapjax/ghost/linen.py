@@ -41,7 +41,8 @@ class GhostBatchNorm(nn.BatchNorm):
         axis_name: Inside ``jax.shard_map`` and ``jax.pmap``: the axis (or axes) over which the
             batch is split.
         axis_index_groups: Groups of devices along that axis.
-        use_fast_variance: Moments in one pass, shifted by the running mean. False: two passes.
+        use_fast_variance: Moments in one pass, shifted by the running mean where that is far from
+            zero. False: two passes.
         force_float32_reductions: Moments in at least float32.
         ghost_size: Examples per ghost, counted over all devices; ``None`` is one ghost: Flax's own
             BatchNorm.

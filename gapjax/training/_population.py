@@ -81,7 +81,7 @@ def make_advance(
         its own (a learning rate ``[P]``, or any pytree of leading axis P); the examples (a pytree
         with leading axis N, shared); their rows for every update and member, a pytree of ``[L, P,
         ...]``, or ``[L, ...]`` where ``rows_axes`` says None; and how many of the L updates to
-        make. It has ``lower`` with the same arguments, for ``inspect_program``: of the whole
+        make. It has ``trace`` and ``lower`` with the same arguments, as what ``jax.jit`` gives: of the whole
         segment, or of one update with ``loop="host"``; and of one member where they take turns (its
         ``by_turns`` says so).
 
@@ -241,7 +241,7 @@ class _EachUpdate:
             states, sums = self.once(states, hyper, data, now, sums)
         return states, sums._replace(loss=sums.loss / count)
 
-    def lower(self, states: Any, hyper: Any, data: Any, rows: Any, count: int) -> Any:
+    def trace(self, states: Any, hyper: Any, data: Any, rows: Any, count: int) -> Any:
         del count
         at = getattr(states.step, "sharding", None)
         sums = jax.tree.map(
@@ -249,7 +249,10 @@ class _EachUpdate:
             jax.eval_shape(lambda: _nothing(states.step.shape)),
         )
         now = jax.tree.map(lambda x: _without_axis(x, 0), rows)
-        return self.once.lower(states, hyper, data, now, sums)
+        return self.once.trace(states, hyper, data, now, sums)
+
+    def lower(self, *arguments: Any) -> Any:
+        return self.trace(*arguments).lower()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,12 +281,15 @@ class _Turns:
 
         return _by_axis(of_one, self.rows_axes, rows)
 
-    def lower(self, states: Any, hyper: Any, data: Any, rows: Any, count: int) -> Any:
+    def trace(self, states: Any, hyper: Any, data: Any, rows: Any, count: int) -> Any:
         def of_one(axis: int | None, x: Any) -> Any:
             return x if axis is None else _without_axis(x, 1)
 
         state, own = jax.tree.map(lambda x: _without_axis(x, 0), (states, hyper))
-        return self.of_one.lower(state, own, data, _by_axis(of_one, self.rows_axes, rows), count)
+        return self.of_one.trace(state, own, data, _by_axis(of_one, self.rows_axes, rows), count)
+
+    def lower(self, *arguments: Any) -> Any:
+        return self.trace(*arguments).lower()
 
 
 def _without_axis(x: Any, axis: int) -> jax.ShapeDtypeStruct:

@@ -116,3 +116,66 @@ def test_statistics_of_another_model_are_refused():
     half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), state)
     half = ghost.with_statistics(half, {"norm": {"mean": jnp.ones(3)}})
     assert half["batch_stats"]["norm"]["mean"].dtype == jnp.bfloat16
+
+
+def _flax_and_ours(kind):
+    """A norm of Flax's and one of ours without ghosts: (x) -> y, each with statistics of its own."""
+    if kind == "nnx":
+        return [
+            cls(4, momentum=0.9, rngs=nnx.Rngs(0))
+            for cls in (nnx.BatchNorm, ghost_nnx.GhostBatchNorm)
+        ]
+
+    def called(module):
+        kept = module.init(jax.random.key(0), jnp.zeros((2, 4)))
+
+        def norm(x):
+            y, changed = module.apply(kept, x, mutable=["batch_stats"])
+            kept.update(changed)
+            return y
+
+        return norm
+
+    classes = nn.BatchNorm, ghost_linen.GhostBatchNorm
+    return [called(cls(use_running_average=False, momentum=0.9)) for cls in classes]
+
+
+@pytest.mark.parametrize("kind", ["linen", "nnx"])
+@pytest.mark.parametrize("outlier", [1e4, 1e8, 1e12, np.inf, np.nan])
+def test_a_bad_example_does_not_outlast_its_batch(kind, outlier):
+    flax, ours = _flax_and_ours(kind)
+    clean = 1 + jax.random.normal(jax.random.key(0), (30, 16, 4))
+    for step, x in enumerate(clean):
+        x = x.at[3].set(outlier) if step == 2 else x
+        wanted, found = flax(x), ours(x)
+        if step != 2:
+            np.testing.assert_allclose(found, wanted, atol=1e-5, err_msg=str(step))
+
+
+@pytest.mark.parametrize("kind", ["linen", "nnx"])
+def test_the_running_mean_saves_a_mean_far_from_zero(kind):
+    flax, ours = _flax_and_ours(kind)
+    x = np.float32(3000) + jax.random.normal(jax.random.key(0), (60, 64, 4))
+    for batch in x:
+        wanted, found = flax(batch), ours(batch)
+    exact = np.asarray(x[-1], np.float64)
+    exact = (exact - exact.mean(0)) / np.sqrt(exact.var(0) + 1e-5)
+    off = np.abs(wanted - exact).max()
+    assert np.abs(found - exact).max() < 1e-3 < off
+
+
+def test_statistics_of_a_data_set_replace_those_that_are_no_numbers(network, x):
+    network, params, state = network
+    lost = jax.tree.map(
+        lambda leaf: (
+            jnp.full_like(leaf, np.nan) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+        ),
+        state,
+    )
+    wanted = network.batch_statistics(params, state, x)
+    for own, other in zip(
+        _kinds(wanted)[0].values(),
+        _kinds(network.batch_statistics(params, lost, x))[0].values(),
+        strict=True,
+    ):
+        np.testing.assert_allclose(own, other, rtol=1e-5)

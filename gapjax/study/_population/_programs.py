@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from gapjax._cores import cores
 from gapjax.study._plan import Plan
+from gapjax.study._population._flops import of_later_turns
 from gapjax.study._population._member import (
     MEMBERS,
     ROWS,
@@ -88,18 +90,23 @@ class Programs:
             if (plan.name, size) not in self._costs:
                 arguments = arguments_of(population, self._setup, plan, members, self._split, size)
                 # Lowered here: a thread does not see the settings of JAX that its caller made.
-                lowered = population.advance.lower(*arguments)
+                traced = population.advance.trace(*arguments)
                 together = 1 if population.by_turns else len(members)
+                # What is traced is a group of devices' program, what is compiled a device's.
+                later = of_later_turns(traced.jaxpr.jaxpr) * math.prod(
+                    population.mesh.shape[axis] for axis in MEMBERS
+                )
                 self._costs[plan.name, size] = self._threads.submit(
-                    _flops, lowered, population.mesh.size / together
+                    _flops, traced.lower(), population.mesh.size / together, later / together
                 )
         self._made[plan.name] = plan, population
 
     def flops_by(self, plan: Plan, updates: Sequence[int]) -> list[float | None]:
         """The floating-point operations of one seed until after each of some updates.
 
-        Of one update they are counted in the compiled program that trains, a loop within it once.
-        None where the compiler does not tell.
+        Of one update they are counted in the compiled program that trains; of loops within it, the
+        turns after the first by their matrix products and convolutions. None where the compiler
+        does not tell.
         """
         starts = (0, *plan.batch_sizes.boundaries)
         ends = (*plan.batch_sizes.boundaries, max(updates))
@@ -146,8 +153,8 @@ def arguments_of(
     return lie(states, *MEMBERS), lie(hyper, *MEMBERS), lie(split), lie(named, *ROWS), 1
 
 
-def _flops(lowered: Any, of_one: float) -> float | None:
-    """Of one member, where this much of a device's program is its own."""
+def _flops(lowered: Any, of_one: float, later: float) -> float | None:
+    """Of one member, where this much of a device's program is its own, and in later turns."""
     found = lowered.compile().cost_analysis()
     flops = found.get("flops") if found else None
-    return float(flops) * of_one if flops is not None and flops > 0 else None
+    return float(flops) * of_one + later if flops is not None and flops > 0 else None
