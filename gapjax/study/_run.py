@@ -275,8 +275,19 @@ def _train_regime(
     own = jax.tree.map(lambda x: x[: len(seeds)], training.to_host(outcome.weights._asdict()))
     path = _folder.network_path(folder, plan.name)
     training.on_first(lambda: training.save_tree(path, own))
-    runs = [run_of(setup, outcome, *setting, i) for i, setting in enumerate(settings)]
-    curves, plan = curves_of(setup, outcome, programs), outcome.plan
+    plan, made = (
+        outcome.plan,
+        [
+            (
+                run_of(setup, outcome, *setting, which),
+                curves_of(setup, outcome, programs, which),
+                stops_of(setup, outcome, which),
+            )
+            for which, setting in enumerate(settings)
+        ],
+    )
+    run, curves, stopped = made[0]
+    rule, rule_curves, rule_stopped = made[1] if len(made) > 1 else (None, None, None)
     updates = curves.update[-1]  # where the loss decides, fewer than planned
     sizes = [(u, plan.batch_sizes(u)) for u in (0, *plan.batch_sizes.boundaries) if u < updates]
     record = RegimeRecord(
@@ -292,11 +303,13 @@ def _train_regime(
         budget=plan.budget.said,
         boundaries=[boundary for boundary in plan.boundaries if boundary < updates],
         seeds=seeds,
-        run=runs[0],
-        rule=runs[1] if len(runs) > 1 else None,
+        run=run,
+        rule=rule,
         tuning=tuning,
         curves=curves,
-        stopped=stops_of(setup, outcome),
+        stopped=stopped,
+        rule_curves=rule_curves,
+        rule_stopped=rule_stopped,
         study=out.config.fingerprint,
         network=fingerprint(own),
         decisions=list(plan.decisions),

@@ -20,6 +20,7 @@ from gapjax.study._task import TASKS, Task
 
 _LARGEST, _SMALLEST = 1e15, 1e-30  # of float32, with room for squares and products
 _MOST_SEEDS = 2**32
+_BYTES = 256  # outputs of a named network of tokens at least, so that it depends on no text
 _MEASURES = [measure.name for measure in MEASURES]
 
 
@@ -352,5 +353,7 @@ class Study:
         model = self.model
         if isinstance(model, str):
             width = None if self.task.width is None else self.task.width(dataset)
+            if width is not None and self.task.wider:
+                width = max(width, _BYTES)
             model = models.find_network(model, width)
         return models.as_network(model)

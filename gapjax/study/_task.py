@@ -381,8 +381,7 @@ def next_token(*, tokens: Any = None, pad: int | None = None) -> Task:
         inputs=lambda batch: sequence(batch)[:, :-1],
         weight=lambda batch: counts(batch).sum(-1),
         smoothed=smoothed,
-        # 256 where all are bytes, so that no network depends on a text.
-        width=lambda dataset: max(256, _largest(sequence, dataset) + 1),
+        width=lambda dataset: _largest(sequence, dataset) + 1,
         wider=True,
         name="next-token",
     )

@@ -81,9 +81,9 @@ def make_advance(
         its own (a learning rate ``[P]``, or any pytree of leading axis P); the examples (a pytree
         with leading axis N, shared); their rows for every update and member, a pytree of ``[L, P,
         ...]``, or ``[L, ...]`` where ``rows_axes`` says None; and how many of the L updates to
-        make. It has ``trace`` and ``lower`` with the same arguments, as what ``jax.jit`` gives: of the whole
-        segment, or of one update with ``loop="host"``; and of one member where they take turns (its
-        ``by_turns`` says so).
+        make. It has ``trace`` and ``lower`` with the same arguments, as what ``jax.jit`` gives: of
+        the whole segment, or of one update with ``loop="host"``; and of one member where they take
+        turns (its ``by_turns`` says so).
 
     Raises:
         ValueError: an unknown ``loop``; when called, a loss that is not one number.

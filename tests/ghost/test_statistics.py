@@ -119,7 +119,7 @@ def test_statistics_of_another_model_are_refused():
 
 
 def _flax_and_ours(kind):
-    """A norm of Flax's and one of ours without ghosts: (x) -> y, each with statistics of its own."""
+    """A norm of Flax's and one of ours without ghosts: (x) -> y, each with its own statistics."""
     if kind == "nnx":
         return [
             cls(4, momentum=0.9, rngs=nnx.Rngs(0))

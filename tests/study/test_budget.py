@@ -1,5 +1,7 @@
 """Budgets of the loss: when training stops, and that it stops there."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -146,8 +148,23 @@ def test_what_a_tuned_regime_took_is_what_its_own_seeds_took(tmp_path):
         controls=False,
     )
     result = study.run_study(own, tmp_path / "run")
-    for record in result.regimes.values():
+    untuned = study.run_study(dataclasses.replace(own, tune=0), tmp_path / "rule")
+    columns = {c.title: i for i, c in enumerate(study.columns(result))}
+    told = [columns[title] for title in ("held fixed", "batch", "updates", "examples", "rate")]
+    rows = zip(study.rows(result, "rule"), study.rows(untuned), strict=True)
+    assert all([row[i] for i in told] == [wanted[i] for i in told] for row, wanted in rows)
+    assert any(record.updates != record.at("rule").updates for record in result.regimes.values())
+    for name, record in result.regimes.items():
         assert record.curves.update[-1] == record.updates
+        by_rule, wanted = record.at("rule"), untuned.regimes[name]
+        assert by_rule.tuning is None and by_rule.rule is None and record.rule is not None
+        for what in ("updates", "examples", "epochs", "stopped", "batch_sizes", "boundaries"):
+            assert getattr(by_rule, what) == getattr(wanted, what), what
+        for curve in ("test_loss", "distance"):
+            np.testing.assert_allclose(
+                by_rule.curves.array(curve), wanted.curves.array(curve), rtol=1e-5
+            )
+        assert by_rule.curves.flops == pytest.approx(wanted.curves.flops, rel=0.05)
         if all(record.stopped):
             assert record.updates == max(record.stopped)
     assert any(all(record.stopped) for record in result.regimes.values())

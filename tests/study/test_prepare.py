@@ -3,6 +3,7 @@
 import dataclasses
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -183,9 +184,12 @@ def test_a_noise_meter_takes_whole_ghosts(tmp_path):
         assert np.isfinite(record.curves.array("gradient_noise")[-1]).all()
 
 
-@pytest.mark.parametrize(("width", "fits"), [(401, True), (512, True), (400, False)])
-def test_a_vocabulary_may_be_larger_than_the_text_and_is_of_both_splits(width, fits):
-    train, test = (np.arange(128).reshape(16, 8) + more for more in (0, 273))  # up to 400
+@pytest.mark.parametrize(
+    ("more", "width", "fits"),
+    [(273, 401, True), (273, 512, True), (273, 400, False), (0, 128, True), (0, 127, False)],
+)
+def test_a_vocabulary_may_be_larger_than_the_text_and_is_of_both_splits(more, width, fits):
+    train, test = (np.arange(128).reshape(16, 8) + first for first in (0, more))
     own = study.Study(
         dataset=data.Dataset({"tokens": train}, {"tokens": test}),
         model=models.transformer_tiny(width),
@@ -199,5 +203,17 @@ def test_a_vocabulary_may_be_larger_than_the_text_and_is_of_both_splits(width, f
     if fits:
         prepare_study(own)
     else:
-        with pytest.raises(ValueError, match="for 401 targets: make its last layer at least 401"):
+        least = 128 + more
+        wanted = f"for {least} targets: make its last layer at least {least}"
+        with pytest.raises(ValueError, match=wanted):
             prepare_study(own)
+
+
+def test_a_named_network_of_tokens_depends_on_no_text():
+    tokens = np.arange(128).reshape(16, 8)
+    texts = [data.Dataset({"tokens": t}, {"tokens": t}) for t in (tokens, tokens // 8)]
+    own = study.Study(dataset=texts[0], model="transformer-tiny", task=study.next_token())
+    shapes = [
+        jax.eval_shape(own.make_network(text).init, jax.random.key(0), tokens) for text in texts
+    ]
+    assert jax.tree.map(np.shape, shapes[0]) == jax.tree.map(np.shape, shapes[1])

@@ -165,7 +165,7 @@ def of_run(
     name = f"rule/{measure}" if which == "rule" and record.rule is not None else measure
     table = np.array(examples[name], np.float64)
     table[:, np.asarray(examples.get("weight", 1.0)) == 0] = 0.0  # whatever was measured there
-    lost = record.run_of(which).lost
+    lost = record.at(which).run.lost
     table[[seed in lost for seed in record.seeds]] = np.nan
     return table
 

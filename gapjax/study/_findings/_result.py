@@ -122,15 +122,29 @@ def results_json(result: StudyResult, finding: str) -> dict[str, Any]:
     }
 
 
+# Not in `results.json` as they are: curves are in `history.csv`, runs are told apart.
+_APART = {
+    *("name", "run", "rule", "curves", "rule_curves", "rule_stopped"),
+    *("study", "network", "files"),
+}
+
+
 def _regime_json(result: StudyResult, name: str) -> dict[str, Any]:
     record = result.regimes[name]
     rule = None
     if record.rule is not None and result.rule_gap is not None:
-        rule = {**_run_json(record.rule), **_share_json(result.rule_gap, name)}
+        own = record.at("rule")
+        rule = {
+            "updates": own.updates,
+            "examples": own.examples,
+            "stopped": own.stopped,
+            **_run_json(record.rule),
+            **_share_json(result.rule_gap, name),
+        }
     facts = {
         field.name: to_plain(getattr(record, field.name))
         for field in dataclasses.fields(record)
-        if field.name not in ("name", "run", "rule", "curves", "study", "network", "files")
+        if field.name not in _APART
     }
     return {
         **facts,

@@ -40,22 +40,25 @@ def run_of(setup: Setup, outcome: Outcome, rate: float, hyper: dict[str, float],
     )
 
 
-def curves_of(setup: Setup, outcome: Outcome, programs: Programs) -> Curves:
-    """What was measured on the way, of the rate that counts, and what it cost."""
+def curves_of(setup: Setup, outcome: Outcome, programs: Programs, which: int) -> Curves:
+    """What was measured on the way of the members of one setting, and what it cost."""
     curves, plan, seeds = outcome.curves, outcome.plan, len(setup.study.all_seeds)
-    rows = _rows_of(outcome, seeds)
+    part = slice(which * seeds, (which + 1) * seeds)
+    rows = _rows_of(outcome, part)
     updates = curves.update[:rows].tolist()
+    # The settings are trained as one population: each has its share of the time.
+    share = seeds / len(outcome.diverged)
     return Curves(
         update=updates,
         examples=[plan.batch_sizes.examples_before(u) for u in updates],
-        seconds=curves.seconds[:rows].tolist(),
-        values={name: column[:rows, :seeds].tolist() for name, column in curves.values.items()},
+        seconds=(curves.seconds[:rows] * share).tolist(),
+        values={name: column[:rows, part].tolist() for name, column in curves.values.items()},
         flops=programs.flops_by(plan, updates),
     )
 
 
-def _rows_of(outcome: Outcome, seeds: int) -> int:
-    """How many rows there are until the last of the first seeds ended.
+def _rows_of(outcome: Outcome, part: slice) -> int:
+    """How many rows there are until the last of some members ended.
 
     Where the loss stops them, members at other rates, which are trained beside them, may go on.
     """
@@ -63,7 +66,7 @@ def _rows_of(outcome: Outcome, seeds: int) -> int:
     if outcome.stopped is None:
         return len(update)
     ends = []
-    for stop, lost in zip(outcome.stopped[:seeds], outcome.diverged[:seeds], strict=True):
+    for stop, lost in zip(outcome.stopped[part], outcome.diverged[part], strict=True):
         if stop < 0 and not lost:
             return len(update)
         ends.append(stop if stop >= 0 else int(np.searchsorted(update, lost)))
@@ -82,11 +85,12 @@ def examples_of(setup: Setup, outcome: Outcome, rates: int) -> dict[str, np.ndar
     return found
 
 
-def stops_of(setup: Setup, outcome: Outcome) -> list[int | None] | None:
-    """The updates at which the loss stopped the seeds; None where it was not asked."""
+def stops_of(setup: Setup, outcome: Outcome, which: int) -> list[int | None] | None:
+    """The updates at which the loss stopped the seeds of a setting; None where it was not asked."""
     if outcome.stopped is None:
         return None
-    rows = outcome.stopped[: len(setup.study.all_seeds)]
+    seeds = len(setup.study.all_seeds)
+    rows = outcome.stopped[which * seeds : (which + 1) * seeds]
     return [int(outcome.curves.update[row]) if row >= 0 else None for row in rows]
 
 
@@ -114,6 +118,8 @@ def as_one(
         sources=record.sources,
         seconds=record.seconds,
         rule=record.run if differs else None,
+        rule_curves=record.curves if differs else None,
+        rule_stopped=record.stopped if differs else None,
         same_as=twin.name,
         network=record.network,
     )

@@ -118,7 +118,7 @@ def _tuning(result: StudyResult) -> list[dict[str, Any]]:
     closed, by_rule = _table.closed(result), _table.closed(result, "rule")
     scale, digits = task.scale(task.headline), _table.digits(task, task.headline)
     for name, record in result.regimes.items():
-        tuning, rule = record.tuning, record.run_of("rule")
+        tuning, rule = record.tuning, record.at("rule").run
         assert tuning is not None
         rows.append(
             {

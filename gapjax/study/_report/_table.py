@@ -77,8 +77,9 @@ def rows(result: StudyResult, which: str = "run") -> list[list[str]]:
     headline = task.headline
     shares = closed(result, which)
     table = []
-    for name, record in result.regimes.items():
-        run = record.run_of(which)
+    for name, kept in result.regimes.items():
+        record = kept.at(which)
+        run = record.run
         ghost = f" / {record.ghost_size}" if record.ghost_size else ""
         rest = [
             measured(task, run, split, measure)
@@ -97,7 +98,7 @@ def rows(result: StudyResult, which: str = "run") -> list[list[str]]:
                 count_of(record.examples),
                 cost(record.curves.seconds),
                 cost(record.curves.flops),
-                setting(run) + _edge(record, which),
+                setting(run) + _edge(record),
                 measured(task, run, "train", headline),
                 plus_minus(
                     run.gap,
@@ -144,9 +145,8 @@ def cost(spent: Sequence[float | None]) -> str:
     return NOTHING if last is None else short(last)
 
 
-def _edge(record: RegimeRecord, which: str) -> str:
-    tuned = which == "run" and record.tuning is not None
-    return "†" if tuned and record.tuning and record.tuning.at_edge else ""
+def _edge(record: RegimeRecord) -> str:
+    return "†" if record.tuning is not None and record.tuning.at_edge else ""
 
 
 def gap_of(result: StudyResult, which: str = "run") -> GapFindings:
@@ -227,7 +227,8 @@ def notes(result: StudyResult) -> list[str]:
     if fixed:
         lines.append(f"held fixed against {small}: {'; '.join(fixed)}.")
     lines.append(
-        "seconds: of training, all seeds of a regime at once, compiling and measuring left out. "
+        "seconds: of training, all seeds of a regime at once, compiling and measuring left out; "
+        "where the rate of the rule was trained beside a tuned one, its share. "
         "FLOPs: floating-point operations of one seed, by the compiled program of its update."
     )
     cells = {

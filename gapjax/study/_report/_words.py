@@ -1,5 +1,7 @@
 """What a study found, in sentences."""
 
+import dataclasses
+
 from gapjax.study._controls import MORE
 from gapjax.study._findings._gap import GapFindings
 from gapjax.study._findings._intervals import Interval
@@ -20,12 +22,14 @@ def finding(result: StudyResult, which: str = "run") -> str:
         The sentences.
     """
     config, found = result.config, gap_of(result, which)
+    at_rate = {name: record.at(which) for name, record in result.regimes.items()}
+    result = dataclasses.replace(result, regimes=at_rate)
     small, large = result.ends
     names = config.baseline
     if small is None or large is None:
         missing = " and ".join(n for n, r in zip(names, result.ends, strict=True) if r is None)
         return f"{missing} was not trained, so there is no gap between {' and '.join(names)}."
-    alive = [_alive(record, which) for record in (small, large)]
+    alive = [_alive(record) for record in (small, large)]
     if found.gap is None or found.gap.mean is None:
         lost = [name for name, own in zip(names, alive, strict=True) if not own]
         why = f"{' and '.join(lost)} diverged in every seed"
@@ -156,9 +160,9 @@ def _end(record: RegimeRecord, other: RegimeRecord) -> str:
     return f"batch {count_of(record.batch_size)}"
 
 
-def _alive(record: RegimeRecord, which: str) -> set[int]:
+def _alive(record: RegimeRecord) -> set[int]:
     """The seeds of a regime that did not diverge."""
-    return set(record.seeds) - record.run_of(which).lost
+    return set(record.seeds) - record.run.lost
 
 
 def _seeds(record: RegimeRecord, alive: set[int]) -> str:

@@ -225,6 +225,8 @@ class RegimeRecord:
         curves: of ``run``.
         stopped: where the loss decided, the update at which each seed was done, None of one that
             never got there.
+        rule_curves: those of ``rule``.
+        rule_stopped: likewise.
         same_as: the regime that it is one with once both are tuned, for they differ only in the
             rule of their rate; its tuned run is that one's.
         study: the fingerprint of the study that it is a regime of.
@@ -252,6 +254,8 @@ class RegimeRecord:
     tuning: Tuning | None
     curves: Curves
     stopped: list[int | None] | None = None
+    rule_curves: Curves | None = None
+    rule_stopped: list[int | None] | None = None
     same_as: str | None = None
     study: str = ""
     network: str = ""
@@ -259,24 +263,46 @@ class RegimeRecord:
     sources: dict[str, str] = dataclasses.field(default_factory=dict)
     files: dict[str, str] = dataclasses.field(default_factory=dict)
 
-    def run_of(self, which: str) -> Run:
-        """The run at the rate that counts (``"run"``), or at the rule's where another was tuned."""
-        return self.rule if which == "rule" and self.rule is not None else self.run
+    def at(self, which: str) -> "RegimeRecord":
+        """What it is at one rate alone: ``"run"``, the one that counts, or ``"rule"``, its rule's.
+
+        Where the loss decides, the two also end at updates of their own.
+        """
+        if which == "run" or self.rule is None:
+            return self
+        own = dataclasses.replace(
+            self, run=self.rule, rule=None, tuning=None, rule_curves=None, rule_stopped=None
+        )
+        if self.rule_curves is None:  # kept by an older version, which kept the ends alone
+            return own
+        updates, examples = self.rule_curves.update[-1], self.rule_curves.examples[-1]
+        return dataclasses.replace(
+            own,
+            curves=self.rule_curves,
+            stopped=self.rule_stopped,
+            updates=updates,
+            examples=examples,
+            epochs=self.epochs * examples / self.examples,
+            batch_sizes=[(start, size) for start, size in self.batch_sizes if start < updates],
+            boundaries=[boundary for boundary in self.boundaries if boundary < updates],
+        )
 
     def __post_init__(self) -> None:
         if not self.seeds or not self.batch_sizes:
             raise ValueError("seeds and batch_sizes must not be empty")
         if "distance" not in self.curves.values:
             raise ValueError("curves: there is no distance")
-        if self.stopped is not None and len(self.stopped) != len(self.seeds):
-            raise ValueError(f"stopped has {len(self.stopped)} values for {len(self.seeds)} seeds")
+        for what, stopped in (("stopped", self.stopped), ("rule_stopped", self.rule_stopped)):
+            if stopped is not None and len(stopped) != len(self.seeds):
+                raise ValueError(f"{what} has {len(stopped)} values for {len(self.seeds)} seeds")
         runs = [run for run in (self.run, self.rule) if run is not None]
         for name, found in [pair for run in runs for pair in run.values.items()]:
             if len(found.values) != len(self.seeds):
                 raise ValueError(
                     f"{name} has {len(found.values)} values for {len(self.seeds)} seeds"
                 )
-        for name, rows in self.curves.values.items():
+        curves = [curves for curves in (self.curves, self.rule_curves) if curves is not None]
+        for name, rows in [pair for one in curves for pair in one.values.items()]:
             if {*map(len, rows)} != {len(self.seeds)}:
                 raise ValueError(f"{name} has rows of other lengths than {len(self.seeds)} seeds")
         if self.tuning is not None and not 0 <= self.tuning.best < len(self.tuning.trials):
