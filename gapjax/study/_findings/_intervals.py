@@ -38,6 +38,12 @@ class Interval:
         """Whether it has both ends."""
         return self.low is not None and self.high is not None
 
+    def side_of(self, value: float) -> int:
+        """On which side of a value it lies: 1 above, -1 below; 0 where it does not tell."""
+        if self.low is None or self.high is None:
+            return 0
+        return int(self.low > value) - int(self.high < value)
+
     @property
     def rules(self) -> str | None:
         """Which source of error is the larger, ``"seeds"`` or ``"examples"``."""
