@@ -7,6 +7,7 @@ are tuned over the union of their grids, once.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -145,10 +146,11 @@ def tune(
             for (rate, hyper), row in zip(trials, values, strict=True)
         ]
 
-    tuning = _choose(judge(first_trials(plans), 0), study.task.maximize, 0)
-    while tuning.at_edge and tuning.extended < MOST_EXTENSIONS and not study.tune_also:
+    choose = functools.partial(_choose, maximize=study.task.maximize, grid=not study.tune_also)
+    tuning = choose(judge(first_trials(plans), 0), extended=0)
+    while tuning.at_edge and tuning.extended < MOST_EXTENSIONS:
         more = judge([(rate, {}) for rate in _beyond(tuning, study.tune)], tuning.extended + 1)
-        tuning = _choose([*tuning.trials, *more], study.task.maximize, tuning.extended + 1)
+        tuning = choose([*tuning.trials, *more], extended=tuning.extended + 1)
     return tuning
 
 
@@ -164,11 +166,12 @@ def extension(count: int) -> int:
     return max(count // 2, 1)
 
 
-def _choose(trials: list[Trial], maximize: bool, extended: int) -> Tuning:
+def _choose(trials: list[Trial], maximize: bool, extended: int, grid: bool = True) -> Tuning:
+    """The best of what was tried; random draws, which are no grid, have no edge."""
     trials = sorted(trials, key=lambda trial: trial.learning_rate)
     # One of whose seeds one diverged is none to recommend.
     values = np.array([trial.validation.array.mean() for trial in trials])
     signed = np.where(np.isfinite(values), values if maximize else -values, -np.inf)
     best = int(np.argmax(signed))
-    at_edge = len(trials) > 1 and best in (0, len(trials) - 1)
+    at_edge = grid and len(trials) > 1 and best in (0, len(trials) - 1)
     return Tuning(trials, best, at_edge, extended)

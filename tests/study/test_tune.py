@@ -106,6 +106,12 @@ def test_it_ends_somewhere_and_is_marked(monkeypatch):
     assert len(stages) == 1 + most and found.extended == most and found.at_edge
 
 
+def test_random_draws_have_no_edge(monkeypatch):
+    found, stages = _judged(monkeypatch, 1e6, tune_also=("momentum=0.8:0.99",))
+    assert found.best == len(found.trials) - 1 > 0 and len(stages) == 1
+    assert not found.at_edge
+
+
 def test_a_trial_with_a_seed_that_diverged_is_never_best():
     trials = [
         Trial(rate, {}, over_seeds(np.array(values)))

@@ -51,7 +51,8 @@ class GapFindings:
     Attributes:
         gap: of the headline metric, what the small batch has less what the large has; None where
             one of them is missing or diverged in every seed.
-        shares: regime -> the share of the gap it closes; all None where there is no gap to close.
+        shares: regime -> the share of the gap it closes; all None where the large batch is not
+            worse, told from chance: there is no gap to close then.
         simultaneous: the same, all intervals right at once at 95%.
         comparisons: every regime beside both ends, and those that saw more examples than the small
             batch beside the control.
@@ -71,12 +72,14 @@ class GapFindings:
 
     def is_clear(self, maximize: bool) -> bool:
         """Whether the large batch is worse, told from chance."""
-        if self.gap is None or self.gap.low is None or self.gap.high is None:
-            return False
-        return self.gap.low > 0 if maximize else self.gap.high < 0
+        return _is_clear(self.gap, maximize)
 
 
 NO_SHARE = Interval(None)
+
+
+def _is_clear(gap: Interval | None, maximize: bool) -> bool:
+    return gap is not None and gap.side_of(0.0) == (1 if maximize else -1)
 
 
 def find_gap(
@@ -103,12 +106,13 @@ def find_gap(
     if small in tables and large in tables and tables[small].shape == tables[large].shape:
         found = paired_difference(tables[small], tables[large], weight=weight)
         gap = found if found.mean is not None else None
-        level = 1 - (1 - LEVEL) / max(len(others), 1)
+        clear, level = _is_clear(gap, config.task.maximize), 1 - (1 - LEVEL) / max(len(others), 1)
         for name in others:
             three = tables[name], tables[small], tables[large]
-            alike = len({table.shape for table in three}) == 1
-            shares[name] = share_of_gap(*three, weight=weight) if alike else NO_SHARE
-            together[name] = share_of_gap(*three, weight=weight, level=level) if alike else NO_SHARE
+            shares[name] = together[name] = NO_SHARE
+            if clear and len({table.shape for table in three}) == 1:
+                shares[name] = share_of_gap(*three, weight=weight)
+                together[name] = share_of_gap(*three, weight=weight, level=level)
     control = control_of({name: records[name] for name in tables}, small)
     pairs = [
         (name, end)

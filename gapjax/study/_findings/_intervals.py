@@ -38,6 +38,12 @@ class Interval:
         """Whether it has both ends."""
         return self.low is not None and self.high is not None
 
+    def side_of(self, value: float) -> int:
+        """On which side of a value it lies: 1 above, -1 below; 0 where it does not tell."""
+        if self.low is None or self.high is None:
+            return 0
+        return int(self.low > value) - int(self.high < value)
+
     @property
     def rules(self) -> str | None:
         """Which source of error is the larger, ``"seeds"`` or ``"examples"``."""
@@ -207,18 +213,26 @@ def widened(ratio: Interval, half: float) -> Interval:
     return Interval(ratio.mean, ratio.mean * math.exp(-below), ratio.mean * math.exp(above))
 
 
-def jackknife(
-    statistic: Callable[..., float], *columns: np.ndarray, least: float = -math.inf
-) -> Interval:
+def clipped(found: Interval, low: float = -math.inf, high: float = math.inf) -> Interval:
+    """An interval without what the number cannot be.
+
+    Example:
+        >>> clipped(Interval(0.5, -0.1, 1.1), low=0.0)
+        Interval(mean=0.5, low=0.0, high=1.1, p_value=None, stderr_seeds=None, stderr_examples=None)
+    """
+    if found.low is None or found.high is None:
+        return found
+    return dataclasses.replace(found, low=max(found.low, low), high=min(found.high, high))
+
+
+def jackknife(statistic: Callable[..., float], *columns: np.ndarray) -> Interval:
     """Any statistic of curves over the same seeds, with an interval from leaving out each seed.
 
-    The interval is Student's t over the seeds' pseudo-values ``n s - (n - 1) s_without``, about
-    the statistic itself.
+    The interval is Student's t over :func:`pseudo_values`.
 
     Args:
         statistic: of the columns, to a number.
         columns: arrays with the same seeds on the last axis.
-        least: what the statistic cannot fall below; the interval ends there.
 
     Returns:
         An ``Interval``; one seed has none.
@@ -230,16 +244,32 @@ def jackknife(
     References:
         Tukey, Bias and confidence in not-quite large samples, Ann. Math. Stat. 29, 1958.
     """
-    count = columns[0].shape[-1]
+    values = pseudo_values(statistic, *columns)
     value = float(statistic(*columns))
-    if count == 1:
+    if len(values) == 1:
         return Interval(value)
+    half = _quantile(len(values) - 1, LEVEL) * values.std(ddof=1) / math.sqrt(len(values))
+    return Interval(value, value - half, value + half)
+
+
+def pseudo_values(statistic: Callable[..., float], *columns: np.ndarray) -> np.ndarray:
+    """What each seed makes of a statistic, ``n s - (n - 1) s_without``, about the statistic itself.
+
+    Args:
+        statistic: of the columns, to a number.
+        columns: arrays with the same seeds on the last axis.
+
+    Example:
+        >>> pseudo_values(lambda x: x.mean(), np.array([1.0, 2.0, 6.0])).tolist()
+        [1.0, 2.0, 6.0]
+    """
+    count, value = columns[0].shape[-1], float(statistic(*columns))
+    if count == 1:
+        return np.array([value])
     without = np.array(
         [statistic(*(np.delete(c, seed, axis=-1) for c in columns)) for seed in range(count)]
     )
-    error = (count - 1) * without.std(ddof=1) / math.sqrt(count)
-    half = _quantile(count - 1, LEVEL) * error
-    return Interval(value, max(value - half, least), value + half)
+    return value - (count - 1) * (without - without.mean())
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -3,17 +3,33 @@ r"""Does sharpness go with the gap? Kendall's rank correlations over the runs of
 :math:`\tau` is taken over all runs, every regime and seed. What varies between regimes may make
 both sharpness and gap, so beside it stands the granulated :math:`\psi` of Jiang et al.: the mean
 :math:`\tau` within groups of runs, of one seed, that differ in a single hyperparameter.
+
+Seeds of a regime are alike, so runs are no independent evidence of an association: regimes are.
+Whether :math:`\tau` is told from chance is an exact test, which gives the regimes' gaps to one
+another in every order, seeds left as they are. It holds whatever regimes and seeds do to either
+side alone, and few regimes have few orders: then nothing is told.
 """
 
 import dataclasses
+import functools
+import itertools
+import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from gapjax.study._findings._intervals import Interval, jackknife, mean_interval
+from gapjax.study._findings._intervals import (
+    LEVEL,
+    Interval,
+    clipped,
+    holm,
+    mean_interval,
+    pseudo_values,
+)
 from gapjax.study._results._records import OverSeeds, RegimeRecord
 
 HYPER = ("batch", "rate")
+_ALL_ORDERS, _DRAWN = 7, 5000  # regimes up to which all orders are taken; beyond, how many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,12 +38,13 @@ class Rank:
 
     Attributes:
         number: the measure.
-        tau: Kendall's rank correlation over all runs, -1 to 1; its interval is the jackknife's
-            over seeds.
+        tau: Kendall's rank correlation over all runs, -1 to 1. Its interval is over seeds, the
+            regimes given, and covers more than 95% rather than less; its p value is over regimes.
         psi: by ``"batch"`` and ``"rate"`` the mean tau within groups of runs that differ in it
             alone; its interval is over seeds, and covers more than 95% rather than less. None
             where no two runs do.
         runs: how many there are.
+        p_adjusted: the p value of tau adjusted for all measures (Holm).
 
     References:
         Jiang, Neyshabur, Mobahi, Krishnan, Bengio, `Fantastic generalization measures and where to
@@ -38,6 +55,12 @@ class Rank:
     tau: Interval
     psi: dict[str, Interval]
     runs: int
+    p_adjusted: float | None = None
+
+    @property
+    def resolved(self) -> bool:
+        """Whether sharpness is told to go with the gap or against it, all measures counted."""
+        return self.p_adjusted is not None and self.p_adjusted < 1 - LEVEL
 
 
 def find_ranks(
@@ -71,7 +94,8 @@ def find_ranks(
             for axis in HYPER
         }
         found.append(Rank(name, _tau(sharp, apart), psi, sharp.size))
-    return found
+    adjusted = holm([one.tau.p_value or 0.0 for one in found])
+    return [dataclasses.replace(o, p_adjusted=p) for o, p in zip(found, adjusted, strict=True)]
 
 
 def _of(values: OverSeeds, have: Sequence[int], want: Sequence[int]) -> np.ndarray:
@@ -94,8 +118,50 @@ def _pooled(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _tau(x: np.ndarray, y: np.ndarray) -> Interval:
-    """Kendall's tau over all runs, with the jackknife's interval over seeds."""
-    return _bounded(jackknife(_pooled, x, y))
+    """Kendall's tau over all runs, with its interval over seeds and its p value over regimes."""
+    found = rank_interval(pseudo_values(_pooled, x, y))
+    return dataclasses.replace(found, p_value=_p_value(x, y))
+
+
+def _p_value(x: np.ndarray, y: np.ndarray) -> float:
+    """Two-sided, that tau over all runs comes by chance: by exchanging the regimes of one side.
+
+    Args:
+        x: of every regime and seed, ``[R, S]``.
+        y: likewise.
+    """
+    count = len(x)
+    alike = (_signs(x) @ _signs(y).T).reshape((count,) * 4)  # of two pairs of regimes
+    orders, (i, j) = _orders(count), np.indices((count, count))
+    found = alike[i, j, orders[:, i], orders[:, j]].sum(axis=(1, 2))
+    tails = np.mean(found >= found[0]), np.mean(found <= found[0])
+    return min(1.0, 2 * float(min(tails)))
+
+
+def _signs(x: np.ndarray) -> np.ndarray:
+    """Which run is the larger, of every pair of regimes and of seeds: ``[R * R, S * S]``."""
+    found = np.sign(x[:, None, :, None] - x[None, :, None, :])
+    return found.reshape(len(x) ** 2, -1)
+
+
+@functools.lru_cache(maxsize=4)
+def _orders(count: int) -> np.ndarray:
+    """Orders of so many regimes, the one that is there first: all, or of many a draw."""
+    if count <= _ALL_ORDERS:
+        return np.array(list(itertools.permutations(range(count))))
+    own = np.arange(count)
+    drawn = np.random.default_rng(0).permuted(np.tile(own, (_DRAWN - 1, 1)), axis=1)
+    return np.vstack([own, drawn])
+
+
+def fewest_regimes(measures: int) -> int:
+    """How many regimes it takes to tell that one of so many measures goes with the gap.
+
+    Example:
+        >>> fewest_regimes(1), fewest_regimes(8)
+        (5, 6)
+    """
+    return next(n for n in itertools.count(2) if 2 * measures / math.factorial(n) < 1 - LEVEL)
 
 
 def _granulated(x: np.ndarray, y: np.ndarray, groups: Sequence[Sequence[int]]) -> np.ndarray:
@@ -133,7 +199,7 @@ def rank_interval(values: np.ndarray) -> Interval:
     if not found.is_bounded or found.mean is None:
         return found
     wider = mean_interval([*values, -1.0, 1.0])
-    return _bounded(dataclasses.replace(wider, mean=found.mean))
+    return clipped(dataclasses.replace(wider, mean=found.mean), -1.0, 1.0)
 
 
 def _groups(
@@ -158,10 +224,3 @@ def _groups(
     return [
         group for group in groups.values() if len({of(names[place])[axis] for place in group}) > 1
     ]
-
-
-def _bounded(found: Interval) -> Interval:
-    """No rank correlation lies outside of -1 to 1."""
-    if found.low is None or found.high is None:
-        return found
-    return dataclasses.replace(found, low=max(found.low, -1.0), high=min(found.high, 1.0))

@@ -8,6 +8,7 @@ import numpy as np
 from gapjax import landscape
 from gapjax.study._findings._intervals import (
     Interval,
+    clipped,
     geometric_ratio,
     log_ratio,
     mean_interval,
@@ -212,11 +213,15 @@ def _between(found: Sequence[Mapping[str, Any]]) -> Between:
     names = [name for name in found[0] if name not in ("alpha", "barrier")]
     alpha = np.array(found[0]["alpha"], np.float64)
     at = [int(np.argmin(np.abs(alpha - end))) for end in (0.0, 1.0)]
+
+    def barrier(name: str) -> Interval:
+        return clipped(mean_interval(_each(found, lambda p: p["barrier"][name])), low=0.0)
+
     return Between(
         alpha=alpha.tolist(),
         curves={name: _curve(found, name) for name in names},
-        barrier=mean_interval(_each(found, lambda p: p["barrier"]["train/loss"])),
-        test_barrier=mean_interval(_each(found, lambda p: p["barrier"]["test/loss"])),
+        barrier=barrier("train/loss"),
+        test_barrier=barrier("test/loss"),
         higher_end=mean_interval(_each(found, lambda p: max(p["train/loss"][i] for i in at))),
     )
 
@@ -264,28 +269,30 @@ def _observations(
     headline = config.task.headline
     sign = 1.0 if config.task.maximize else -1.0
 
-    def difference(split: str) -> Interval:
-        name = f"{split}_{headline}"
-        return mean_interval(large.run.values[name].array - small.run.values[name].array)
-
+    train = [one.run.values[f"train_{headline}"].array for one in (large, small)]
     _, curve = large.curves.measured(f"test_{headline}")
     with np.errstate(invalid="ignore"):
         peak = np.nanmax(sign * curve, axis=0) - sign * curve[-1]
 
-    def over_both(get: Callable[[Measured], float], *needed: str) -> dict[str, Interval]:
+    def over_both(
+        get: Callable[[Measured], float], *needed: str, **within: float
+    ) -> dict[str, Interval]:
         return {
-            name: mean_interval(_each(found, get) if {*needed} <= {*found[0]} else [])
+            name: clipped(
+                mean_interval(_each(found, get) if {*needed} <= {*found[0]} else []), **within
+            )
             for name, found in zip(config.baseline, pair, strict=True)
         }
 
     return Observations(
-        train_difference=difference("train"),
-        test_difference=difference("test"),
-        below_own_peak=mean_interval(peak),
+        train_difference=mean_interval(train[0] - train[1]),
+        below_own_peak=clipped(mean_interval(peak), low=0.0),
         smallest_to_largest=over_both(
             lambda m: m["bottom"]["value"] / m["top"]["values"][0], "bottom", "top"
         ),
-        negative_mass=over_both(lambda m: m["density"]["negative_mass"], "density"),
+        negative_mass=over_both(
+            lambda m: m["density"]["negative_mass"], "density", low=0.0, high=1.0
+        ),
         distance_ratio=geometric_ratio(
             small.run.values["distance"].array, large.run.values["distance"].array
         ),

@@ -97,8 +97,8 @@ class Observations:
     """The observations of Keskar et al. (2017, section 2.1), over seeds, of the two ends.
 
     Attributes:
-        train_difference: of the headline metric on the training set, large less small.
-        test_difference: on the test set.
+        train_difference: of the headline metric on the training set, large less small; on the test
+            set that is the gap.
         below_own_peak: how far the large batch ends from the best of its own test curve.
         smallest_to_largest: per end, the smallest eigenvalue over the largest.
         negative_mass: per end, the negative share of the absolute spectrum.
@@ -106,7 +106,6 @@ class Observations:
     """
 
     train_difference: Interval
-    test_difference: Interval
     below_own_peak: Interval
     smallest_to_largest: dict[str, Interval]
     negative_mass: dict[str, Interval]

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gapjax import diffusion
-from gapjax.study._findings._intervals import Interval, jackknife, ratio_of_means
+from gapjax.study._findings._intervals import Interval, clipped, jackknife, ratio_of_means
 from gapjax.study._optimizers import OPTIMIZERS
 from gapjax.study._results._records import Convex, RegimeRecord
 
@@ -271,5 +271,5 @@ def _compare(
         last=float(t[inside][-1]),
         points=len(x),
         ratio=ratio_of_means(_slopes(x, distance), _slopes(x, base)),
-        difference=jackknife(difference, distance, base, least=0.0),
+        difference=clipped(jackknife(difference, distance, base), low=0.0),
     )

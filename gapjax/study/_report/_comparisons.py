@@ -2,7 +2,7 @@
 
 from gapjax.study._findings._gap import Comparison
 from gapjax.study._findings._result import StudyResult
-from gapjax.study._report._numbers import NOTHING, fixed, interval
+from gapjax.study._report._numbers import NOTHING, fixed, interval, p_value
 from gapjax.study._report._table import digits
 
 
@@ -22,8 +22,8 @@ def _row(result: StudyResult, one: Comparison) -> dict[str, str]:
         "regime": one.regime,
         "beside": one.baseline,
         "difference": interval(found, places, scale),
-        "p": _p(found.p_value),
-        "adjusted": _p(one.p_adjusted),
+        "p": p_value(found.p_value),
+        "adjusted": p_value(one.p_adjusted),
         "resolved": "yes" if one.resolved else "no",
         "seeds": error(found.stderr_seeds),
         "examples": error(found.stderr_examples),
@@ -45,15 +45,9 @@ def effects(result: StudyResult) -> list[dict[str, str]]:
         {
             "name": " with ".join(one.remedies),
             "estimate": interval(one.estimate, places, scale),
-            "p": _p(one.estimate.p_value),
-            "adjusted": _p(one.p_adjusted),
+            "p": p_value(one.estimate.p_value),
+            "adjusted": p_value(one.p_adjusted),
             "resolved": "yes" if one.resolved else "no",
         }
         for one in result.effects
     ]
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return NOTHING
-    return "< 0.0001" if value < 1e-4 else f"{value:.2g}"

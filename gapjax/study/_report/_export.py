@@ -18,7 +18,7 @@ from gapjax.study._findings._result import StudyResult
 from gapjax.study._report import _table
 from gapjax.study._report._figures import _list, _style
 from gapjax.study._results import _files
-from gapjax.study._results._records import OverSeeds
+from gapjax.study._results._records import OverSeeds, RegimeRecord
 
 WIDTHS = {"one-column": 3.33, "two-column": 6.9}  # inches, as most proceedings have them
 PAPER: dict[str, Any] = {
@@ -152,7 +152,9 @@ def format_table(result: StudyResult, format: str = "markdown") -> str:
         result: a finished study, from ``run_study`` or ``load_result``.
         format: ``"latex"`` (a ``tabular`` with rules of the package booktabs), ``"markdown"``, or
             ``"csv"``: plain numbers, mean and standard deviation in columns of their own, fractions
-            as they are.
+            as they are. ``batch_size`` is the largest of one that grows; means are over ``seeds``
+            less ``diverged``, of which ``never_reached`` were not stopped by the loss; ``tuned``
+            and ``rate_at_edge`` (†) are 0 or 1.
 
     Returns:
         The text. Of LaTeX and Markdown the notes of the table follow it.
@@ -223,12 +225,13 @@ def _numbers(result: StudyResult) -> str:
     facts = ("batch_size", "ghost_size", "budget", "updates", "examples", "epochs")
     rows: list[dict[str, Any]] = []
     for name, record in result.regimes.items():
-        row: dict[str, Any] = {"regime": name}
+        row: dict[str, Any] = {"regime": name, "first_batch_size": record.batch_sizes[0][1]}
         row |= {fact: getattr(record, fact) for fact in facts}
         # As the table has them, compiling and measuring left out.
         spent = {"seconds": record.curves.seconds, "flops": record.curves.flops}
         row |= {name: values[-1] if values else None for name, values in spent.items()}
-        row |= {"learning_rate": record.run.learning_rate, "seeds": len(record.seeds)}
+        row |= {"learning_rate": record.run.learning_rate, **record.run.hyper}
+        row |= _marks(record)
         measured: dict[str, OverSeeds] = {**record.run.values, "gap": record.run.gap}
         for measure, value in measured.items():
             row |= {f"{measure}_mean": value.mean, f"{measure}_std": value.std}
@@ -238,6 +241,18 @@ def _numbers(result: StudyResult) -> str:
         rows.append(row)
     header = dict.fromkeys(name for row in rows for name in row)
     return _to_csv(header, ([row.get(name) for name in header] for row in rows))
+
+
+def _marks(record: RegimeRecord) -> dict[str, int]:
+    """What the table marks: of how many seeds means are, and how far the rate is to be trusted."""
+    tuning = record.tuning
+    return {
+        "seeds": len(record.seeds),
+        "diverged": len(record.run.lost),
+        "never_reached": _table.unmet(record),
+        "tuned": int(record.is_tuned),
+        "rate_at_edge": int(tuning is not None and tuning.at_edge),
+    }
 
 
 _FORMATS: dict[str, Callable[[StudyResult], str]] = {

@@ -5,12 +5,11 @@ from typing import Any
 from gapjax.study._findings._intervals import Interval
 from gapjax.study._findings._measure import Number
 from gapjax.study._findings._measures import EPSILONS, MEASURES
-from gapjax.study._findings._ranks import HYPER
+from gapjax.study._findings._ranks import HYPER, fewest_regimes
 from gapjax.study._findings._result import StudyResult
 from gapjax.study._findings._surroundings import LandscapeFindings, Observations, Surroundings
-from gapjax.study._report._numbers import bounds, interval, short, spread, times
+from gapjax.study._report._numbers import bounds, interval, p_value, short, spread, times
 from gapjax.study._report._table import Column
-from gapjax.study._results._records import TaskFacts
 
 
 def section(result: StudyResult) -> dict[str, Any] | None:
@@ -173,9 +172,12 @@ def sharpness(result: StudyResult) -> str | None:
     told += [f"{what} {times(ratios[name])}" for name, what in others if name in ratios]
     if not told or "train_loss" not in ratios:
         return None
+    apart = "In loss they are not told apart"
+    if ratios["train_loss"].side_of(1.0):
+        apart = "These are not solutions of equal loss"
     return (
-        f"At {large}, as against {small}: {'; '.join(told)}. These are not solutions of equal "
-        f"loss: the training loss at {large} is {times(ratios['train_loss'])} that at {small}."
+        f"At {large}, as against {small}: {'; '.join(told)}. {apart}: the training loss at {large} "
+        f"is {times(ratios['train_loss'])} that at {small}."
     )
 
 
@@ -186,6 +188,7 @@ def ranks(found: LandscapeFindings) -> list[dict[str, str]]:
         {
             "name": titles[one.number],
             "tau": interval(one.tau, 2),
+            "adjusted": p_value(one.p_adjusted),
             **{axis: interval(one.psi[axis], 2) for axis in HYPER},
         }
         for one in found.ranks
@@ -198,38 +201,36 @@ def rank_words(result: StudyResult) -> str | None:
     if found is None or not found.ranks:
         return None
     titles = {n.name: n.title for measure in MEASURES for n in measure.numbers}
-    told = [one for one in found.ranks if _excludes_zero(one.tau)]
-    count = found.ranks[0].runs
+    told = [one for one in found.ranks if one.resolved]
+    over = f"Over the {found.ranks[0].runs} runs of {len(found.regimes)} regimes"
     if not told:
+        least = fewest_regimes(len(found.ranks))
         return (
-            f"Over the {count} runs that were measured no measure of sharpness is told from going "
-            "with the gap by chance (Kendall's rank correlation, 95% intervals over seeds)."
+            f"{over} no measure of sharpness is told from going with the gap by chance (Kendall's "
+            "rank correlation, regimes exchanged, all measures counted)"
+            + (f"; it takes {least} regimes to tell any." if len(found.regimes) < least else ".")
         )
     parts = []
     for way, sign in (("with", 1), ("against", -1)):
         own = [one for one in told if _sign(one.tau) == sign]
         if own:
-            names = ", ".join(f"{titles[one.number]} ({interval(one.tau, 2)})" for one in own)
+            names = ", ".join(
+                f"{titles[one.number]} ({interval(one.tau, 2)}, p = {p_value(one.p_adjusted)})"
+                for one in own
+            )
             parts.append(f"these go {way} the gap: {names}")
     within = [
         f"{titles[one.number]} by {axis}"
         for one in told
         for axis in HYPER
-        if _excludes_zero(one.psi[axis]) and _sign(one.psi[axis]) == _sign(one.tau)
+        if one.psi[axis].side_of(0.0) == _sign(one.tau)
     ]
     rest = f"that is left for {', '.join(within)}" if within else "none of it is resolved"
-    return (
-        f"Over the {count} runs that were measured {'; '.join(parts)}. Among runs that differ in "
-        f"batch or rate alone {rest}."
-    )
+    return f"{over} {'; '.join(parts)}. Among runs that differ in batch or rate alone {rest}."
 
 
 def _sign(value: Interval) -> int:
     return 1 if (value.mean or 0.0) > 0 else -1
-
-
-def _excludes_zero(value: Interval) -> bool:
-    return value.low is not None and value.high is not None and (value.low > 0 or value.high < 0)
 
 
 def observations(result: StudyResult) -> list[tuple[str, str]]:
@@ -237,10 +238,10 @@ def observations(result: StudyResult) -> list[tuple[str, str]]:
     found = result.landscape
     if found is None or found.observations is None:
         return []
-    seen, task = found.observations, result.config.task
+    seen = found.observations
     small, large = result.config.baseline
     answers = [
-        ("Does the large batch overfit?", _overfitting(seen, task, small, large)),
+        ("Does the large batch overfit?", _overfitting(result, seen)),
         (
             "Is it drawn to saddle points?",
             " ".join(_saddle(found, seen, name) for name in (small, large)).strip(),
@@ -280,18 +281,19 @@ def _saddle(found: LandscapeFindings, seen: Observations, name: str) -> str:
     return f"At {name} {', and '.join(told)}." if told else ""
 
 
-def _overfitting(seen: Observations, task: TaskFacts, small: str, large: str) -> str:
+def _overfitting(result: StudyResult, seen: Observations) -> str:
+    task, (small, large) = result.config.task, result.config.baseline
     metric = task.headline.replace("_", " ")
     unit = " points" if task.headline in task.percent else ""
+    test = result.gap.beside(large, small)  # of the training set single examples are not kept
 
     def points(value: Interval) -> str:
-        scale = task.scale(task.headline)
         rounded = (None if v is None else round(v, 5) for v in (value.mean, value.low, value.high))
-        return bounds(Interval(*rounded), scale) + unit
+        return bounds(Interval(*rounded), task.scale(task.headline)) + unit
 
     return (
         f"{large}'s training {metric} differs from {small}'s by {points(seen.train_difference)} "
-        f"and its test {metric} by {points(seen.test_difference)}. It ends "
-        f"{points(seen.below_own_peak)} from the best that its own test curve ever reached: no "
-        "more than that could be won by stopping early."
+        f"and its test {metric} by {points(test.difference if test else Interval(None))} (over "
+        f"seeds and test examples). It ends {points(seen.below_own_peak)} from the best that its "
+        "own test curve ever reached: no more than that could be won by stopping early."
     )

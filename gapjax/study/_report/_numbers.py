@@ -78,6 +78,13 @@ def share(value: Interval) -> str:
     return interval(value, 0, 100)
 
 
+def p_value(value: float | None) -> str:
+    """A p value in two digits."""
+    if value is None:
+        return NOTHING
+    return "< 0.0001" if value < 1e-4 else f"{value:.2g}"
+
+
 def short(value: float) -> str:
     """Three digits, without an exponent where none is needed.
 

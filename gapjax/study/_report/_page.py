@@ -5,6 +5,7 @@ import importlib.resources
 import json
 import os
 import re
+import shlex
 from typing import Any
 
 from gapjax._paths import local_path
@@ -23,7 +24,7 @@ def write_report(result: StudyResult, path: str | os.PathLike[str]) -> None:
         path: the HTML file; written whole or not at all.
     """
     config = result.config
-    landscape = _landscape.section(result)
+    command, landscape = config.environment.get("command"), _landscape.section(result)
     sections = ("gap", "curves", "travel", *(("landscape",) if landscape else ()))
     write_text(
         local_path("path", path),
@@ -48,7 +49,8 @@ def write_report(result: StudyResult, path: str | os.PathLike[str]) -> None:
             effects=_comparisons.effects(result),
             study_json=json.dumps(config.study, indent=1),
             run={k: v for k, v in config.environment.items() if k != "command" and v},
-            command=config.environment.get("command"),
+            command=command,
+            measured_later=bool(landscape) and "--landscape" not in shlex.split(command or ""),
         ),
     )
 

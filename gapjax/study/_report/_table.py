@@ -17,7 +17,7 @@ class Column(NamedTuple):
     numeric: bool = True
 
 
-NO_GAP, TOO_FEW = "no clear gap", "too few seeds"
+NOT_WORSE, NO_GAP, TOO_FEW = "no gap", "no clear gap", "too few seeds"
 
 SMALL = 1e-4  # below, a number is told as 1.03e-05
 
@@ -93,7 +93,7 @@ def rows(result: StudyResult, which: str = "run") -> list[list[str]]:
                 measured(task, run, "test", headline),
                 shares.get(name, ""),
                 record.budget.removeprefix("same ") + _unmet(record),
-                "→".join(dict.fromkeys(str(size) for _, size in record.batch_sizes)) + ghost,
+                batch(record) + ghost,
                 count_of(record.updates),
                 count_of(record.examples),
                 cost(record.curves.seconds),
@@ -110,6 +110,11 @@ def rows(result: StudyResult, which: str = "run") -> list[list[str]]:
             ]
         )
     return table
+
+
+def batch(record: RegimeRecord) -> str:
+    """The batch size, of one that grows each that it has."""
+    return "→".join(dict.fromkeys(str(size) for _, size in record.batch_sizes))
 
 
 def setting(run: Run) -> str:
@@ -186,12 +191,12 @@ def closed(result: StudyResult, which: str = "run") -> dict[str, str]:
     found = gap_of(result, which)
     if found.gap is None:
         return {}
-    clear = found.is_clear(result.config.task.maximize)
-    why = NO_GAP if not clear and found.gap.low is not None else TOO_FEW
-    told = {
-        name: share(value) if clear and value.is_bounded else why
-        for name, value in found.shares.items()
-    }
+    maximize = result.config.task.maximize
+    if found.is_clear(maximize) or not found.gap.is_bounded:
+        why = TOO_FEW
+    else:
+        why = NOT_WORSE if found.is_clear(not maximize) else NO_GAP
+    told = {name: share(value) if value.is_bounded else why for name, value in found.shares.items()}
     twins = {
         name: f"as {record.same_as}"
         for name, record in result.regimes.items()
@@ -225,7 +230,7 @@ def notes(result: StudyResult) -> list[str]:
         f"{name.removeprefix('same ')} ({BUDGETS[name]})" for name in budgets if name in BUDGETS
     ]
     if fixed:
-        lines.append(f"held fixed against {small}: {'; '.join(fixed)}.")
+        lines.append(f"held fixed against the small batch: {'; '.join(fixed)}.")
     lines.append(
         "seconds: of training, all seeds of a regime at once, compiling and measuring left out; "
         "where the rate of the rule was trained beside a tuned one, its share. "
@@ -243,6 +248,7 @@ def notes(result: StudyResult) -> list[str]:
             "seeds and test examples (Fieller)."
         )
         why = {
+            NOT_WORSE: f"{large} ends better than {small}: there is none to close a share of.",
             NO_GAP: f"{small} is not told from {large} by Student's t, and a share of nothing "
             "means nothing.",
             TOO_FEW: "an interval takes two seeds that went through in both and in the regime.",
@@ -269,6 +275,12 @@ def notes(result: StudyResult) -> list[str]:
             "The network was built beforehand, and its weights are the start of every seed: seeds "
             "differ only in the order of the examples (and in noise and dropout, where there are "
             "any), not in the start."
+        )
+    if result.is_tuned:
+        lines.append(
+            f"rate: tuned; the best of what was tried, judged by the {config.task.headline} on a "
+            f"validation split ({round(100 * config.study['validation'])}% of the training set). "
+            "The test set chose nothing."
         )
     if any("†" in cell for row in rows(result) for cell in row):
         lines.append(

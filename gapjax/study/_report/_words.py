@@ -1,18 +1,21 @@
 """What a study found, in sentences."""
 
 import dataclasses
+from collections.abc import Callable, Iterable
 
 from gapjax.study._controls import MORE
 from gapjax.study._findings._gap import GapFindings
 from gapjax.study._findings._intervals import Interval
 from gapjax.study._findings._result import StudyResult
 from gapjax.study._report._numbers import count_of, interval, share
-from gapjax.study._report._table import digits, gap_of, unmet
+from gapjax.study._report._table import batch, digits, gap_of, unmet
 from gapjax.study._results._records import RegimeRecord
 
 
 def finding(result: StudyResult, which: str = "run") -> str:
     """What the study found, in a few sentences: the gap, and which remedies close what of it.
+
+    Where there is no gap to close, what each adds to the large batch.
 
     Args:
         result: the study's result.
@@ -41,11 +44,10 @@ def finding(result: StudyResult, which: str = "run") -> str:
     percent = task.headline in task.percent
     places = digits(task, task.headline, found.gap.mean)
     amount = f"{task.scale(task.headline) * abs(found.gap.mean):.{places}f}"
-    better = found.gap.mean > 0 if task.maximize else found.gap.mean < 0
     verb = "falls" if found.gap.mean > 0 else "rises"
     what = task.headline.replace("_", " ")
     text = (
-        f"From {_end(small, large)} to {_end(large, small)}, {large.budget} "
+        f"From {_end(small, large)} to {_end(large, small)}{_shared(small, large)} "
         f"({_budgets(small, large)}), test {what} "
         f"{verb if float(amount) else 'changes'} by {amount}"
         f"{' points' if percent else ''} "
@@ -55,19 +57,21 @@ def finding(result: StudyResult, which: str = "run") -> str:
         return " ".join([f"{text}({seeds}: nothing tells how much of that is chance).", *unmet])
     scale = task.scale(task.headline)
     low, high = sorted(abs(scale * end) for end in (found.gap.low, found.gap.high))
-    if not found.is_clear(task.maximize):
-        why = "There is no gap to close." if not better else "That is not told from chance."
+    clear, controlled = found.is_clear(task.maximize), _controlled(result, found)
+    if not clear:
+        why = "That is not told from chance."
+        if found.is_clear(not task.maximize):
+            why = f"There is no gap to close a share of: {names[1]} ends better than {names[0]}."
         ends = sorted((-scale * found.gap.low, -scale * found.gap.high))
         text += (
             f"(95% interval of the change {ends[0]:+.{places}f} to {ends[1]:+.{places}f}, over "
             f"{seeds} and the test examples). {why}"
         )
-        return " ".join([text, *unmet])
+        return " ".join([text, *unmet, *_added(result, found), *controlled])
     text += (
         f"(95% interval {low:.{places}f} to {high:.{places}f}, over {seeds} and the test examples)."
     )
-    closed = _closed(result, found, small)
-    return " ".join([text, *unmet, *closed, *_controlled(result, found)])
+    return " ".join([text, *unmet, *_closed(result, found, small), *controlled])
 
 
 def _unmet(result: StudyResult) -> list[str]:
@@ -79,7 +83,7 @@ def _unmet(result: StudyResult) -> list[str]:
 
 
 def _closed(result: StudyResult, found: GapFindings, small: RegimeRecord) -> list[str]:
-    """What the remedies close, and for which of them that is not told from nothing."""
+    """What share of the gap the remedies close, and which are not told from the large batch."""
     told = {
         name: value
         for name, value in found.shares.items()
@@ -91,26 +95,63 @@ def _closed(result: StudyResult, found: GapFindings, small: RegimeRecord) -> lis
         f"{name} {share(value)}%{_cost(result.regimes[name], small)}"
         for name, value in sorted(told.items(), key=lambda item: -(item[1].mean or 0))
     ]
-    rates = "tuned rates" if result.is_tuned and found is result.gap else "the rates of the rules"
-    sentences = [f"Share of it closed, at {rates}, with 95% intervals: {'; '.join(parts)}."]
+    rates = _rates(result, found)
+    closed = f"Share of it closed, at {rates}, with 95% intervals: {'; '.join(parts)}."
+    return [closed, *_open(result, found, told)]
+
+
+def _added(result: StudyResult, found: GapFindings) -> list[str]:
+    """What the remedies add to the large batch, and which are not told from it."""
+    task, (small, large) = result.config.task, result.config.baseline
+    told = {
+        one.regime: one.difference
+        for one in found.comparisons
+        if one.baseline == large
+        and one.regime not in (small, found.control)
+        and one.difference.is_bounded
+    }
+    if not told:
+        return []
+    sign = 1 if task.maximize else -1
+    points = _points(result, found)
+    parts = [
+        f"{name} {points(value)}{_cost(result.regimes[name], result.regimes[large])}"
+        for name, value in sorted(told.items(), key=lambda item: -sign * (item[1].mean or 0))
+    ]
+    rates = _rates(result, found)
+    added = f"Beside {large}, at {rates}, with 95% intervals: {'; '.join(parts)}."
+    return [added, *_open(result, found, told)]
+
+
+def _open(result: StudyResult, found: GapFindings, names: Iterable[str]) -> list[str]:
+    """Which regimes are not told from the large batch."""
     large = result.config.baseline[1]
-    open_ones = [name for name in told if not _resolved(found, name, large)]
-    if open_ones:
-        sentences.append(f"Not told from {large}, all comparisons counted: {', '.join(open_ones)}.")
-    return sentences
+    beside = {name: found.beside(name, large) for name in names}
+    left = [name for name, one in beside.items() if one is None or not one.resolved]
+    return [f"Not told from {large}, all comparisons counted: {', '.join(left)}."] if left else []
+
+
+def _rates(result: StudyResult, found: GapFindings) -> str:
+    tuned = result.is_tuned and found is result.gap
+    return "tuned rates" if tuned else "the rates of the rules"
+
+
+def _points(result: StudyResult, found: GapFindings) -> Callable[..., str]:
+    """How a difference of the headline metric is told, in as many digits as the gap."""
+    task, name = result.config.task, result.config.task.headline
+    places = digits(task, name, found.gap.mean if found.gap else None)
+    unit = " points" if name in task.percent else ""
+    return lambda value, sign=1: f"{_signed(value, places, sign * task.scale(name))}{unit}"
 
 
 def _controlled(result: StudyResult, found: GapFindings) -> list[str]:
     """The regimes that saw more beside a small batch that saw as much."""
-    control, task = found.control, result.config.task
+    control = found.control
     if control is None:
         return []
-    record, percent = result.regimes[control], task.headline in task.percent
-    scale = 100.0 if percent else 1.0
-    places = digits(task, task.headline, found.gap.mean if found.gap else None)
-    unit = " points" if percent else ""
+    points = _points(result, found)
     beside = [
-        f"{_signed(one.difference, places, -scale)}{unit} from {one.regime}"
+        f"{points(one.difference, -1)} from {one.regime}"
         + ("" if one.resolved else " (not resolved, all comparisons counted)")
         for one in found.comparisons
         if one.baseline == control and one.difference.mean is not None
@@ -118,14 +159,9 @@ def _controlled(result: StudyResult, found: GapFindings) -> list[str]:
     if not beside:
         return []
     return [
-        f"The small batch with as many examples, {control} ({_budget(record)}), ends "
-        f"{' and '.join(beside)}."
+        f"{result.config.baseline[0]} with as many examples, {control} "
+        f"({_budget(result.regimes[control])}), ends {' and '.join(beside)}."
     ]
-
-
-def _resolved(found: GapFindings, name: str, end: str) -> bool:
-    one = found.beside(name, end)
-    return one is not None and one.resolved
 
 
 def _signed(value: Interval, digits: int, scale: float) -> str:
@@ -133,6 +169,18 @@ def _signed(value: Interval, digits: int, scale: float) -> str:
     mean, *ends = (scale * v for v in (value.mean, value.low, value.high) if v is not None)
     text = interval(Interval(mean, *sorted(ends)), digits)
     return text if text.startswith("-") else f"+{text}"
+
+
+def _shared(small: RegimeRecord, large: RegimeRecord) -> str:
+    """The budget that both ends of the gap have in common, behind a comma.
+
+    Nothing where each holds another one fixed against the small batch of the study.
+    """
+    if small.budget == large.budget:
+        return f", {small.budget}"
+    if small.updates == large.updates:
+        return ", same updates"
+    return ", same epochs" if small.examples == large.examples else ""
 
 
 def _budgets(small: RegimeRecord, large: RegimeRecord) -> str:
@@ -154,9 +202,11 @@ def _cost(record: RegimeRecord, small: RegimeRecord) -> str:
 
 
 def _end(record: RegimeRecord, other: RegimeRecord) -> str:
-    """An end of the gap by its batch, or by its name where both have the same."""
-    if record.batch_size == other.batch_size:
+    """An end of the gap by its batch, or by its name where that does not tell which it is."""
+    if batch(record) == batch(other):
         return record.name
+    if len(record.batch_sizes) > 1:
+        return f"{record.name} (batch {batch(record)})"
     return f"batch {count_of(record.batch_size)}"
 
 

@@ -119,7 +119,7 @@ class Tuning:
     Attributes:
         trials: what was tried, in order of the rate.
         best: which of them was.
-        at_edge: whether it lies at the edge of what was tried.
+        at_edge: whether it lies at the edge of what was tried; random draws have no edge.
         extended: how often the grid was extended there.
     """
 

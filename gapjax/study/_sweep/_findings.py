@@ -266,7 +266,9 @@ def find_point(config: SweepConfig, record: SizeRecord, goal: Goal) -> SizePoint
     took = (curves.seconds[-1] or 0.0) / curves.update[-1] / steps.size
 
     def times(factor: float) -> Interval:
-        return geometric_ratio(factor * finite, np.ones_like(finite))
+        # That an amount is 1 is no question: it depends on the unit.
+        found = geometric_ratio(factor * finite, np.ones_like(finite))
+        return dataclasses.replace(found, p_value=None)
 
     return SizePoint(
         batch_size=size,

@@ -71,11 +71,13 @@ def _line(line: SweepLine, *, alone: bool, first: bool) -> str:
     )
     if not first:
         return _sentence(text + ".")
+    (low, high), most_parallel = fit.critical_batch_interval, FEWER * fit.critical_batch
     return _sentence(
         f"{text}, where updates and examples are both twice what is least. Up to "
-        f"{short(fit.twenty_percent_batch)} a larger batch costs at most 20% more examples "
-        f"(than at {short(fit.reference_batch)}); from {short(FEWER * fit.critical_batch)} on no "
-        "larger one saves more than a sixth of the updates."
+        f"{short(fit.twenty_percent_batch)} {_ends(fit.twenty_percent_interval)} a larger batch "
+        f"costs at most 20% more examples (than at {short(fit.reference_batch)}); from "
+        f"{short(most_parallel)} {_ends((FEWER * low, FEWER * high))} on no larger one saves more "
+        "than a sixth of the updates."
     )
 
 

@@ -8,6 +8,7 @@ from benchmarks import coverage
 from gapjax.study import paired_difference, share_of_gap
 from gapjax.study._findings._intervals import (
     Interval,
+    clipped,
     geometric_ratio,
     holm,
     jackknife,
@@ -153,7 +154,9 @@ def test_means_ratios_and_jackknife():
     found = jackknife(np.mean, values)
     np.testing.assert_allclose([found.low, found.high], [wanted.low, wanted.high])
     assert jackknife(np.mean, np.ones((3, 1))) == Interval(1.0)
-    assert jackknife(np.mean, values, least=10.0).low == 10.0
+    assert clipped(found, low=10.0) == Interval(found.mean, 10.0, found.high)
+    assert clipped(found, high=-3.5) == Interval(found.mean, found.low, -3.5)
+    assert clipped(Interval(1.0), 0.0, 0.5) == Interval(1.0)
 
 
 @pytest.mark.parametrize(

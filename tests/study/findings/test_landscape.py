@@ -244,6 +244,20 @@ def test_report_shows_it_and_draws_it_again(measured, capsys):
     capsys.readouterr()
 
 
+def test_a_landscape_that_was_measured_later_is_said_to_be(measured, tmp_path):
+    _, before, result, _ = measured
+    for found, command, later in (
+        (result, "gapjax study x", True),
+        (result, "gapjax study x --landscape", False),
+        (before, "gapjax study x", False),
+    ):
+        config = dataclasses.replace(found.config, environment={"command": command})
+        study.write_report(dataclasses.replace(found, config=config), tmp_path / "x.html")
+        page = (tmp_path / "x.html").read_text()
+        assert f"<pre>{command}</pre>" in page
+        assert ("measured later, by this command with --landscape" in page) is later
+
+
 def test_one_regime_alone_has_a_report_too(measured, tiny, tmp_path):
     folder, _, result, _ = measured
     shutil.copytree(folder, tmp_path / "run")  # what was measured there is not measured again

@@ -1,17 +1,20 @@
 """Rank correlations against scipy's, and groups that differ in one thing alone."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from gapjax.study._findings._intervals import Interval, jackknife
+from gapjax.study._findings._intervals import Interval, holm, pseudo_values
 from gapjax.study._findings._ranks import (
     _granulated,
     _groups,
+    _p_value,
     _pooled,
     _tau,
+    fewest_regimes,
     find_ranks,
     rank_interval,
     tau,
@@ -56,8 +59,15 @@ def test_numbers_by_hand():
     found = _found(sharp, gaps)
     x, y = (np.array(list(part.values())) for part in (sharp, gaps))
     assert found.tau.mean == pytest.approx(stats.kendalltau(x.ravel(), y.ravel()).statistic)
-    wanted = jackknife(lambda a, b: stats.kendalltau(a.ravel(), b.ravel()).statistic, x, y)
-    assert found.tau.low == pytest.approx(max(wanted.low, -1)) and found.runs == 16
+    each = pseudo_values(lambda a, b: stats.kendalltau(a.ravel(), b.ravel()).statistic, x, y)
+    assert found.tau.low == pytest.approx(rank_interval(each).low) and found.runs == 16
+    exact = stats.permutation_test(
+        [range(4)],
+        lambda order: stats.kendalltau(x.ravel(), y[np.array(order, int)].ravel()).statistic,
+        permutation_type="pairings",
+        vectorized=False,
+    )
+    assert found.tau.p_value == pytest.approx(exact.pvalue) == found.p_adjusted
     # SB and LB differ in the batch alone, LB and LB+LR in the rate.
     for axis, (a, b) in (("batch", ("SB", "LB")), ("rate", ("LB", "LB+LR"))):
         agree = np.sign(sharp[a] - sharp[b]) * np.sign(gaps[a] - gaps[b])
@@ -89,8 +99,62 @@ def test_the_interval_of_tau_covers(seeds, apart, shared):
     rng, draws = np.random.default_rng(0), 200
     found = [_tau(*_drawn(rng, seeds, apart, shared)) for _ in range(draws)]
     truth = _pooled(*_drawn(rng, 600, apart, shared))
-    covered = np.mean([one.low <= truth <= one.high for one in found])
-    assert 0.89 <= covered <= 0.995  # 200 draws tell 95% to 1.5 points
+    # 200 draws tell 95% to 1.5 points.
+    assert np.mean([one.low <= truth <= one.high for one in found]) >= 0.92
+
+
+@pytest.mark.montecarlo
+@pytest.mark.parametrize("regimes", [3, 5, 6, 8])
+@pytest.mark.parametrize(("seeds", "own", "shared"), [(2, 0.0, 0.0), (3, 3.0, 0.0), (3, 3.0, 1.0)])
+def test_an_association_is_told_by_chance_in_at_most_one_of_twenty_studies(
+    regimes, seeds, own, shared
+):
+    """Regimes differ in both, seeds move both alike; the measures of a study are much the same."""
+    rng, told = np.random.default_rng(0), []
+    for _ in range(150):
+        seed = shared * rng.normal(size=seeds)
+        gap, sharp = (
+            own * rng.normal(size=(regimes, 1)) + rng.normal(size=(regimes, seeds)) + seed
+            for _ in range(2)
+        )
+        p = [
+            _p_value(sharp + 0.5 * rng.normal(size=(regimes, seeds)), gap),
+            _p_value(rng.normal(size=(regimes, seeds)), gap),
+        ]
+        told.append(min(holm(p)) < 0.05)
+    assert np.mean(told) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 150)
+
+
+def test_few_regimes_tell_nothing_and_enough_that_agree_do():
+    for regimes, told in ((2, False), (3, False), (4, False), (5, True), (8, True)):
+        ranked = np.arange(float(regimes))[:, None] + np.zeros((1, 3))
+        found = _tau(ranked, 2 * ranked)
+        assert found.mean > 0.5 and (found.p_value < 0.05) is told
+        if regimes <= 5:  # one order of all of them agrees so well, and as well the other way
+            assert found.p_value == pytest.approx(2 / math.factorial(regimes))
+        assert found.low < found.high
+    assert [fewest_regimes(k) for k in (1, 2, 4, 17, 19)] == [5, 5, 6, 6, 7]
+    assert 2 * 2 / 120 < 0.05 < 2 * 4 / 120 and 2 * 17 / 720 < 0.05 < 2 * 19 / 720
+
+
+def test_seeds_that_agree_are_no_evidence_of_an_association():
+    """Three seeds of two regimes, which leaving one out does not change."""
+    sharp, gap = np.array([[1.0, 2, 3], [4, 5, 6]]), np.array([[4.0, 5, 6], [1, 2, 3]])
+    found = _tau(sharp, gap)
+    assert found.mean < 0 < found.high and found.p_value == 1
+
+
+def test_the_measures_of_a_study_are_adjusted_together():
+    gaps = {name: np.array([k, k + 0.1]) for k, name in enumerate(RATES)}
+    records = _records(gaps, RATES)
+    numbers = {
+        name: {measure: over_seeds(sign * row) for measure, sign in (("top", 1), ("trace", -1))}
+        for name, row in gaps.items()
+    }
+    found = find_ranks(numbers, {name: [0, 1] for name in gaps}, records, ["top", "trace"])
+    assert [one.tau.p_value for one in found] == pytest.approx([2 / 24] * 2)
+    assert [one.p_adjusted for one in found] == pytest.approx([4 / 24] * 2)
+    assert not any(one.resolved for one in found)
 
 
 @pytest.mark.montecarlo

@@ -10,6 +10,7 @@ import pytest
 
 from gapjax import cli, study
 from gapjax.study._report import _export
+from gapjax.study._results._records import Diverged, Trial, Tuning
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +161,33 @@ def test_commands(finished, tmp_path, capsys):
     for line in ("figures", "table", "cite"):
         assert cli.main([line, str(tmp_path)]) == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_what_the_table_marks_is_in_the_numbers_too(finished):
+    _, result, _ = finished
+
+    def rows(**changes):
+        marked = {n: dataclasses.replace(r, **changes) for n, r in result.regimes.items()}
+        text = study.format_table(dataclasses.replace(result, regimes=marked), "csv")
+        return next(csv.DictReader(io.StringIO(text)))
+
+    first = result.regimes["SB"]
+    marks = ("seeds", "diverged", "never_reached", "tuned", "rate_at_edge")
+    assert [rows()[mark] for mark in marks] == ["3", "0", "0", "0", "0"]
+    lost = dataclasses.replace(
+        first.run, diverged=[Diverged(s, 1, None) for s in (0, 2)], hyper={"momentum": 0.7}
+    )
+    tried = [Trial(0.1, {}, first.run.gap)] * 2
+    found = rows(run=lost, stopped=[None, 4, None], tuning=Tuning(tried, 0, True))
+    assert [found[mark] for mark in marks] == ["3", "2", "0", "1", "1"]
+    assert found["momentum"] == "0.7"
+    assert rows(stopped=[None, 4, None])["never_reached"] == "2"
+
+
+def test_a_table_of_a_tuned_study_says_so(finished):
+    _, result, _ = finished
+    tuning = Tuning([Trial(0.1, {}, result.regimes["SB"].run.gap)], 0, False)
+    tuned = {n: dataclasses.replace(r, tuning=tuning) for n, r in result.regimes.items()}
+    text = study.format_table(dataclasses.replace(result, regimes=tuned))
+    assert "judged by the accuracy on a validation split (20% of the training set)" in text
+    assert "validation" not in study.format_table(result)

@@ -211,7 +211,7 @@ def test_the_ends_may_have_other_names(finished, tmp_path):
     other = find_all(config, result.regimes, examples)
     study.write_report(other, tmp_path / "other.html")
     text = html.unescape((tmp_path / "other.html").read_text())
-    assert "held fixed against LB+LR+GBN" in text
+    assert "held fixed against the small batch" in text
     assert other.travel["SB"] is not None and other.travel["SB"].beside is None
     assert [row[2] for row in study.rows(other)][1:] == ["", ""]
 

@@ -1,13 +1,16 @@
 """Sentences say what the numbers say, and no more."""
 
+import csv
 import dataclasses
+import io
 
 import numpy as np
 import pytest
 
 from gapjax import study
 from gapjax.study._findings._gap import of_run
-from gapjax.study._findings._result import find_all
+from gapjax.study._findings._result import find_all, results_json
+from gapjax.study._report._figures._list import figures_of
 from gapjax.study._report._numbers import interval, plus_minus, share
 from gapjax.study._report._table import closed, digits, measured, notes
 from gapjax.study._results._records import (
@@ -69,6 +72,7 @@ def made(tables, task=ACCURACY, factor=1, baseline=("SB", "LB")):
             "baseline": list(baseline),
             "dataset": {"name": "made", "normalize": None},
             "validation": 0.2,
+            "regimes": [{"name": name} for name in tables],
         },
         task,
         {},
@@ -95,11 +99,11 @@ def test_the_gap_and_what_closes_it():
 
 def test_notes_tell_of_the_budgets_that_are_there():
     result = made({"SB": _draws(0.95), "LB": _draws(0.90)})
-    (said,) = (line for line in notes(result) if line.startswith("held fixed against SB"))
+    (said,) = (line for line in notes(result) if line.startswith("held fixed against the small"))
     assert "epochs (as many" in said and "updates (" not in said and "most examples" not in said
     more = dataclasses.replace(result.regimes["LB"], budget="same updates")
     result = dataclasses.replace(result, regimes={**result.regimes, "LB": more})
-    (said,) = (line for line in notes(result) if line.startswith("held fixed against SB"))
+    (said,) = (line for line in notes(result) if line.startswith("held fixed against the small"))
     assert said.index("epochs (") < said.index("updates (as many")
 
 
@@ -118,7 +122,7 @@ def test_what_saw_more_stands_beside_a_small_batch_that_did():
     one = result.gap.beside("LB+RA", "SB+LONG")
     low, high = -100 * one.difference.high, -100 * one.difference.low
     text = study.finding(result)
-    assert "The small batch with as many examples, SB+LONG (6,400 examples, 10 updates)" in text
+    assert "SB with as many examples, SB+LONG (6,400 examples, 10 updates)" in text
     said = f"ends +{-100 * one.difference.mean:.2f} [{low:.2f}, {high:.2f}] points from LB+RA."
     assert said in text
     assert "SB+LONG 1" not in text  # a control is no remedy
@@ -136,15 +140,90 @@ def test_no_gap_is_claimed_that_is_not_told_from_chance():
     result = made({"SB": _draws(0.951), "LB": _draws(0.950), "LB+LR": _draws(0.96)})
     text = study.finding(result)
     assert "That is not told from chance." in text and "closed" not in text
+    assert f"Beside LB, at the rates of the rules, with 95% intervals: {_beside(result)}" in text
     assert closed(result) == {"LB+LR": "no clear gap"}
     assert any("SB is not told from LB" in note for note in study.notes(result))
 
 
+def _beside(result):
+    one = result.gap.beside("LB+LR", "LB").difference
+    mean, low, high = (100 * end for end in (one.mean, one.low, one.high))
+    return f"LB+LR {mean:+.2f} [{low:.2f}, {high:.2f}] points"
+
+
 def test_a_large_batch_that_is_better_leaves_no_gap_to_close():
-    result = made({"SB": _draws(0.90), "LB": _draws(0.96), "LB+LR": _draws(0.95)})
-    assert study.finding(result).endswith("There is no gap to close.")
-    assert "rises by" in study.finding(result)
+    from matplotlib.figure import Figure
+
+    tables = {"SB": _draws(0.90), "LB": _draws(0.96), "LB+LR": _draws(0.99)}
+    result = made(tables)
+    text = study.finding(result)
+    assert "rises by" in text and "no gap to close a share of: LB ends better than SB." in text
+    assert f"Beside LB, at the rates of the rules, with 95% intervals: {_beside(result)}." in text
+    assert closed(result) == {"LB+LR": "no gap"}
+    said = " ".join(study.notes(result))
+    assert "LB ends better than SB: there is none" in said and "not told from LB" not in said
+    # No other door tells a share.
+    empty = {"mean": None, "low": None, "high": None}
+    assert {r["gap_closed"] and tuple(r["gap_closed"].values()) for r in _json(result)} == {
+        tuple(empty.values())
+    }
+    rows = csv.DictReader(io.StringIO(study.format_table(result, "csv")))
+    assert {row[f"gap_closed_{end}"] for row in rows for end in empty} == {""}
+    assert not {"closed", "travelled"} & {figure.name for figure in figures_of(result, "gap")}
+    study.plot_gap_closed(result, axis := Figure().add_subplot())
+    assert not axis.lines
+
+
+def _json(result):
+    return results_json(result, "")["regimes"].values()
+
+
+def test_no_gap_to_close_follows_from_the_interval_and_not_from_the_mean():
+    result = made({"SB": _draws(0.950), "LB": _draws(0.951), "LB+LR": _draws(0.96)})
+    gap = result.gap.gap
+    assert gap.mean < 0 < gap.high
+    text = study.finding(result)
+    assert "That is not told from chance." in text and "no gap to close" not in text
     assert closed(result) == {"LB+LR": "no clear gap"}
+    assert all(r["gap_closed"]["mean"] is None for r in _json(result))
+
+
+def test_of_a_loss_a_large_batch_that_ends_below_is_better():
+    result = made({"SB": _draws(0.9), "LB": _draws(0.5), "LB+A": _draws(0.4)}, LOSS)
+    text = study.finding(result)
+    assert "no gap to close a share of: LB ends better than SB. Beside LB" in text
+    assert "LB+A -0." in text and "points" not in text
+
+
+def test_a_batch_that_grows_is_not_told_as_its_largest():
+    result = made({"SB": _draws(0.98), "GROW": _draws(0.9)}, baseline=("SB", "GROW"))
+    grown = dataclasses.replace(result.regimes["GROW"], batch_sizes=[(0, 16), (4, 64), (7, 640)])
+    result = dataclasses.replace(result, regimes={**result.regimes, "GROW": grown})
+    assert study.finding(result).startswith("From batch 16 to GROW (batch 16→64→640), same epochs")
+    rows = csv.DictReader(io.StringIO(study.format_table(result, "csv")))
+    assert [(r["first_batch_size"], r["batch_size"]) for r in rows] == [("16", "16"), ("16", "640")]
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "said"),
+    [
+        # The budget of a regime is against the small batch of the study, whatever the ends are.
+        (("same epochs", 10, 1280), ("same updates", 80, 10240), "LB+RA (1,280 and"),
+        (("same epochs", 80, 1280), ("same updates", 80, 10240), "LB+RA, same updates (1,280"),
+        (("same updates", 80, 10240), ("same epochs", 80, 1280), "LB+RA, same updates (10,240"),
+        (("most examples", 80, 1280), ("same epochs", 10, 1280), "LB+RA, same epochs (1,280"),
+        (("same loss", 80, 1280), ("same loss", 9, 1152), "LB+RA, same loss (1,280 and"),
+    ],
+)
+def test_what_both_ends_have_in_common_is_told_and_nothing_else(small, large, said):
+    result = made({"LB": _draws(0.98), "LB+RA": _draws(0.9)}, baseline=("LB", "LB+RA"))
+    records = {
+        name: dataclasses.replace(record, budget=budget, updates=updates, examples=examples)
+        for (name, record), (budget, updates, examples) in zip(
+            result.regimes.items(), (small, large), strict=True
+        )
+    }
+    assert said in study.finding(dataclasses.replace(result, regimes=records))
 
 
 def test_of_a_loss_more_is_worse():

@@ -60,6 +60,10 @@ def test_the_knee_is_recovered_and_what_a_remedy_does_to_it():
     assert shift.low < 3 < shift.high and shift.mean == pytest.approx(3, rel=0.15)
     said = study.sweep_finding(result)
     assert "the critical batch size is 20" in said and "MINE moves it up" in said
+    low, high = (f"{5 * end:.3g}" for end in fit.critical_batch_interval)
+    least, most = (f"{end:.3g}" for end in fit.twenty_percent_interval)
+    assert f"Up to {fit.twenty_percent_batch:.3g} [{least}, {most}] a larger batch costs" in said
+    assert f"from {5 * fit.critical_batch:.3g} [{low}, {high}] on no larger one" in said
     rows = list(study.sweep_rows(result))
     assert len(rows) == 12 and len(rows[0]) == len(study.sweep_columns(result))
     assert all(len(row) == len(study.fit_columns()) for row in study.fit_rows(result))
@@ -73,6 +77,8 @@ def test_the_best_rate_is_that_of_the_fewest_updates_among_those_that_all_seeds_
     assert point.steps.mean == pytest.approx(30)
     assert point.examples.mean == pytest.approx(480)
     assert point.flops.mean == pytest.approx(210)
+    costs = point.steps, point.examples, point.flops, point.seconds
+    assert [cost.p_value for cost in costs] == [None] * 4  # in other units it would be another one
     assert point.seconds.mean == pytest.approx(30 * 0.25 / 12)  # of one of 12 members
     assert [trial.reached for trial in point.trials] == [3, 4, 4]
 
