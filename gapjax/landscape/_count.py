@@ -78,7 +78,7 @@ def count_above(
             krylov.extend()
             tracker.step()
         values, vectors = np.linalg.eigh(krylov.projection)
-        alone = np.abs(krylov.coupling @ vectors) <= 1e-4 * np.abs(values).max(initial=0)
+        alone = krylov.residuals(vectors) <= 1e-4 * np.abs(values).max(initial=0)
         # Eigenvalues this close to a threshold cannot be told from it in the operator's dtype.
         rounding = 30 * float(np.finfo(op.dtype).eps) * krylov.scale
         alone &= values > thresholds.min() - rounding
