@@ -170,6 +170,33 @@ def test_filters_are_the_last_axis_of_a_kernel():
     assert plain["scale"].any()
 
 
+@pytest.mark.parametrize("normalize", ["filter", "layer"])
+def test_directions_of_stacked_layers_are_those_of_each(normalize):
+    rng = np.random.default_rng(0)
+
+    def some(*shape):
+        return jnp.asarray(rng.normal(size=shape) + 1, jnp.float32)
+
+    blocks = {
+        "norm": {"scale": some(3, 4), "bias": some(3, 4)},
+        "query": {"kernel": some(3, 4, 2, 2), "bias": some(3, 2, 2)},
+        "thin": {"kernel": some(3, 5)},
+    }
+    params = {"blocks": blocks, "head": {"kernel": some(4, 6), "bias": some(2, 3)}}
+    d = landscape.random_direction(jax.random.key(0), params, normalize=normalize)
+    for none in (*d["blocks"]["norm"].values(), d["blocks"]["query"]["bias"], d["head"]["bias"]):
+        assert not np.any(none)
+    # One number a layer and output is a vector, as it is in a layer alone.
+    assert not np.any(d["blocks"]["thin"]["kernel"])
+    axes = (0, 1) if normalize == "filter" else (0, 1, 2)
+    for own, moved in zip(blocks["query"]["kernel"], d["blocks"]["query"]["kernel"], strict=True):
+        norms = (np.sqrt(np.sum(np.square(x), axis=axes)) for x in (own, moved))
+        np.testing.assert_allclose(*norms, rtol=1e-5)
+    axes = axes[:-1]
+    norms = (np.sqrt(np.sum(np.square(x["head"]["kernel"]), axis=axes)) for x in (params, d))
+    np.testing.assert_allclose(*norms, rtol=1e-5)
+
+
 def test_the_plane_through_three_solutions(ends):
     third = networks.make(2)[0]
     basis = landscape.plane_through(*ends, third)
