@@ -67,7 +67,7 @@ def count_above(
     positive_int("num_steps", num_steps)
     if num_probes < 2:
         raise ValueError("num_probes must be at least 2: one probe has no standard error.")
-    thresholds = np.atleast_1d(numbers_array("threshold", threshold))
+    thresholds = np.ravel(numbers_array("threshold", threshold))
     if not np.isfinite(thresholds).all():
         raise ValueError(f"thresholds must be finite, not {threshold!r}.")
     steps = min(num_steps, op.size)

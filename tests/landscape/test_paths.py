@@ -24,6 +24,14 @@ def metrics(params, batch):
     return {"loss": networks.output_loss(out, batch), "accuracy": jnp.mean(right, dtype="float32")}
 
 
+@pytest.mark.parametrize("sizes", [(3, 3), (3, 2)])
+def test_the_evaluator_refuses_a_metric_of_each_example(sizes):
+    data = [jnp.ones(size) for size in sizes]
+    for metric, name in ((lambda w, x: w * x, ""), (lambda w, x: {"a": w, "b": w * x}, "'b'")):
+        with pytest.raises(ValueError, match=rf"{name}.* has shape \(3,\): return the mean"):
+            landscape.evaluator(metric, data)(jnp.float32(2))
+
+
 def test_the_evaluator_weighs_a_ragged_batch(ends, batches):
     whole = jax.tree.map(lambda *a: np.concatenate(a), *batches)
     found = landscape.evaluator(metrics, batches)(ends[0])
@@ -227,6 +235,17 @@ def test_trajectory_pca_agrees_with_the_singular_values(center):
         landscape.trajectory_pca(run, num_components=6)
     with pytest.raises(ValueError, match="fewer than 2"):
         landscape.trajectory_pca([run[0], run[1], run[1]], num_components=2)
+
+
+@pytest.mark.parametrize("t", [-1.0, 0.0, 0.2, 0.5, 0.8, 1.0, 1.5])
+def test_a_chain_is_straight_between_its_points_and_beyond(t):
+    points = np.array([[1.0, 5.0], [2.0, 7.0], [4.0, 1.0]])
+    chain = landscape.Curve("polychain", tuple(map(jnp.asarray, points)), None)
+    first = 0 if t < 0.5 else 1
+    expected = points[first] + (2 * t - first) * (points[first + 1] - points[first])
+    np.testing.assert_allclose(landscape.curve_point(chain, t), expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="t must be a finite number, not nan"):
+        landscape.curve_point(chain, np.nan)
 
 
 @pytest.mark.parametrize(("kind", "bends"), [("bezier", 1), ("polychain", 2)])
