@@ -134,10 +134,15 @@ def fit_diffusion(
         statistical evidence, J. Am. Stat. Assoc. 95, 2000 (the margin).
     """
     t, curves, notes = _points(step, distance, first, last, momentum)
+    # Fitted as numbers about 1: the tolerances of solvers know no unit. A power of 2 is exact.
+    unit = math.ldexp(0.5, math.frexp(float(np.abs(curves).max()))[1])
+    curves = curves / unit
     x = np.log(t)
     middle = x.mean()
     log_law, power_law = fit_log(x, curves), fit_power(x - middle, curves)
-    (a, b), covariance, freedom, (a_interval, b_interval) = log_law.summary()
+    coefficients, covariance, freedom, intervals = log_law.summary()
+    a, b = unit * coefficients
+    a_interval, b_interval = ((unit * low, unit * high) for low, high in intervals)
     _, _, _, (_, p_interval) = power_law.summary()
     of_curves, powers = log_law.of_curves(), power_law.of_curves()
     spread = float(np.sum((curves - curves.mean(axis=1, keepdims=True)) ** 2))
@@ -154,9 +159,9 @@ def fit_diffusion(
         log_r2=1 - float(np.sum(log_away**2)) / spread,
         log_interval=b_interval,
         log_intercept_interval=a_interval,
-        log_covariance=covariance,
+        log_covariance=unit**2 * covariance,
         power_exponent=float(powers[:, 1].mean()),
-        power_factor=float(np.mean(powers[:, 0] * np.exp(-powers[:, 1] * middle))),
+        power_factor=unit * float(np.mean(powers[:, 0] * np.exp(-powers[:, 1] * middle))),
         power_r2=1 - float(np.sum(power_away**2)) / spread,
         power_interval=p_interval,
         delta_aic=delta_aic,
@@ -167,7 +172,7 @@ def fit_diffusion(
         degrees_of_freedom=float(freedom),
         effective_points=_effective_points(x, log_left, log_law),
         correlation_length=float(log_law.lengths[np.searchsorted(np.cumsum(log_law.weights), 0.5)]),
-        slopes=of_curves[:, 1],
+        slopes=unit * of_curves[:, 1],
         note="; ".join(notes),
     )
 

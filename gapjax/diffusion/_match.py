@@ -219,9 +219,12 @@ def match_diffusion(
         along = state.along + (dot(offset, wide) - state.along) / horizon
         squared_distance = dot(offset, offset)
         missing = (target_at(count + horizon) ** 2 - squared_distance) / horizon
-        # The larger root: outward. Where there is none, the nearest point is where the slope is 0.
-        root = jnp.sqrt(jnp.maximum(along**2 + square * missing, 0.0))
-        wanted = (root - along) / jnp.maximum(square, jnp.finfo(jnp.float32).tiny)
+        # The larger root: outward. Where there is none, the nearest point is where the slope is 0,
+        # or the least scale. In either form nothing cancels.
+        tiny = jnp.finfo(jnp.float32).tiny
+        reach = jnp.sqrt(jnp.maximum(along**2 + square * missing, 0.0)) + jnp.abs(along)
+        outward = missing / jnp.maximum(reach, tiny)
+        wanted = jnp.where(along > 0, outward, reach / jnp.maximum(square, tiny))
         scale = jnp.where(count == 0, 1.0, jnp.clip(wanted, min_scale, max_scale))
         bound = (count > 0) & ((wanted <= min_scale) | (wanted >= max_scale))
         return _scaled(updates, scale), MatchDiffusionState(
@@ -265,9 +268,9 @@ def diffusion_match(opt_state: Any) -> DiffusionMatch:
 def _scaled(updates: Any, scale: jax.Array) -> Any:
     """Updates times a float32 scale, each in its own dtype again."""
 
-    def one(update: jax.Array) -> jax.Array:
+    def one(update: ArrayLike) -> jax.Array:
         wide = widen(update)
-        return (wide * scale.astype(wide.dtype)).astype(update.dtype)
+        return (wide * scale.astype(wide.dtype)).astype(jnp.result_type(update))
 
     return jax.tree.map(one, updates)
 
@@ -291,6 +294,8 @@ def _target(reference: DiffusionRecord, steps_per_update: float) -> tuple[Any, i
     enough = np.unique(step[last_decade]).size >= FEWEST
     fit = fit_diffusion(step, distance, first=math.ceil(step[-1] / 10) if enough else 1)
     slope = max(fit.log_slope, 0.0)
+    # Python's number where 64 bits are on: NumPy's would widen the state.
+    begin = float(step[0])
     log_step = jnp.asarray(np.log(step), jnp.float32)
     curve = jnp.asarray(distance, jnp.float32)
 
@@ -298,6 +303,6 @@ def _target(reference: DiffusionRecord, steps_per_update: float) -> tuple[Any, i
         at = jnp.log(jnp.maximum(update * steps_per_update, 1.0))
         inside = jnp.interp(at, log_step, curve) + slope * jnp.maximum(at - log_step[-1], 0)
         # Before the first point: in proportion to the updates made, as for one constant step.
-        return inside * jnp.minimum(update * steps_per_update / step[0], 1.0)
+        return inside * jnp.minimum(update * steps_per_update / begin, 1.0)
 
     return target_at, math.floor(step[-1] / steps_per_update)

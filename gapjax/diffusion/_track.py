@@ -159,7 +159,7 @@ def track_diffusion(
         )
         # A factor of 1 that the compiler cannot see through. It says that the branch has read the
         # parameters before the updates change them in place; without it they are copied every time.
-        updates = jax.tree.map(lambda u: u * factor.astype(u.dtype), updates)
+        updates = jax.tree.map(lambda u: u * factor.astype(jnp.result_type(u)), updates)
         return updates, TrackDiffusionState(
             start=state.start,
             num_updates=optax.safe_increment(state.num_updates),

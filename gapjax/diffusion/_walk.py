@@ -91,7 +91,7 @@ def random_potential_walk(
         method: "valley" or "step".
 
     Returns:
-        Times, mean distance and its standard error.
+        Times, mean distance and its standard error, which is not a number for a single walker.
 
     Raises:
         ValueError: for an alpha outside (0, 2), a size that is not positive, more steps than the
@@ -152,7 +152,7 @@ def random_potential_walk(
     return Walk(
         step=jnp.asarray(times, jnp.float32),
         distance=distances.mean(axis=1),
-        stderr=distances.std(axis=1) / math.sqrt(max(num_walkers - 1, 1)),
+        stderr=distances.std(axis=1) / (math.sqrt(num_walkers - 1) or math.nan),
     )
 
 

@@ -130,7 +130,7 @@ def highest_in_box(
 
 
 def box_starts(key: jax.Array, slope: np.ndarray, count: int) -> Iterator[np.ndarray]:
-    """Starts in units of the box: towards the corner of the gradient, then uniform.
+    """Starts in units of the box: towards the corner of its gradient in them, then uniform.
 
     Where the gradient is zero and points nowhere, all are uniform.
     """

@@ -67,7 +67,7 @@ def count_above(
     positive_int("num_steps", num_steps)
     if num_probes < 2:
         raise ValueError("num_probes must be at least 2: one probe has no standard error.")
-    thresholds = np.atleast_1d(numbers_array("threshold", threshold))
+    thresholds = np.ravel(numbers_array("threshold", threshold))
     if not np.isfinite(thresholds).all():
         raise ValueError(f"thresholds must be finite, not {threshold!r}.")
     steps = min(num_steps, op.size)
@@ -78,7 +78,7 @@ def count_above(
             krylov.extend()
             tracker.step()
         values, vectors = np.linalg.eigh(krylov.projection)
-        alone = np.abs(krylov.coupling @ vectors) <= 1e-4 * np.abs(values).max(initial=0)
+        alone = krylov.residuals(vectors) <= 1e-4 * np.abs(values).max(initial=0)
         # Eigenvalues this close to a threshold cannot be told from it in the operator's dtype.
         rounding = 30 * float(np.finfo(op.dtype).eps) * krylov.scale
         alone &= values > thresholds.min() - rounding

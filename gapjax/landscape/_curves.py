@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gapjax._checks import one_of, positive_int
+from gapjax._checks import number, one_of, positive_int
 from gapjax.landscape._data import Batches, Data, check_scalar_loss
 from gapjax.landscape._program import as_partial
 from gapjax.landscape._progress import Progress, Tracker
@@ -36,7 +36,10 @@ def _weights(kind: str, count: int, t: Any) -> list[Any]:
     """The weight of each of `count` control points at t."""
     last = count - 1
     if kind == "polychain":
-        return [jnp.maximum(0.0, 1.0 - jnp.abs(t * last - k)) for k in range(count)]
+        piece = jnp.clip(jnp.floor(t * last), 0, last - 1)
+        share = t * last - piece
+        ends = [jnp.where(k == piece, 1 - share, 0.0) for k in range(count)]
+        return [e + jnp.where(k == piece + 1, share, 0.0) for k, e in enumerate(ends)]
     return [math.comb(last, k) * t**k * (1.0 - t) ** (last - k) for k in range(count)]
 
 
@@ -45,10 +48,14 @@ def curve_point(curve: Curve, t: float) -> Any:
 
     Args:
         curve: from `fit_curve`.
-        t: in [0, 1].
+        t: in [0, 1]. Beyond, a chain goes on along its outer pieces, and a Bezier curve as the
+            polynomial that it is.
 
     Returns:
         A tree of parameters. Batch statistics there are nobody's: rebuild them, as in `along`.
+
+    Raises:
+        ValueError: a t that is not finite.
 
     Example:
         >>> import jax.numpy as jnp
@@ -57,7 +64,7 @@ def curve_point(curve: Curve, t: float) -> Any:
         >>> landscape.curve_point(curve, 0.5).tolist()
         [0.5]
     """
-    return combination(curve.points, _weights(curve.kind, len(curve.points), float(t)))
+    return combination(curve.points, _weights(curve.kind, len(curve.points), number("t", float(t))))
 
 
 def fit_curve(

@@ -255,7 +255,7 @@ def evaluator(
         ``evaluate(params)``, or ``evaluate(params, state)``: a float, or a dict of floats.
 
     Raises:
-        ValueError: what is no data set.
+        ValueError: what is no data set; from ``evaluate``, a metric that is no scalar.
 
     Example:
         >>> import jax.numpy as jnp
@@ -273,6 +273,12 @@ def evaluator(
             jaxpr, _ = trace_anew(_Metrics(), batches.first, function, params, state)
             traced = as_traced(function, jaxpr)
         shapes = on_batch.eval_shape(_Metrics(), batches.first, traced, params, state)
+        for path, found in jax.tree_util.tree_leaves_with_path(shapes):
+            if found.shape:
+                raise ValueError(
+                    f"metric_fn must return scalars, and metric{jax.tree_util.keystr(path)} has "
+                    f"shape {found.shape}: return the mean over the examples of the batch."
+                )
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return jax.tree.map(float, weighted_mean(_Metrics(), zeros, batches, traced, params, state))
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gapjax._checks import one_of, positive_int, several
-from gapjax.landscape._space import check_match, combination, space_of, widened
+from gapjax.landscape._space import check_match, combination, path_names, space_of, widened
 
 
 def random_direction(key: jax.Array, params: Any, *, normalize: str | None = "filter") -> Any:
@@ -17,15 +17,19 @@ def random_direction(key: jax.Array, params: Any, *, normalize: str | None = "fi
     .. math:: d_i \leftarrow d_i \, \|w_i\| / \|d_i\|
 
     for every filter i (Li et al. 2018, section 4). A filter is a slice of a kernel along its
-    *last* axis, the output features in Flax; parameters with fewer than two axes (biases and
-    normalization) get no direction. Without this a network with larger weights looks flatter.
-    Integers, booleans and keys get none either.
+    *last* axis, the output features in Flax; biases and normalization (fewer than two axes, or
+    ``bias`` or ``scale`` by name) get no direction. Without this a network with larger weights
+    looks flatter. Integers, booleans and keys get none either.
+
+    Layers that are stacked along a leading axis, as ``nn.scan`` stores them, have each their own
+    filters. They are told by the scales of their normalization, which then have two axes and lead
+    with as many entries as all parameters beside them.
 
     Args:
         key: of the direction.
         params: the parameters.
         normalize: ``"filter"``, ``"layer"`` (one norm a kernel), or None for plain Gaussian noise
-            in every parameter.
+            in every parameter, by whatever name.
 
     Returns:
         A tree like `params`, at least in float32.
@@ -45,17 +49,20 @@ def random_direction(key: jax.Array, params: Any, *, normalize: str | None = "fi
         one_of("normalize", normalize, ["filter", "layer"])
     leaves, treedef = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
+    names = path_names(params)
+    stacked = _stacked(dict(zip(names, map(jnp.shape, leaves), strict=True)))
 
-    def direction(key: jax.Array, leaf: Any) -> jax.Array:
+    def direction(key: jax.Array, leaf: Any, name: str) -> jax.Array:
         leaf = jnp.asarray(widened(leaf))
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             return jnp.zeros_like(leaf)
         drawn = jax.random.normal(key, leaf.shape, leaf.dtype)
         if normalize is None:
             return drawn
-        if leaf.ndim < 2:
+        first = int(name in stacked)
+        if leaf.ndim < 2 + first or _last(name) in ("bias", "scale"):
             return jnp.zeros_like(leaf)
-        axes = tuple(range(leaf.ndim - (normalize == "filter")))
+        axes = tuple(range(first, leaf.ndim - (normalize == "filter")))
 
         def norm(x: jax.Array) -> jax.Array:
             return jnp.sqrt(jnp.sum(x**2, axis=axes, keepdims=True))
@@ -63,8 +70,29 @@ def random_direction(key: jax.Array, params: Any, *, normalize: str | None = "fi
         return drawn * (norm(leaf) / norm(drawn))
 
     return jax.tree.unflatten(
-        treedef, [direction(*pair) for pair in zip(keys, leaves, strict=True)]
+        treedef, [direction(*each) for each in zip(keys, leaves, names, strict=True)]
     )
+
+
+def _last(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _stacked(shapes: dict[str, tuple[int, ...]]) -> set[str]:
+    """The parameters of layers that are stacked along a leading axis."""
+    found: set[str] = set()
+    for scale, shape in shapes.items():
+        if _last(scale) != "scale" or len(shape) < 2:
+            continue
+        # Of the modules around it the outermost whose parameters all lead with as many.
+        outer = scale.split("/")[:-1]
+        for depth in range(len(outer) + 1):
+            prefix = "".join(f"{part}/" for part in outer[:depth])
+            beside = {name: other for name, other in shapes.items() if name.startswith(prefix)}
+            if all(other[:1] == shape[:1] for other in beside.values()):
+                found |= beside.keys()
+                break
+    return found
 
 
 class PlaneBasis(NamedTuple):

@@ -26,14 +26,16 @@ class LanczosState(NamedTuple):
     """A Krylov basis and the operator seen in it; plain arrays, so it can be saved.
 
     With Q the m orthonormal rows of `basis` and q the next vector, ``A Q^T = Q^T T + q c^T`` with
-    T the `projection` and c the `coupling`.
+    T the `projection` and c the `coupling`. Where `eigh_topk` has begun further chains, the next
+    vectors of the earlier ones come after q, and there is a c for each.
 
     Attributes:
         blocks: the m + 1 vectors (Q, then q), in blocks of at most 16 rows. A block holds an array
             ``[rows, *shape]`` for every selected parameter, laid out over devices like it; unused
             rows are 0.
         projection: ``[m, m]`` float64, tridiagonal until a thick restart.
-        coupling: ``[m]`` float64, zero but for its last entry until a thick restart.
+        coupling: ``[m]`` float64, zero but for its last entry until a thick restart;
+            ``[chains, m]`` where there are several next vectors.
         num_matvecs: products spent.
     """
 
@@ -50,7 +52,7 @@ class LanczosState(NamedTuple):
     @property
     def beta(self) -> np.ndarray:
         """Its off-diagonal, then the coupling to the next vector, ``[m]``."""
-        return np.append(np.diagonal(self.projection, 1), self.coupling[-1:])
+        return np.append(np.diagonal(self.projection, 1), np.atleast_2d(self.coupling)[0, -1:])
 
     @property
     def basis(self) -> jax.Array:
@@ -59,7 +61,7 @@ class LanczosState(NamedTuple):
             jnp.concatenate([part.reshape(len(part), -1) for part in block], axis=1)
             for block in self.blocks
         ]
-        return jnp.concatenate(rows)[: len(self.coupling)]
+        return jnp.concatenate(rows)[: len(self.projection)]
 
 
 @jax.jit
@@ -107,18 +109,21 @@ def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
 
 
 class Krylov:
-    """A growing Krylov space; its arrays are updated in place, `snapshot` hands out copies."""
+    """A growing Krylov space; its arrays are updated in place, `snapshot` hands out copies.
+
+    The first rows are those that a product was taken of. Those after them wait for theirs: the next
+    vector, and where further chains were begun the ends of the earlier ones; `coupling` has a row
+    for each of these.
+    """
 
     def __init__(self, op: Operator, key: jax.Array, locked: Sequence[Vector] = ()):
         """`locked`: blocks of orthonormal rows that the whole space is kept orthogonal to."""
         self.op, self.key, self.locked = op, key, tuple(locked)
         self.blocks: list[Vector] = []
         self.rows = 0
-        self.projection, self.coupling = np.zeros((0, 0)), np.zeros(0)
+        self.projection, self.coupling = np.zeros((0, 0)), np.zeros((0, 0))
         self.num_matvecs = 0
         self.scale = 0.0
-        # Where the latest chain starts; None when a restart has mixed the chains.
-        self.chain_start: int | None = 0
 
     @classmethod
     def begin(
@@ -152,28 +157,58 @@ class Krylov:
         krylov = cls(op, key)
         krylov.blocks = [_copied(op.space.placed(block)) for block in state.blocks]
         krylov.projection = np.array(state.projection, np.float64)
-        krylov.coupling = np.array(state.coupling, np.float64)
-        krylov.num_matvecs = int(state.num_matvecs)
         # The next vector is missing only where the whole space is spanned.
-        krylov.rows = min(len(state.coupling) + 1, op.size)
-        krylov.chain_start = None
+        waiting = op.size - len(krylov.projection)
+        krylov.coupling = np.atleast_2d(np.array(state.coupling, np.float64))[:waiting]
+        krylov.num_matvecs = int(state.num_matvecs)
+        krylov.rows = krylov.steps + len(krylov.coupling)
         krylov.scale = float(np.abs(krylov.projection).sum(axis=1).max(initial=0))
         return krylov
 
     @property
     def steps(self) -> int:
         """Dimension of the space seen so far, m."""
-        return len(self.coupling)
+        return len(self.projection)
 
     @property
     def complete(self) -> bool:
-        """Whether the whole space is spanned."""
-        return self.steps + sum(map(_num_rows, self.locked)) >= self.op.size
+        """Whether the whole space is spanned by what products were taken of."""
+        return self.steps + self._others >= self.op.size
+
+    @property
+    def _spanned(self) -> bool:
+        """Whether no direction is left but those that wait for their product."""
+        return self.rows + self._others >= self.op.size
+
+    @property
+    def _others(self) -> int:
+        return sum(map(_num_rows, self.locked))
+
+    @property
+    def chain_start(self) -> int:
+        """The first step of the latest chain: nothing couples it to the steps before."""
+        linked = np.eye(self.steps + 1, dtype=bool)
+        linked[:-1, :-1] |= self.projection != 0
+        linked[-1, :-1] = self.coupling[:1].any(axis=0)
+        lowest = np.minimum.accumulate(np.argmax(linked, axis=1)[::-1])[::-1]
+        starts = np.flatnonzero(lowest == np.arange(len(lowest)))
+        # A chain of which only the next vector is there has no steps yet.
+        return int(starts[starts < max(self.steps, 1)][-1])
+
+    def residuals(self, vectors: np.ndarray) -> np.ndarray:
+        """``||A Q^T y - Q^T T y||`` of the columns y, at no cost."""
+        return np.linalg.norm(self.coupling @ vectors, axis=0)
+
+    def state(self) -> LanczosState:
+        """The state as it is; later steps go on in its arrays."""
+        coupling = self.coupling if len(self.coupling) > 1 else self.coupling.sum(axis=0)
+        return LanczosState(tuple(self.blocks), self.projection, coupling.copy(), self.num_matvecs)
 
     def snapshot(self) -> LanczosState:
         """The state as it is now; later steps do not touch it."""
-        blocks = (*self.blocks[:-1], _copied(self.blocks[-1]))
-        return LanczosState(blocks, self.projection.copy(), self.coupling.copy(), self.num_matvecs)
+        full = self.steps // BLOCK
+        blocks = (*self.blocks[:full], *map(_copied, self.blocks[full:]))
+        return self.state()._replace(blocks=blocks)
 
     def row(self, index: int) -> Vector:
         """One vector of the basis."""
@@ -187,8 +222,8 @@ class Krylov:
         """Leaves the space alone, without the vector that would extend it."""
         if not self.complete:
             self.rows -= 1
-            row, zeros = np.int32(self.rows % BLOCK), self.next_vector()
-            self.blocks[-1] = _set_row(self.blocks[-1], row, zeros, np.asarray(0.0))
+            self._set(self.rows, self.next_vector(), 0.0)
+            self.coupling = self.coupling[1:]
 
     def extend(self) -> bool:
         """One product more. False where the space turned out to be invariant: a chain ended.
@@ -202,42 +237,37 @@ class Krylov:
         beta = float(l2_norm(vector))
         grown = np.zeros((m + 1, m + 1))
         grown[:m, :m] = self.projection
-        grown[m, :m] = grown[:m, m] = self.coupling
+        grown[m, :m] = grown[:m, m] = self.coupling[0]
         grown[m, m] = coefficients[m]
         self.projection = grown
-        self.coupling = np.append(np.zeros(m), beta)
-        self.scale = max(self.scale, float(np.abs(grown[m]).sum()) + beta)
-        if self.complete:
-            self.coupling[-1] = 0
-            return True
+        others = coefficients[m + 1 : self.rows, None]
+        self.coupling = np.hstack([self.coupling[1:], others])
+        reach = float(np.abs(grown[m]).sum()) + float(np.abs(others).sum())
+        self.scale = max(self.scale, reach + beta)
         # What is left of the product is rounding: normalized, it would be a random direction
         # with a meaningless coupling.
-        rounding = np.finfo(self.op.dtype).eps * self.scale
-        if beta <= 10 * rounding:
-            self.coupling[-1] = 0
+        if beta <= 10 * np.finfo(self.op.dtype).eps * self.scale or self._spanned:
             self.append_random()
-            return False
-        # A space that all but closed looks converged, though what lies outside was never seen.
-        if beta <= 1000 * rounding and self.chain_start is not None:
-            self.chain_start = self.steps
-        self.append(vector, 1 / beta)
+            return self.complete
+        self.append(vector, 1 / beta, np.append(np.zeros(m), beta))
+        self.take(-1)
         return True
 
-    def restart(self, vectors: np.ndarray, values: np.ndarray) -> None:
-        """Keeps the given Ritz pairs (columns of `vectors`, ``[m, p]``) and the next direction.
+    def restart(self, vectors: np.ndarray, projection: np.ndarray) -> None:
+        """Keeps combinations of the basis (columns, ``[m, p]``) and what is next.
 
-        The thick restart of Wu and Simon (2000): no product is spent or lost.
+        `projection` is the operator seen in them. The thick restart of Wu and Simon (2000): no
+        product is spent or lost where they are Ritz vectors.
         """
-        following = self.next_vector()
-        self.blocks = self.combine(vectors)
-        coupling, self.rows = self.coupling @ vectors, vectors.shape[1]
+        following = [self.row(index) for index in range(self.steps, self.rows)]
+        coupling = self.coupling @ vectors
+        self.blocks, self.rows = self.combine(vectors), vectors.shape[1]
+        self.projection, self.coupling = projection, coupling[:0]
         last = self.blocks[-1]
         missing = min(BLOCK, self.op.size - BLOCK * (len(self.blocks) - 1)) - _num_rows(last)
         self.blocks[-1] = _with_rows(last, missing)
-        self.append(following, 1.0)
-        self.projection, self.coupling = np.diag(values).astype(np.float64), coupling
-        # Chains lose their meaning once they are mixed.
-        self.chain_start = None
+        for vector, row in zip(following, coupling, strict=True):
+            self.append(vector, 1.0, row)
 
     def combine(self, vectors: np.ndarray) -> list[Vector]:
         """Combinations of the basis: the columns of ``[m, p]`` as blocks of rows."""
@@ -267,21 +297,36 @@ class Krylov:
                 total = total + np.concatenate([np.asarray(p, np.float64) for p in parts])
         return vector, total
 
-    def append(self, vector: Vector, scale: float) -> None:
-        """One more row of the basis."""
+    def append(self, vector: Vector, scale: float, coupling: np.ndarray | float = 0.0) -> None:
+        """One more row of the basis, which waits for its product."""
         if self.rows % BLOCK == 0:
             rows = min(BLOCK, self.op.size - self.rows)
             self.blocks.append(self.op.space.zeros(rows))
-        row = np.int32(self.rows % BLOCK)
-        self.blocks[-1] = _set_row(self.blocks[-1], row, vector, np.asarray(scale))
+        self._set(self.rows, vector, scale)
         self.rows += 1
+        self.coupling = np.vstack([self.coupling, np.full((1, self.steps), coupling)])
 
     def append_random(self) -> None:
-        """A random direction orthogonal to the basis: the start of a chain."""
+        """Starts a chain: a random direction orthogonal to the basis is next, if one is left."""
+        if self._spanned:
+            return
         vector = self.op.space.normal(jax.random.fold_in(self.key, self.rows))
         vector, _ = self.orthogonalize(vector)
-        self.chain_start = self.steps if self.chain_start is not None else None
         self.append(vector, 1 / float(l2_norm(vector)))
+        self.take(-1)
+
+    def take(self, index: int) -> None:
+        """Makes one of the vectors that wait for their product the next."""
+        here, there = self.steps, range(self.steps, self.rows)[index]
+        if here != there:
+            first, other = self.row(here), self.row(there)
+            self._set(here, other, 1.0)
+            self._set(there, first, 1.0)
+            self.coupling[[0, index]] = self.coupling[[index, 0]]
+
+    def _set(self, index: int, vector: Vector, scale: float) -> None:
+        block, row = self.blocks[index // BLOCK], np.int32(index % BLOCK)
+        self.blocks[index // BLOCK] = _set_row(block, row, vector, np.asarray(scale))
 
 
 def lanczos(
@@ -343,6 +388,4 @@ def lanczos(
         for _ in range(left):
             krylov.extend()
             tracker.step()
-    return LanczosState(
-        tuple(krylov.blocks), krylov.projection, krylov.coupling, krylov.num_matvecs
-    )
+    return krylov.state()

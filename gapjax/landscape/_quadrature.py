@@ -59,7 +59,8 @@ def quadrature(
         open_ = krylov.extend()
         tracker.step()
     tracker.done += steps - krylov.steps
-    return Quadrature(krylov.projection, float(krylov.coupling[-1]), krylov.num_matvecs)
+    beyond = float(krylov.coupling[:, -1].sum())
+    return Quadrature(krylov.projection, beyond, krylov.num_matvecs)
 
 
 def fewer_steps(

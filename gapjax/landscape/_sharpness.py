@@ -185,13 +185,15 @@ def adaptive_sharpness(
 
     def worst(objective: Objective) -> tuple[float, list[float]]:
         loss, slope = objective.gradient(space.zeros())
+        # In units of the weights; one that is 0 does not move, whatever its gradient.
+        slope = times(size, slope)
         if norm == "linf":
             half_width, maps = rho * space.flat(size), (space.split, space.flat)
             starts = box_starts(chance, space.flat(slope), num_starts)
             peaks = [highest_in_box(objective, half_width, s, maxiter, *maps) for s in starts]
         else:
             # A gradient of zero points nowhere: a random direction does in its place.
-            first = times(size, slope) if float(l2_norm(slope)) else draw(0)
+            first = slope if float(l2_norm(slope)) else draw(0)
             slopes = [first, *(draw(index) for index in range(1, num_starts))]
             peaks = [highest_in_ball(objective, size, rho, s, maxiter) for s in slopes]
         return loss, [max(peak, loss) for peak in peaks]

@@ -5,6 +5,9 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
 _FLAGS: Mapping[str, Callable[[bool], bool]] = {
     "train": lambda train: train,
     "training": lambda train: train,
@@ -64,6 +67,28 @@ def arguments(call: Callable[..., Any], inputs: Any, *, train: bool) -> Argument
     if positional:
         return Arguments((inputs,), flags)
     return Arguments((), {**dict.fromkeys(required or list(asked)[:1], inputs), **flags})
+
+
+def key_of(inputs: Any) -> jax.Array:
+    """A key fixed by a batch: passes over it draw the same, and other batches draw something else.
+
+    Folds in a hash of the numbers of each array, the sum of a scrambling of their bits, which is
+    the same however a batch is laid out over devices.
+    """
+    key = jax.random.key(0)
+    for leaf in map(jnp.asarray, jax.tree.leaves(inputs)):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        parts = [jnp.real(leaf), jnp.imag(leaf)] if jnp.iscomplexobj(leaf) else [leaf]
+        for part in parts:
+            if jnp.issubdtype(part.dtype, jnp.floating):
+                bits = jax.lax.bitcast_convert_type(part.astype(jnp.float32), jnp.uint32)
+            else:
+                bits = part.astype(jnp.uint32)
+            bits = bits * jnp.uint32(0x9E3779B1)
+            bits = (bits ^ (bits >> 15)) * jnp.uint32(0x85EBCA77)
+            key = jax.random.fold_in(key, jnp.sum(bits ^ (bits >> 13), dtype=jnp.uint32))
+    return key
 
 
 def no_key(name: str, train: bool) -> str:

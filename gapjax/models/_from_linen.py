@@ -10,7 +10,7 @@ from flax import errors
 # its programs by, and compile each of them once more.
 from gapjax import ghost
 from gapjax.ghost import linen as ghost_linen
-from gapjax.models._calls import Arguments, arguments, no_key, train_flags
+from gapjax.models._calls import Arguments, arguments, key_of, no_key, train_flags
 from gapjax.models._network import Network
 
 # What a pass leaves behind for whoever looks at it; it goes by the size of its batch.
@@ -63,7 +63,7 @@ def from_linen(model: nn.Module) -> Network:
             return {}
         variables, kept = {"params": params, **model_state}, list(model_state)
         with ghost_linen.batch_statistics():
-            _, after = call(variables, inputs, True, jax.random.key(0), kept)
+            _, after = call(variables, inputs, True, key_of(inputs), kept)
         return ghost.batch_norms(after)
 
     def partition_specs(inputs: Any) -> Any:

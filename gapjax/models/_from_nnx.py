@@ -11,7 +11,7 @@ from flax import nnx
 # its programs by, and compile each of them once more.
 from gapjax import ghost
 from gapjax.ghost import nnx as ghost_nnx
-from gapjax.models._calls import arguments, no_key, signature
+from gapjax.models._calls import arguments, key_of, no_key, signature
 from gapjax.models._network import Network
 
 
@@ -76,7 +76,7 @@ def from_nnx(build: Callable[..., nnx.Module], name: str, *, fresh: bool) -> Net
     def batch_statistics(params: Any, model_state: Any, inputs: Any) -> Any:
         if not ghost.batch_norms(model_state):
             return {}
-        model = module(params, model_state, inputs, True, None)
+        model = module(params, model_state, inputs, True, key_of(inputs))
         model = ghost_nnx.batch_statistics(model)
         called(model, inputs, True)
         after = _those_of(model_state, nnx.to_pure_dict(_apart(model).rest))

@@ -27,6 +27,8 @@ class Network(NamedTuple):
         batch_statistics: ``batch_statistics(params, model_state, inputs) -> statistics``: the mean
             and variance that every batch norm sees of these inputs alone, by the path to it, for
             ``gapjax.ghost.precise_statistics``; an empty dict for a network without batch norm.
+            What it draws (dropout before a norm) follows from the inputs: a pass repeats, and
+            batches differ.
         fresh_start: whether ``init`` draws new weights from its key. False for an nnx module that
             was built already: its own weights are the start of every seed.
         describe: a line for people: the class, and its settings.

@@ -65,6 +65,13 @@ def close(one, other, rtol=1e-5):
     )
 
 
+def test_leaves_may_be_numbers(transform):
+    tx, extra = transform
+    numbers, arrays = {"w": 2.0, "b": 1.0}, {"w": jnp.asarray(2.0), "b": jnp.asarray(1.0)}
+    found = trained(tx, extra, numbers, numbers)
+    close(found, trained(tx, extra, arrays, arrays))
+
+
 def test_unknown_extra_arguments_are_accepted(transform):
     tx, extra = transform
     close(trained(tx, extra), trained(tx, {**extra, "value": 1.0, "something_else": "x"}))

@@ -41,6 +41,22 @@ def test_the_log_law_is_recovered(a, b, seed):
     assert fit.better != "power"
 
 
+@pytest.mark.parametrize("seeds", [1, 4])
+@pytest.mark.parametrize("unit", [1e-100, 1e-9, 1e-3, 3e7, 1e12, 1e100])
+def test_the_unit_of_distance_does_not_matter(unit, seeds):
+    rng = np.random.default_rng(1)
+    curves = 1 + 0.5 * np.log(STEP) + 0.1 * noise(rng, "walk", STEP, seeds)
+    one, other = fit_diffusion(STEP, curves), fit_diffusion(STEP, unit * curves)
+    dimension = dict.fromkeys(("log_slope", "log_intercept", "power_factor", "slopes"), 1)
+    dimension |= {"log_interval": 1, "log_intercept_interval": 1, "log_covariance": 2}
+    for name, value in vars(one).items():
+        if isinstance(value, str):
+            assert getattr(other, name) == value
+            continue
+        found = np.asarray(getattr(other, name)) / unit ** dimension.get(name, 0)
+        np.testing.assert_allclose(found, value, rtol=1e-6, err_msg=name)
+
+
 @pytest.mark.parametrize("p", [0.25, 0.5, 1.0])
 @pytest.mark.parametrize("seeds", [None, 4])
 def test_the_power_law_is_recovered(p, seeds):

@@ -87,6 +87,34 @@ def test_the_controller_is_that_of_a_float64_loop(getkey):
         place = np.asarray(params, np.float64)
 
 
+def test_a_step_straight_away_from_the_start_is_scaled_without_rounding():
+    step = np.unique(np.round(np.geomspace(1, 1e6, 60)))
+    tx = match_diffusion(reference_record(step, np.log1p(step)))
+    count, place, length = 900_000, np.log1p(9e5), 1e-6
+    state = tx.init(jnp.zeros(2))._replace(
+        num_updates=jnp.asarray(count, jnp.int32),
+        square=jnp.asarray(length**2, jnp.float32),
+        along=jnp.asarray(place * length, jnp.float32),
+    )
+    updates, params = (jnp.asarray([x, 0.0], jnp.float32) for x in (length, place))
+    match = diffusion_match(tx.update(updates, state, params)[1])
+    horizon = count / 40
+    target = np.interp(np.log(count + horizon), np.log(step), np.log1p(step))
+    # (place + horizon * s * length) to first order, and as exact as float32 holds the distances.
+    root = np.roots([length**2, 2 * place * length, -(target**2 - place**2) / horizon]).max()
+    np.testing.assert_allclose(match.scale, root, rtol=1e-3)
+
+
+def test_the_state_stays_in_float32_where_numbers_have_64_bits():
+    with jax.enable_x64(True):
+        for dtype in (jnp.float32, jnp.float64):
+            tx = match_diffusion(REFERENCE)
+            params = jnp.zeros(3, dtype)
+            before = tx.init(params)
+            after = jax.eval_shape(tx.update, jnp.ones(3, dtype), before, params)[1]
+            assert jax.tree.map(jnp.result_type, after) == jax.tree.map(jnp.result_type, before)
+
+
 def test_at_first_every_update_hits_the_target(getkey):
     tx = match_diffusion(REFERENCE)
     params = jnp.zeros(50)

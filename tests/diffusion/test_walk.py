@@ -114,6 +114,14 @@ def test_without_a_potential_the_walk_is_free():
     assert slope == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.parametrize(("num_walkers", "known"), [(1, False), (2, True)])
+def test_one_walker_tells_no_error(num_walkers, known):
+    walk = random_potential_walk(
+        jax.random.key(0), alpha=1.0, num_steps=100, num_walkers=num_walkers
+    )
+    assert (np.isfinite(walk.stderr) == known).all() and np.isfinite(walk.distance).all()
+
+
 def test_walks_are_pure_and_compile():
     walk = lambda key: random_potential_walk(  # noqa: E731
         key, alpha=1.5, num_steps=1000, num_walkers=8, num_records=10

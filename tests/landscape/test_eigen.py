@@ -94,6 +94,74 @@ def test_multiple_eigenvalues_are_found_with_their_copies(values):
     assert pairs.converged.all()
 
 
+COPIES = np.concatenate([[9.0] * 3, [8.0] * 2, [5.0], np.linspace(0, 1, 94)])
+
+
+@pytest.mark.parametrize(("which", "sign"), [("LM", 1), ("LM", -1), ("LA", 1), ("SA", -1)])
+@pytest.mark.parametrize("basis_size", [None, 8, 6])
+@pytest.mark.parametrize("k", [2, 4])
+def test_copies_above_a_bulk_are_found(which, sign, basis_size, k):
+    # A chain does not close here before all its leading pairs pass.
+    op, calls = diagonal(sign * COPIES), []
+    counting = landscape.Operator(lambda v: calls.append(1) or op.apply(v), op.space)
+    options = {"which": which, "basis_size": basis_size}
+    pairs = landscape.eigh_topk(counting, jax.random.key(1), k, **options)
+    np.testing.assert_allclose(pairs.values, sign * COPIES[:k], rtol=1e-6)
+    assert pairs.converged.all() and len(calls) == pairs.num_matvecs
+    rows = np.asarray(pairs.vectors, np.float64)
+    np.testing.assert_allclose(rows @ rows.T, np.eye(k), atol=1e-5)
+    true = np.linalg.norm(rows * (sign * COPIES - pairs.values[:, None]), axis=1)
+    assert (true <= 2 * pairs.residuals + 1e-6).all()
+
+
+def test_copies_of_both_signs_and_nearly_equal_ones():
+    values = np.concatenate([[9, -9, 8.9999, -9, 8.99], np.linspace(-1, 1, 95)])
+    pairs = landscape.eigh_topk(diagonal(values), jax.random.key(1), 5)
+    np.testing.assert_allclose(sorted(pairs.values), sorted(values[:5]), rtol=1e-5)
+    assert pairs.converged.all()
+
+
+@pytest.mark.parametrize("basis_size", [None, 8])
+def test_a_resumed_search_finds_the_same_copies(basis_size):
+    op, key, kept = diagonal(COPIES), jax.random.key(1), []
+    options = {"basis_size": basis_size}
+    straight = landscape.eigh_topk(
+        op, key, 4, progress=lambda p: kept.append(p.partial()), **options
+    )
+    assert any(state.coupling.ndim == 2 for state in kept)
+    states = kept + [landscape.lanczos(op, key, steps) for steps in range(1, 8)]
+    for state in states:
+        resumed = landscape.eigh_topk(op, key, 4, resume=state, **options)
+        np.testing.assert_allclose(resumed.values, straight.values, rtol=1e-6)
+        assert resumed.converged.all()
+    if basis_size is None:
+        for state in kept:
+            assert landscape.eigh_topk(op, key, 4, resume=state).num_matvecs == (
+                max(straight.num_matvecs, state.num_matvecs + 1)
+            )
+    # Nor is a state that holds several chains changed by going on from it.
+    basis = np.asarray(kept[-1].basis, np.float64)
+    np.testing.assert_allclose(basis @ basis.T, np.eye(len(basis)), atol=1e-5)
+    assert landscape.lanczos(op, key, 40, resume=kept[-1]).basis.shape == (40, 100)
+
+
+def test_converged_waits_for_the_search_for_copies():
+    op, key = diagonal(COPIES), jax.random.key(1)
+    straight = landscape.eigh_topk(op, key, 4)
+    for most in range(5, straight.num_matvecs):
+        pairs = landscape.eigh_topk(op, key, 4, max_matvecs=most)
+        assert pairs.num_matvecs == most and not pairs.converged.all()
+        wrong = np.abs(pairs.values - COPIES[:4]) > 1e-3
+        assert not pairs.converged[wrong].any()
+
+
+def test_distinct_values_cost_few_products_more(problem):
+    op, _ = problem
+    for k, most in ((1, 14), (5, 35)):
+        pairs = landscape.eigh_topk(op, jax.random.key(0), k)
+        assert pairs.converged.all() and pairs.num_matvecs <= most
+
+
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_the_whole_of_a_tiny_space(size):
     values = np.arange(1, size + 1)

@@ -24,6 +24,14 @@ def metrics(params, batch):
     return {"loss": networks.output_loss(out, batch), "accuracy": jnp.mean(right, dtype="float32")}
 
 
+@pytest.mark.parametrize("sizes", [(3, 3), (3, 2)])
+def test_the_evaluator_refuses_a_metric_of_each_example(sizes):
+    data = [jnp.ones(size) for size in sizes]
+    for metric, name in ((lambda w, x: w * x, ""), (lambda w, x: {"a": w, "b": w * x}, "'b'")):
+        with pytest.raises(ValueError, match=rf"{name}.* has shape \(3,\): return the mean"):
+            landscape.evaluator(metric, data)(jnp.float32(2))
+
+
 def test_the_evaluator_weighs_a_ragged_batch(ends, batches):
     whole = jax.tree.map(lambda *a: np.concatenate(a), *batches)
     found = landscape.evaluator(metrics, batches)(ends[0])
@@ -170,6 +178,33 @@ def test_filters_are_the_last_axis_of_a_kernel():
     assert plain["scale"].any()
 
 
+@pytest.mark.parametrize("normalize", ["filter", "layer"])
+def test_directions_of_stacked_layers_are_those_of_each(normalize):
+    rng = np.random.default_rng(0)
+
+    def some(*shape):
+        return jnp.asarray(rng.normal(size=shape) + 1, jnp.float32)
+
+    blocks = {
+        "norm": {"scale": some(3, 4), "bias": some(3, 4)},
+        "query": {"kernel": some(3, 4, 2, 2), "bias": some(3, 2, 2)},
+        "thin": {"kernel": some(3, 5)},
+    }
+    params = {"blocks": blocks, "head": {"kernel": some(4, 6), "bias": some(2, 3)}}
+    d = landscape.random_direction(jax.random.key(0), params, normalize=normalize)
+    for none in (*d["blocks"]["norm"].values(), d["blocks"]["query"]["bias"], d["head"]["bias"]):
+        assert not np.any(none)
+    # One number a layer and output is a vector, as it is in a layer alone.
+    assert not np.any(d["blocks"]["thin"]["kernel"])
+    axes = (0, 1) if normalize == "filter" else (0, 1, 2)
+    for own, moved in zip(blocks["query"]["kernel"], d["blocks"]["query"]["kernel"], strict=True):
+        norms = (np.sqrt(np.sum(np.square(x), axis=axes)) for x in (own, moved))
+        np.testing.assert_allclose(*norms, rtol=1e-5)
+    axes = axes[:-1]
+    norms = (np.sqrt(np.sum(np.square(x["head"]["kernel"]), axis=axes)) for x in (params, d))
+    np.testing.assert_allclose(*norms, rtol=1e-5)
+
+
 def test_the_plane_through_three_solutions(ends):
     third = networks.make(2)[0]
     basis = landscape.plane_through(*ends, third)
@@ -200,6 +235,17 @@ def test_trajectory_pca_agrees_with_the_singular_values(center):
         landscape.trajectory_pca(run, num_components=6)
     with pytest.raises(ValueError, match="fewer than 2"):
         landscape.trajectory_pca([run[0], run[1], run[1]], num_components=2)
+
+
+@pytest.mark.parametrize("t", [-1.0, 0.0, 0.2, 0.5, 0.8, 1.0, 1.5])
+def test_a_chain_is_straight_between_its_points_and_beyond(t):
+    points = np.array([[1.0, 5.0], [2.0, 7.0], [4.0, 1.0]])
+    chain = landscape.Curve("polychain", tuple(map(jnp.asarray, points)), None)
+    first = 0 if t < 0.5 else 1
+    expected = points[first] + (2 * t - first) * (points[first + 1] - points[first])
+    np.testing.assert_allclose(landscape.curve_point(chain, t), expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="t must be a finite number, not nan"):
+        landscape.curve_point(chain, np.nan)
 
 
 @pytest.mark.parametrize(("kind", "bends"), [("bezier", 1), ("polychain", 2)])

@@ -148,6 +148,19 @@ def test_adaptive_measures_of_a_quadratic():
     np.testing.assert_allclose(ball.value, highest, rtol=1e-3)
 
 
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("num_starts", [1, 3])
+def test_a_gradient_on_weights_of_zero_alone_tells_nothing(norm, num_starts):
+    def loss(params, batch):
+        return jnp.mean(batch) * (5 * (params["w"] - 2.0) ** 2 + 3 * params["b"])
+
+    params = {"w": jnp.float32(2.0), "b": jnp.float32(0.0)}
+    options = {"norm": norm, "num_starts": num_starts, "key": jax.random.key(1)}
+    found = landscape.adaptive_sharpness(loss, params, [jnp.ones(2)], rho=0.1, **options)
+    np.testing.assert_allclose(found.value, 5 * 0.2**2, rtol=1e-5)
+    np.testing.assert_allclose(found.values, 5 * 0.2**2, rtol=1e-5)
+
+
 def test_sam_takes_one_step_along_the_gradient(problem):
     params, batches = problem
     found = landscape.sam_sharpness(networks.loss, params, batches, rho=0.1)

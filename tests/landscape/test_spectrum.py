@@ -69,6 +69,12 @@ def test_counts_are_covered_with_the_stated_bias(op, matrix):
     within = np.zeros(4)
     for seed in range(20):
         found = landscape.count_above(op, thresholds, key=jax.random.key(seed), num_steps=24)
+        if not seed:
+            square = landscape.count_above(
+                op, thresholds.reshape(2, 2), key=jax.random.key(seed), num_steps=24
+            )
+            np.testing.assert_array_equal(square.mean, found.mean.reshape(2, 2))
+            np.testing.assert_array_equal(square.bias, found.bias.reshape(2, 2))
         within += np.abs(found.mean - exact) <= 3 * found.stderr + found.bias + 1e-6
     assert (within >= 19).all(), within
     np.testing.assert_allclose(found.mean[0], exact[0], atol=1e-3)

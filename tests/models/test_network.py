@@ -123,6 +123,36 @@ def test_statistics_of_a_batch_are_those_that_its_norm_sees(model):
     np.testing.assert_allclose(replaced["var"], hidden.var(0), rtol=1e-4)
 
 
+class DropsFirst(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Dropout(0.5, deterministic=not train)(x)
+        return nn.BatchNorm(use_running_average=not train)(x)
+
+
+class DropsFirstNnx(nnx.Module):
+    def __init__(self, rngs):
+        self.drop, self.norm = nnx.Dropout(0.5, rngs=rngs), nnx.BatchNorm(5, rngs=rngs)
+
+    def __call__(self, x):
+        return self.norm(self.drop(x))
+
+
+@pytest.mark.parametrize("model", [DropsFirst(), DropsFirstNnx], ids=["linen", "nnx"])
+def test_statistics_repeat_for_a_batch_and_average_over_masks(model):
+    network = models.as_network(model)
+    # One number tells them apart.
+    batches = jnp.ones((64, 8, 5)).at[:, 0, 0].set(jnp.arange(64.0))
+    params, state = network.init(jax.random.key(0), batches[0])
+    statistics = jax.jit(lambda x: network.batch_statistics(params, state, x))
+    ((path, first),) = statistics(batches[3]).items()
+    np.testing.assert_array_equal(first["mean"], statistics(batches[3])[path]["mean"])
+    over = jax.vmap(statistics)(batches)[path]["mean"]
+    np.testing.assert_allclose(over[3], first["mean"], rtol=1e-6)
+    # Kept and doubled, or dropped: 1 on average, of all masks.
+    np.testing.assert_allclose(np.mean(over, 0)[1:], 1, atol=0.2)
+
+
 def test_a_network_without_batch_norm_has_no_statistics():
     network = models.as_network(Bare())
     params, state = network.init(jax.random.key(0), X)
