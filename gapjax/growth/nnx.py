@@ -125,7 +125,9 @@ def value_grad_and_noise(
             after = nnx.state(merged, nnx.Not(nnx.Param))
             return (value[0] if has_aux else value), (value, after)
 
-        measure = _layer_noise.value_grad_and_noise(functional, has_aux=True)
+        measure = _layer_noise.value_grad_and_noise(
+            functional, has_aux=True, batches=(*args, *kwargs.values())
+        )
         (_, (value, after)), grads, noise = measure(params)
         nnx.update(model, after)
         return value, grads, noise

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-# What a step can tell an optimizer. Optax knows the first six; the last two are of microbatches.
+# What a step can tell an optimizer. Optax knows the first six; the others are of microbatches.
 EXTRA = (
     "value",
     "grad",
@@ -18,6 +18,7 @@ EXTRA = (
     "batch_size",
     "part_size",
     "part_squared_norm",
+    "effective_size",
 )
 Update = Callable[..., Any]
 
