@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gapjax.training._history import names
 from gapjax.training._sharding import outside_meshes, put
 
 FORMAT = 3
@@ -101,13 +102,11 @@ def names_of(tree: Any) -> list[str]:
 
 def _names(paths: list[Any]) -> list[list[str]]:
     """The keys by which each leaf is found in a nested dictionary."""
-    return [[_key(entry) for entry in path] or ["state"] for path in paths]
+    return [[_key(name) for name in names(path)] or ["state"] for path in paths]
 
 
-def _key(entry: Any) -> str:
+def _key(key: str) -> str:
     """One step of a path; orbax joins them by dots, storage by slashes, so those are spelled."""
-    kinds = ("key", "name", "idx")
-    key = str(next((getattr(entry, kind) for kind in kinds if hasattr(entry, kind)), entry))
     for sign in "%./":
         key = key.replace(sign, f"%{ord(sign):02X}")
     return key or "%"
