@@ -1,5 +1,6 @@
 """Any optax chain: what it can be told at an update, and states whose memory may be donated."""
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -231,12 +232,38 @@ def strong(tree: Any) -> Any:
     return jax.tree.map(one, tree)
 
 
-def without_aliases(tree: Any) -> Any:
+def kept_by(tx: optax.GradientTransformation, params: Any) -> list[jax.Array]:
+    """The arrays in the first state of an optimizer that it has not made for it.
+
+    Those that it was made with (a learning rate, a random key), and the parameters.
+    """
+    kept: list[jax.Array] = []
+
+    def init() -> None:  # traced, what is computed here is a tracer
+        leaves = jax.tree.leaves(tx.init(params))
+        kept.extend(x for x in leaves if isinstance(x, jax.Array) and not _is_tracer(x))
+
+    untraceable = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)
+    with contextlib.suppress(*untraceable):
+        jax.eval_shape(init)
+    return kept
+
+
+def _is_tracer(x: Any) -> bool:
+    return isinstance(x, jax.core.Tracer)
+
+
+def without_aliases(tree: Any, others: Any = ()) -> Any:
     """A tree in which no array is there twice, so that all of its memory may be donated.
 
     Some optimizers start with the parameters themselves in their state.
+
+    Args:
+        tree: of arrays.
+        others: arrays whose memory must not be in it either.
     """
-    seen = set[Any]()
+    arrays = (leaf for leaf in jax.tree.leaves(others) if isinstance(leaf, jax.Array))
+    seen = {place for leaf in arrays for place in _memory(leaf)}
 
     def own(leaf: Any) -> Any:
         if not isinstance(leaf, jax.Array):
@@ -253,7 +280,7 @@ def without_aliases(tree: Any) -> Any:
 def _memory(leaf: jax.Array) -> list[Any]:
     """Where an array lies: its object, and its memory on each device of this process."""
     places: list[Any] = [id(leaf)]
-    if isinstance(leaf, jax.core.Tracer) or leaf.size == 0 or leaf.is_deleted():
+    if _is_tracer(leaf) or leaf.size == 0 or leaf.is_deleted():
         return places
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)

@@ -351,3 +351,44 @@ def test_states_made_by_hand_may_hold_an_array_twice(donate):
             for _ in range(2):
                 state, metrics = compiled(state, _batch())
             assert np.isfinite(metrics["loss"])
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda rate, key: optax.inject_hyperparams(optax.sgd)(learning_rate=rate),
+        lambda rate, key: optax.chain(optax.add_noise(0.1, 0.5, key=key), optax.sgd(0.1)),
+        lambda rate, key: optax.masked(optax.noisy_sgd(0.1, key=key), {"w": True, "b": False}),
+    ],
+)
+def test_donation_takes_nothing_that_is_not_the_states_own(made):
+    """A second run of the same optimizer and key is the first one again."""
+    key, rate = jax.random.key(3), jnp.float32(0.125)
+    tx = made(rate, key)
+    step = training.compile_step(training.make_train_step(_loss, tx))
+    ends = []
+    for _ in range(2):
+        params = {"w": jnp.ones((4, 3)), "b": jnp.zeros(3)}
+        state = training.init_state(params, tx, key=key)
+        for _ in range(2):
+            state, _ = step(state, _batch())
+        ends.append(state.params)
+        assert params["w"].is_deleted()  # what was given away is
+    chex.assert_trees_all_equal(*ends)
+    assert float(rate) == 0.125 and not key.is_deleted()
+
+
+def test_a_key_whose_memory_is_gone_is_refused():
+    key = jax.random.key(0)
+    key.delete()
+    with pytest.raises(ValueError, match="key was handed to a step before"):
+        training.init_state({"w": jnp.ones(2)}, optax.sgd(0.1), key=key)
+
+
+def test_an_optimizer_whose_state_depends_on_values_starts_too():
+    def init(params):
+        return {"large": jnp.array(bool(optax.tree.norm(params) > 1))}
+
+    tx = optax.GradientTransformation(init, lambda updates, state, params=None: (updates, state))
+    state = training.init_state({"w": jnp.ones(4)}, tx, key=jax.random.key(0))
+    assert bool(state.opt_state["large"])
