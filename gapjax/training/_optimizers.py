@@ -21,6 +21,7 @@ EXTRA = (
     "part_squared_norm",
     "effective_size",
 )
+_PARTS = frozenset(EXTRA[6:])
 Update = Callable[..., Any]
 
 
@@ -36,19 +37,21 @@ _DROPS = optax.with_extra_args_support(
 
 
 class _Lost(NamedTuple):
-    """A transform that could be told something which does not reach it, and because of whom."""
+    """A transform that would be told nothing of something, or what is wrong, because of another."""
 
     name: str
     by: Update
     blocker: Update
     wraps: bool  # whether the blocker holds the transform, or stands beside it in a chain
+    misled: bool = False
 
 
 def with_all_extras(tx: Any) -> optax.GradientTransformationExtraArgs:
     """An optimizer that may be told everything in ``EXTRA``, and passes on what ``tx`` takes.
 
     Its own signature says what that is, and the signatures of the transforms that it passes extra
-    arguments on to, which it holds in its closure.
+    arguments on to, which it holds in its closure. Inside ``optax.MultiSteps`` the batch is that of
+    all mini-steps together.
 
     Args:
         tx: an optax transform or chain, or ``optax.MultiSteps``.
@@ -56,14 +59,17 @@ def with_all_extras(tx: Any) -> optax.GradientTransformationExtraArgs:
     Raises:
         ValueError: something else; or a chain in which something that a transform needs does not
             reach it, because another one takes nothing of the kind: here, or at the first update
-            where it may be left out.
+            where it may be left out. Or one inside ``optax.MultiSteps`` that would be told the
+            sizes of a mini-step.
     """
     check_transform(tx)
     told, blocker = _told(tx.update)
     lost = list(_lost(tx.update, told, blocker or tx.update, False))
-    for one in lost:
-        if _parameters(one.by)[one.name].default is inspect.Parameter.empty:
+    for one in [*_misled(tx.update), *lost]:
+        default = _parameters(one.by)[one.name].default
+        if one.misled or default is inspect.Parameter.empty:
             raise ValueError(_say(one))
+    multi = _multi_steps(tx.update)
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
         own = {name: value for name, value in extra.items() if name in told}
@@ -72,6 +78,8 @@ def with_all_extras(tx: Any) -> optax.GradientTransformationExtraArgs:
         try:
             # Some of optax's own mix types, which a session with strict promotion refuses.
             with jax.numpy_dtype_promotion("standard"):
+                if multi is not None and "batch_size" in own:
+                    own["batch_size"] *= multi._every_k_schedule(state.gradient_step)
                 return tx.update(updates, state, params, **own)
         except ValueError as error:  # "has to be told"
             if lost:
@@ -121,8 +129,36 @@ def _lost(update: Update, told: frozenset[str], blocker: Update, wraps: bool) ->
             yield from _lost(member, frozenset(), inner, True)
 
 
+def _misled(
+    update: Update, wrong: frozenset[str] = frozenset(), by: Any = None, *, outermost: bool = True
+) -> Iterator[_Lost]:
+    """The transforms that would be told of one mini-step, where their update is of many."""
+    for name in EXTRA:
+        if name in _named(update) & wrong:
+            yield _Lost(name, update, by, True, misled=True)
+    if not _passes_on(update):
+        return
+    if _multi_steps(update) is not None:
+        wrong, by = _PARTS if outermost else _PARTS | {"batch_size"}, update
+    for member in _members(update):
+        yield from _misled(member, wrong, by, outermost=False)
+
+
+def _multi_steps(update: Update) -> optax.MultiSteps | None:
+    owner = getattr(update, "__self__", None)
+    return owner if isinstance(owner, optax.MultiSteps) else None
+
+
 def _say(lost: _Lost) -> str:
     by, blocker = _name(lost.by), _name(lost.blocker)
+    if lost.misled:
+        remedy = f"Let {blocker} hold the whole chain"
+        if lost.name in _PARTS:
+            remedy = f"Put {by} before it: optax.chain({by}(...), {blocker}(...))"
+        return (
+            f"{by} takes {lost.name} at an update, and inside of {blocker} that is of one "
+            f"mini-step. {remedy}."
+        )
     if not lost.wraps:
         takes = ", ".join(sorted(_named(lost.blocker))) or "nothing"
         return (
