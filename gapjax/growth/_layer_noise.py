@@ -61,7 +61,7 @@ def report(
     *,
     features: Sequence[int],
     layer: Callable[[dict[str, jax.Array]], jax.Array],
-    normalized: Callable[[], jax.Array],
+    normalized: Callable[[Any], jax.Array],
 ) -> jax.Array:
     """A layer's output as it is, whose gradient tells the norms of its examples' gradients.
 
@@ -71,7 +71,7 @@ def report(
         parameters: its ``"scale"`` and ``"bias"``, as far as it has them.
         features: the axes that they run along.
         layer: gives the output, of the parameters.
-        normalized: gives the input normalized, before gain and bias.
+        normalized: gives the input normalized, before gain and bias, in a type.
     """
     to = _pass.value
     kept = {axis % x.ndim for axis in features}
@@ -82,7 +82,7 @@ def report(
             to.meet(name, x)
             return layer(parameters)
         y = layer(jax.lax.stop_gradient(parameters))
-        plain = jax.lax.stop_gradient(normalized())
+        plain = jax.lax.stop_gradient(normalized(jax.eval_shape(widen, y).dtype))
     over = tuple(axis for axis in range(1, x.ndim) if axis not in kept)
     varying = {kind: _varying_like(value, x) for kind, value in parameters.items()}
     return _tap(over, y, plain, varying, to.probes[name])
@@ -116,7 +116,12 @@ def _tap_backward(over: Any, saved: Any, upstream: jax.Array) -> Any:
         for kind, gradient in whole.items()
     }
     norms = jnp.stack([squared_norm(single), squared_norm(whole)])
-    return upstream, jnp.zeros_like(normalized), gradients, norms
+    return upstream, jnp.zeros_like(normalized), gradients, norms.astype(_norm_type())
+
+
+def _norm_type() -> Any:
+    """The widest real type that there is."""
+    return jax.dtypes.canonicalize_dtype(float)
 
 
 _tap.defvjp(_tap_forward, _tap_backward)
@@ -147,7 +152,7 @@ def value_grad_and_noise(
         )
         probes: dict[str, jax.Array] = {}
         for name, x in met.inputs.items():
-            axes, zeros = tuple(_varies_over(x)), jnp.zeros(2, jnp.float32)
+            axes, zeros = tuple(_varies_over(x)), jnp.zeros(2, _norm_type())
             probes[name] = jax.lax.pcast(zeros, axes, to="varying") if axes else zeros
         value, (grads, norms) = jax.value_and_grad(
             lambda params, probes: loss(params, Probes(probes)), argnums=(0, 1), has_aux=has_aux
@@ -155,7 +160,9 @@ def value_grad_and_noise(
         noise = {
             # The loss is a mean: an example's own gradient is B times what it adds. Of weights w
             # it is sum(w) / w times, and the mean square of these comes out the same.
-            name: gradient_noise_scale(size * single, whole, part_size=1, batch_size=size)
+            name: gradient_noise_scale(
+                jnp.asarray(size, single.dtype) * single, whole, part_size=1, batch_size=size
+            )
             for name, (single, whole) in norms.items()
         }
         return value, grads, noise

@@ -201,14 +201,14 @@ def noise_scale_tracker(
             _check_sizes(part_size, size, num_examples)
         noise = _estimates(part_squared_norm, norm, part_size, size, num_examples)
         pair = jnp.stack([noise.trace, noise.squared_norm])
-        keep = state.decay
 
         def average(old: jax.Array, new: jax.Array) -> jax.Array:
-            return keep * old + (1.0 - keep) * new
+            keep = state.decay.astype(old.dtype)
+            return keep * old + (1.0 - keep) * new.astype(old.dtype)
 
         new = NoiseScaleState(
             optax.safe_increment(state.num_updates),
-            keep,
+            state.decay,
             average(state.means, pair),
             average(state.products, pair[:, None] * pair[None, :]),
         )

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import meta
 
@@ -139,7 +138,6 @@ def _intercept(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
     free = {"parent": None, "name": None}
     # The same layer without gain and bias: the compiler computes what they share once.
     bare = {use: False for use in ("use_scale", "use_bias") if hasattr(layer, use)}
-    plain = layer.clone(**free, **bare, dtype=jnp.float32)
     features = getattr(layer, "feature_axes", -1)
     return _layer_noise.report(
         "/".join(layer.path),
@@ -147,5 +145,7 @@ def _intercept(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
         parameters,
         features=(features,) if isinstance(features, int) else tuple(features),
         layer=lambda own: layer.clone(**free).apply({"params": own}, *args, **kwargs),
-        normalized=lambda: plain.apply({}, *args, **kwargs),
+        normalized=lambda dtype: layer.clone(**free, **bare, dtype=dtype).apply(
+            {}, *args, **kwargs
+        ),
     )

@@ -435,3 +435,35 @@ def test_of_a_padded_batch_an_nnx_model_counts_real_examples_too():
         },
     )
     _assert_same_noise(noise, expected)
+
+
+@pytest.mark.parametrize("kind", ["linen", "nnx"])
+def test_in_float64_gradients_and_noise_are_as_precise(kind):
+    with jax.enable_x64(True):
+        x = jnp.asarray(np.random.default_rng(3).normal(size=(EXAMPLES, FEATURES)))
+        gain = jnp.asarray(np.random.default_rng(4).normal(1, 0.3, FEATURES))
+        wide = {"dtype": jnp.float64, "param_dtype": jnp.float64}
+        if kind == "linen":
+            model = nn.LayerNorm(**wide)
+            params = {"params": {"scale": gain, "bias": gain - 1}}
+            loss = lambda params, x: jnp.mean(jnp.tanh(model.apply(params, x)) ** 3)  # noqa: E731
+            compute = in_linen.value_grad_and_noise(loss)
+        else:
+            told = nnx.LayerNorm(FEATURES, rngs=nnx.Rngs(0), **wide)
+            told.scale[...], told.bias[...] = gain, gain - 1
+            graph, params = nnx.split(in_nnx.reporting(nnx.List([told])))
+            loss = lambda params, x: jnp.mean(jnp.tanh(nnx.merge(graph, params)[0](x)) ** 3)  # noqa: E731
+            compute = in_nnx.value_grad_and_noise(loss)
+        _, grads, noise = jax.jit(compute)(params, x)
+        expected = jax.grad(loss)(params, x)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12), grads, expected)
+        (found,) = noise.values()
+        single = jax.vmap(lambda x: jax.grad(loss)(params, x[None]))(x)
+        rows = np.concatenate(
+            [np.asarray(g).reshape(EXAMPLES, -1) for g in jax.tree.leaves(single)], 1
+        )
+        trace = np.sum(rows.var(axis=0, ddof=1))
+        np.testing.assert_allclose(found.trace, trace, rtol=1e-12)
+        np.testing.assert_allclose(
+            found.squared_norm, np.sum(rows.mean(axis=0) ** 2) - trace / EXAMPLES, rtol=1e-9
+        )
