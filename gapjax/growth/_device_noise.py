@@ -9,6 +9,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gapjax import _checks
 from gapjax._examples import effective_examples, example_weights, noise_sizes
+from gapjax._means import mean_of_devices
 from gapjax.growth._noise_scale import NoiseScale, gradient_noise_scale, squared_norm
 
 AxisName = str | tuple[str, ...]
@@ -97,7 +98,6 @@ def value_grad_and_device_noise(
         )
     if num_examples is not None:
         _checks.positive_int("num_examples", num_examples)
-    from gapjax.training._means import mean_of_devices  # late: training builds on growth
 
     def share(params: Any, batch: Any, args: Any) -> tuple[Any, Any, NoiseScale]:
         local = jax.tree.map(lambda x: jax.lax.pcast(x, axis, to="varying"), params)

@@ -9,10 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from gapjax._examples import count_examples, effective_examples, noise_sizes
-from gapjax._precision import widen
-from gapjax.training._gradients import Gradient, GradientStrategy, ValueAndGrad
-from gapjax.training._losses import Batch
-from gapjax.training._means import (
+from gapjax._means import (
     Weight,
     average,
     combine,
@@ -27,6 +24,9 @@ from gapjax.training._means import (
     spread,
     varying,
 )
+from gapjax._precision import widen
+from gapjax.training._gradients import Gradient, GradientStrategy, ValueAndGrad
+from gapjax.training._losses import Batch
 from gapjax.training._optimizers import trained
 
 

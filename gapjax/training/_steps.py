@@ -9,6 +9,7 @@ import jax
 import optax
 
 from gapjax import _checks
+from gapjax._means import AxisName
 from gapjax.training._batch_loss import BatchLoss
 from gapjax.training._faults import ON_FAULT, find_fault
 from gapjax.training._gradients import GradientStrategy, ValueAndGrad, plain
@@ -22,7 +23,6 @@ from gapjax.training._losses import (
     weigh,
     with_state,
 )
-from gapjax.training._means import AxisName
 from gapjax.training._optimizers import strong, with_all_extras
 from gapjax.training._state import TrainState
 
