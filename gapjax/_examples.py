@@ -2,7 +2,7 @@
 
 import collections
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -73,6 +73,60 @@ def example_weights(batch: Any) -> jax.Array | None:
     """
     weights = part_weights(batch)
     return weights if weights is None or weights.ndim == 1 else weights.sum(axis=1)
+
+
+def effective_examples(batch: Any) -> Any:
+    """As many examples, all counting alike, as have a mean as noisy as the mean of these.
+
+    Of examples that count fully or not at all, how many count; with other weights, ``(sum w)^2 /
+    sum w^2``.
+
+    Args:
+        batch: a pytree of arrays with a leading axis of B examples.
+
+    Returns:
+        B where there is no mask; else float32, shape ``()``.
+
+    Example:
+        >>> import numpy as np
+        >>> float(effective_examples({"x": np.ones(3), "mask": np.array([True, True, False])}))
+        2.0
+    """
+    weights = example_weights(batch)
+    if weights is None:
+        return count_examples(batch)
+    total, squares = jnp.sum(weights), jnp.sum(jnp.square(weights))
+    return total * (total / jnp.where(squares > 0, squares, 1))
+
+
+def noise_sizes(
+    weights: jax.Array, sizes: Any, total: Callable[[jax.Array], jax.Array] = jnp.sum
+) -> tuple[jax.Array, jax.Array]:
+    r"""The sizes b and B that the noise of a mean over unequal parts is told by.
+
+    The mean gradient over parts a, each with weight :math:`w_a` and :math:`n_a` examples, is as
+    noisy as that of B examples, and the mean of :math:`|g_a|^2` by weight as that of b,
+
+    .. math:: 1/B = \sum_a p_a^2 / n_a, \qquad 1/b = \sum_a p_a / n_a, \qquad
+        p_a = w_a / \sum_a w_a.
+
+    Args:
+        weights: of the parts; one of weight 0 adds nothing.
+        sizes: the ``effective_examples`` of each.
+        total: the sum over parts.
+
+    Returns:
+        b and B; the same number where only one part has any weight.
+
+    Example:
+        >>> counts = jnp.array([16.0, 4.0, 0.0])
+        >>> [round(float(size), 3) for size in noise_sizes(counts, counts)]
+        [10.0, 20.0]
+    """
+    whole = total(weights)
+    shares = jnp.where(weights > 0, weights / jnp.where(whole > 0, whole, 1), 0)
+    noise = shares / jnp.where(weights > 0, sizes, 1)
+    return 1 / total(noise), 1 / total(shares * noise)
 
 
 def part_weights(batch: Any) -> jax.Array | None:

@@ -1,11 +1,12 @@
 """How many examples a batch holds, and how much each counts."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from gapjax import growth
-from gapjax._examples import count_examples, example_weights
+from gapjax._examples import count_examples, effective_examples, example_weights, noise_sizes
 
 
 @pytest.mark.parametrize(
@@ -57,3 +58,16 @@ def test_masks_of_examples_and_of_their_parts():
     assert example_weights(both).tolist() == [2, 1, 0]
     with pytest.raises(ValueError, match=r"mask of this batch has shape \(3, 4, 4\).*weight_fn="):
         example_weights({"x": x, "mask": np.ones((3, 4, 4))})
+
+
+def test_the_sizes_that_tell_the_noise_of_unequal_parts():
+    """Against the variance of a weighted mean of independent draws, written out."""
+    weights = np.array([[1, 1, 0.5], [0.25, 0, 0], [0, 0, 0], [2, 1, 1]])
+    shares = weights / weights.sum()
+    sizes = jnp.stack([jnp.asarray(effective_examples({"mask": w})) for w in weights])
+    part_size, batch_size = noise_sizes(jnp.asarray(weights.sum(axis=1)), sizes)
+    assert float(batch_size) == pytest.approx(1 / np.sum(shares**2))
+    own = [np.sum((w / w.sum()) ** 2) * w.sum() if w.any() else 0 for w in weights]
+    assert float(part_size) == pytest.approx(weights.sum() / np.sum(own))
+    alone = noise_sizes(jnp.array([0.0, 3.0]), jnp.array([0.0, 3.0]))
+    assert float(alone[0]) == float(alone[1])

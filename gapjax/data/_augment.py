@@ -1,6 +1,7 @@
 """Augmentation on the device: pure functions of images and a key per example."""
 
 import functools
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,12 +36,19 @@ def example_keys(
     """
     example = jnp.asarray(example)
     epoch = jnp.broadcast_to(jnp.asarray(epoch), example.shape)
-    base = jax.random.key(seed)
+    base = _key_of(seed)
 
     def one(epoch: jax.Array, example: jax.Array) -> jax.Array:
         return jax.random.fold_in(jax.random.fold_in(base, epoch), example)
 
     return jax.vmap(one)(epoch, example)
+
+
+def _key_of(seed: Any) -> jax.Array:
+    """The key of a seed, of all of its words."""
+    if not isinstance(seed, numbers.Integral) or seed < 1 << 32:
+        return jax.random.key(seed)
+    return jax.random.fold_in(_key_of(int(seed) >> 32), int(seed) & 0xFFFFFFFF)
 
 
 def pad_crop(keys: jax.Array, images: jax.Array, *, padding: int = 4) -> jax.Array:

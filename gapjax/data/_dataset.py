@@ -62,8 +62,14 @@ class StreamedSplit:
         return self.__getitems__([number])[0]
 
     def __getitems__(self, numbers: Sequence[int]) -> list[Any]:
-        """The examples of these numbers."""
-        split = self._decode(self._records.__getitems__(list(numbers)))
+        """The examples of these numbers; those below 0 count from the end."""
+        places = range(len(self))
+        try:
+            asked = [places[number] for number in numbers]
+        except IndexError:
+            odd = next(number for number in numbers if not -len(self) <= number < len(self))
+            raise IndexError(f"there is no example {odd} in a split of {len(self)}.") from None
+        split = self._decode(self._records.__getitems__(asked))
         return [jax.tree.map(operator.itemgetter(row), split) for row in range(len(numbers))]
 
 

@@ -67,7 +67,8 @@ class GrowingBatches(Iterator[Any]):
         prefetch: how many batches are read ahead in the background; 0 reads when asked. By default
             2, but 0 for arrays in memory: gathering rows takes less than handing them from one
             thread to another, and goes on while the device works.
-        workers: how many threads read; more than 1 helps where reading decodes.
+        workers: how many threads read at once; more than 1 helps where reading decodes, and needs a
+            source that several threads may read.
 
     Raises:
         ValueError: if a size of the schedule does not fit the data, the devices, the ghosts or the
@@ -112,7 +113,7 @@ class GrowingBatches(Iterator[Any]):
                 "they would be taken over the microbatch. Pass the ghost_size of the model, or "
                 "independent_examples=True if it has no batch norm."
             )
-        self._source = _sources.as_source(source)
+        self._source = _sources.as_source(source, workers)
         self._settings: dict[str, Any] = {
             "mesh": mesh,
             "axis": axis,

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gapjax import _checks
-from gapjax._examples import count_examples
+from gapjax._examples import effective_examples, example_weights, noise_sizes
+from gapjax._means import mean_of_devices
 from gapjax.growth._noise_scale import NoiseScale, gradient_noise_scale, squared_norm
 
 AxisName = str | tuple[str, ...]
@@ -17,10 +18,10 @@ AxisName = str | tuple[str, ...]
 def mean_over_devices(grads: Any, axis_name: AxisName) -> tuple[Any, jax.Array]:
     """The mean gradient over devices, and the mean squared norm of their own, inside a mapped axis.
 
-    For ``pmap`` and ``shard_map``: the sum over devices that data parallelism makes anyway, and one
-    number more. With :func:`gradient_noise_scale` (or as the extra arguments of
-    :func:`noise_scale_tracker`) the second is the ``part_squared_norm`` of parts of B / devices
-    examples.
+    For ``pmap`` and ``shard_map``, where all shares count alike: the sum over devices that data
+    parallelism makes anyway, and one number more. With :func:`gradient_noise_scale` (or as the
+    extra arguments of :func:`noise_scale_tracker`) the second is the ``part_squared_norm`` of parts
+    of B / devices examples.
 
     Args:
         grads: on each device the gradient of the mean loss of its share of the batch. Under
@@ -58,8 +59,9 @@ def value_grad_and_device_noise(
 
     Under ``jit`` the gradient of a batch that is split over a mesh is the whole one at once; here
     each device takes that of its share (in ``shard_map``) before they are averaged. The loss is a
-    mean over examples that do not see each other; what the loss gives besides is averaged over
-    devices where it is a floating-point number.
+    mean over examples that do not see each other, weighted by the mask of the batch where it has
+    one (an entry or field ``mask``, as in :class:`Batch`): each share then counts as much as it
+    holds. What the loss gives besides is averaged over devices where it is a floating-point number.
 
     Args:
         loss_fn: ``(params, batch, *args) -> loss``, or ``-> (loss, aux)``, of a share of the batch.
@@ -70,7 +72,8 @@ def value_grad_and_device_noise(
 
     Returns:
         ``(params, batch, *args) -> (value, gradients, noise)``: the mean over the batch, and both
-        estimates of this one update. Average each over updates before dividing.
+        estimates of this one update, NaN where a single device has all examples that count. Average
+        each over updates before dividing.
 
     Raises:
         ValueError: for a mesh without the axis, or with one device along it.
@@ -95,21 +98,26 @@ def value_grad_and_device_noise(
         )
     if num_examples is not None:
         _checks.positive_int("num_examples", num_examples)
-    devices = mesh.shape[axis]
 
     def share(params: Any, batch: Any, args: Any) -> tuple[Any, Any, NoiseScale]:
         local = jax.tree.map(lambda x: jax.lax.pcast(x, axis, to="varying"), params)
         value, grads = jax.value_and_grad(loss_fn, has_aux=has_aux)(local, batch, *args)
-        mean, part_squared_norm = mean_over_devices(grads, axis)
-        size = count_examples(batch)
+        weights, size = example_weights(batch), effective_examples(batch)
+        weight = None if weights is None else jnp.sum(weights)
+        mean = mean_of_devices(weight, axis)
+        whole = jax.tree.map(lambda g, w: mean(g, jnp.zeros_like(w)), grads, params)
+        if weight is None:
+            sizes = (size, size * mesh.shape[axis])
+        else:
+            sizes = noise_sizes(weight, size, lambda x: jax.lax.psum(x, axis))
         noise = gradient_noise_scale(
-            part_squared_norm,
-            squared_norm(mean),
-            part_size=size,
-            batch_size=size * devices,
+            mean(squared_norm(grads), jnp.zeros(())),
+            squared_norm(whole),
+            part_size=sizes[0],
+            batch_size=sizes[1],
             num_examples=num_examples,
         )
-        return jax.tree.map(lambda x: _mean(x, axis), value), mean, noise
+        return jax.tree.map(lambda x: _mean(x, axis, mean), value), whole, noise
 
     split = PartitionSpec(axis)
     explicit = AxisType.Explicit in mesh.axis_types
@@ -129,8 +137,9 @@ def value_grad_and_device_noise(
     return call
 
 
-def _mean(x: Any, axis: str) -> jax.Array:
+def _mean(x: Any, axis: str, mean: Callable[..., jax.Array]) -> jax.Array:
     """The mean over devices; of whole numbers, the largest."""
     x = jnp.asarray(x)
-    floating = jnp.issubdtype(x.dtype, jnp.inexact)
-    return jax.lax.pmean(x, axis) if floating else jax.lax.pmax(x, axis)
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        return jax.lax.pmax(x, axis)
+    return mean(x, jnp.zeros((), x.dtype))

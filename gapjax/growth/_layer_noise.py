@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import get_opaque_trace_state
 
+from gapjax._examples import effective_examples, example_weights
+from gapjax._precision import widen
 from gapjax.growth._noise_scale import NoiseScale, gradient_noise_scale, squared_norm
 
 # What a layer reports to, within one pass. jax.jit keeps a program for each, so that none of
@@ -59,7 +61,7 @@ def report(
     *,
     features: Sequence[int],
     layer: Callable[[dict[str, jax.Array]], jax.Array],
-    normalized: Callable[[], jax.Array],
+    normalized: Callable[[Any], jax.Array],
 ) -> jax.Array:
     """A layer's output as it is, whose gradient tells the norms of its examples' gradients.
 
@@ -69,7 +71,7 @@ def report(
         parameters: its ``"scale"`` and ``"bias"``, as far as it has them.
         features: the axes that they run along.
         layer: gives the output, of the parameters.
-        normalized: gives the input normalized, before gain and bias.
+        normalized: gives the input normalized, before gain and bias, in a type.
     """
     to = _pass.value
     kept = {axis % x.ndim for axis in features}
@@ -80,7 +82,7 @@ def report(
             to.meet(name, x)
             return layer(parameters)
         y = layer(jax.lax.stop_gradient(parameters))
-        plain = jax.lax.stop_gradient(normalized())
+        plain = jax.lax.stop_gradient(normalized(jax.eval_shape(widen, y).dtype))
     over = tuple(axis for axis in range(1, x.ndim) if axis not in kept)
     varying = {kind: _varying_like(value, x) for kind, value in parameters.items()}
     return _tap(over, y, plain, varying, to.probes[name])
@@ -103,7 +105,7 @@ def _tap_forward(over: Any, y: Any, normalized: Any, parameters: Any, probe: Any
 
 def _tap_backward(over: Any, saved: Any, upstream: jax.Array) -> Any:
     normalized, parameters = saved
-    wide = upstream.astype(jnp.float32)
+    wide = widen(upstream)
     single = {  # of every example, [B, features]
         kind: jnp.sum(wide * normalized if kind == "scale" else wide, axis=over)
         for kind in parameters
@@ -114,7 +116,12 @@ def _tap_backward(over: Any, saved: Any, upstream: jax.Array) -> Any:
         for kind, gradient in whole.items()
     }
     norms = jnp.stack([squared_norm(single), squared_norm(whole)])
-    return upstream, jnp.zeros_like(normalized), gradients, norms
+    return upstream, jnp.zeros_like(normalized), gradients, norms.astype(_norm_type())
+
+
+def _norm_type() -> Any:
+    """The widest real type that there is."""
+    return jax.dtypes.canonicalize_dtype(float)
 
 
 _tap.defvjp(_tap_forward, _tap_backward)
@@ -125,8 +132,12 @@ def value_grad_and_noise(
     *,
     has_aux: bool,
     around: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    batches: Sequence[Any] | None = None,
 ) -> Callable[..., tuple[Any, Any, dict[str, NoiseScale]]]:
-    """What ``gapjax.growth.linen.value_grad_and_noise`` is, with a context to trace in."""
+    """What ``gapjax.growth.linen.value_grad_and_noise`` is, with a context to trace in.
+
+    ``batches`` is where a mask of examples may be; the arguments of the loss, if left out.
+    """
 
     def call(params: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any, dict[str, NoiseScale]]:
         def loss(params: Any, to: Probes) -> Any:
@@ -135,17 +146,23 @@ def value_grad_and_noise(
 
         met = Probes()
         jax.eval_shape(lambda params: (loss(params, met), None)[1], params)
-        size = _batch_size({name: x.shape[0] for name, x in met.inputs.items()})
-        probes = {}
+        size = _counting(
+            (*args, *kwargs.values()) if batches is None else batches,
+            _batch_size({name: x.shape[0] for name, x in met.inputs.items()}),
+        )
+        probes: dict[str, jax.Array] = {}
         for name, x in met.inputs.items():
-            axes, zeros = tuple(_varies_over(x)), jnp.zeros(2, jnp.float32)
+            axes, zeros = tuple(_varies_over(x)), jnp.zeros(2, _norm_type())
             probes[name] = jax.lax.pcast(zeros, axes, to="varying") if axes else zeros
         value, (grads, norms) = jax.value_and_grad(
             lambda params, probes: loss(params, Probes(probes)), argnums=(0, 1), has_aux=has_aux
         )(params, probes)
         noise = {
-            # The loss is a mean: an example's own gradient is B times what it adds.
-            name: gradient_noise_scale(size * single, whole, part_size=1, batch_size=size)
+            # The loss is a mean: an example's own gradient is B times what it adds. Of weights w
+            # it is sum(w) / w times, and the mean square of these comes out the same.
+            name: gradient_noise_scale(
+                jnp.asarray(size, single.dtype) * single, whole, part_size=1, batch_size=size
+            )
             for name, (single, whole) in norms.items()
         }
         return value, grads, noise
@@ -162,7 +179,9 @@ def follow_with_noise(
     around: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
 ) -> tuple[Any, Any, dict[str, Any]]:
     """What ``gapjax.growth.linen.layer_noise`` is, with a context to trace in."""
-    compute = value_grad_and_noise(value_and_grad.loss_fn, has_aux=True, around=around)
+    compute = value_grad_and_noise(
+        value_and_grad.loss_fn, has_aux=True, around=around, batches=[batch]
+    )
     (loss, (after, metrics)), grads, noise = compute(params, model_state, batch, key)
     told = {"loss": loss}
     for field in ("trace", "squared_norm"):
@@ -196,3 +215,18 @@ def _batch_size(num_examples: dict[str, int]) -> int:
             f"Normalization layers must see the examples on their leading axis; it is {told}."
         )
     return next(iter(sizes))
+
+
+def _counting(batches: Sequence[Any], size: int) -> Any:
+    """How many of the examples that layers see count, by the first mask that there is."""
+    for batch in batches:
+        weights = example_weights(batch)
+        if weights is None:
+            continue
+        if len(weights) != size:
+            raise ValueError(
+                f"The mask is of {len(weights)} examples, and normalization layers see {size} on "
+                "their leading axis: they must be the same."
+            )
+        return effective_examples(batch)
+    return size

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from gapjax import _checks
+from gapjax._precision import widen
 
 
 class NoiseScale(NamedTuple):
@@ -62,7 +63,7 @@ def gradient_noise_scale(
     Args:
         part_squared_norm: the mean over parts of ``|g_b|^2``.
         squared_norm: ``|g_B|^2`` of the mean gradient.
-        part_size: b, in examples.
+        part_size: b, in examples. Where it is traced and not below B, all is NaN.
         batch_size: B, in examples.
         num_examples: N of the training set whose examples are drawn without replacement; None for
             independent draws, or for the noise scale of the population.
@@ -90,9 +91,16 @@ def gradient_noise_scale(
         <https://arxiv.org/abs/2505.23971>`_, 2025.
     """
     _check_sizes(part_size, batch_size, num_examples)
-    b, big = jnp.asarray(part_size, jnp.float32), jnp.asarray(batch_size, jnp.float32)
-    small_norm = jnp.asarray(part_squared_norm, jnp.float32)
-    big_norm = jnp.asarray(squared_norm, jnp.float32)
+    return _estimates(part_squared_norm, squared_norm, part_size, batch_size, num_examples)
+
+
+def _estimates(
+    part_squared_norm: Any, squared_norm: Any, part_size: Any, batch_size: Any, num_examples: Any
+) -> NoiseScale:
+    small_norm, big_norm = widen(part_squared_norm), widen(squared_norm)
+    dtype = jnp.promote_types(small_norm.dtype, big_norm.dtype)
+    b, big = jnp.asarray(part_size, dtype), jnp.asarray(batch_size, dtype)
+    b = jnp.where(b < big, b, jnp.nan)
     trace = (small_norm - big_norm) / (1.0 / b - 1.0 / big)
     norm = (big * big_norm - b * small_norm) / (big - b)
     if num_examples is not None:
@@ -127,6 +135,10 @@ def noise_scale_tracker(
     * ``batch_size``: B, the examples of the whole batch,
     * ``part_size``: b, the examples of a microbatch, or of a device's share,
     * ``part_squared_norm``: the mean over those parts of the squared norm of their gradient.
+
+    and, where examples do not all count alike (padding), ``effective_size``: the number of examples
+    whose mean is as noisy, in place of B; b is then one of such examples too. An update in which a
+    single part has all that counts says nothing, and leaves the averages as they are.
 
     Exponential averages of the two unbiased estimates are kept apart, and only divided when read;
     neither depends on B, so a growth leaves them valid.
@@ -173,6 +185,7 @@ def noise_scale_tracker(
         batch_size: Any = None,
         part_size: Any = None,
         part_squared_norm: Any = None,
+        effective_size: Any = None,
         **extra: Any,
     ) -> tuple[Any, NoiseScaleState]:
         del params, extra
@@ -182,26 +195,27 @@ def noise_scale_tracker(
                 "update: train with at least two microbatches or devices, and a step that hands "
                 "on the mean squared norm of their gradients."
             )
+        size = batch_size if effective_size is None else effective_size
         norm = squared_norm(updates)
-        noise = gradient_noise_scale(
-            part_squared_norm,
-            norm,
-            part_size=part_size,
-            batch_size=batch_size,
-            num_examples=num_examples,
-        )
+        if effective_size is None:
+            _check_sizes(part_size, size, num_examples)
+        noise = _estimates(part_squared_norm, norm, part_size, size, num_examples)
         pair = jnp.stack([noise.trace, noise.squared_norm])
-        keep = state.decay
 
         def average(old: jax.Array, new: jax.Array) -> jax.Array:
-            return keep * old + (1.0 - keep) * new
+            keep = state.decay.astype(old.dtype)
+            return keep * old + (1.0 - keep) * new.astype(old.dtype)
 
-        return updates, NoiseScaleState(
+        new = NoiseScaleState(
             optax.safe_increment(state.num_updates),
-            keep,
+            state.decay,
             average(state.means, pair),
             average(state.products, pair[:, None] * pair[None, :]),
         )
+        if effective_size is None:
+            return updates, new
+        told = jnp.asarray(part_size) < jnp.asarray(effective_size)
+        return updates, jax.tree.map(lambda new, old: jnp.where(told, new, old), new, state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -292,11 +306,8 @@ def _ratio(means: np.ndarray, products: np.ndarray, weight: np.ndarray) -> Noise
 
 
 def squared_norm(tree: Any) -> jax.Array:
-    """The squared norm of a pytree, summed in float32."""
-    parts = [
-        jnp.sum(jnp.square(jnp.abs(leaf).astype(jnp.float32))) for leaf in jax.tree.leaves(tree)
-    ]
-    return sum(parts, start=jnp.zeros((), jnp.float32))
+    """The squared norm of a pytree, summed in float32 or better."""
+    return optax.tree.norm(jax.tree.map(widen, tree), squared=True)
 
 
 def _check_sizes(part_size: Any, batch_size: Any, num_examples: int | None) -> None:

@@ -1,6 +1,7 @@
 """From a window of the stream to arrays: on the host, or laid over the devices of a mesh."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -42,9 +43,15 @@ class BatchReader:
         self.sharding.microbatches(size)
         lead, sharding = self.sharding.shape(size), self.sharding.named()
         return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(lead + leaf.shape[1:], leaf.dtype, sharding=sharding),
-            self._columns(_stream.Window(0, 1, 1), (1,), slice(None)),
+            lambda leaf: jax.ShapeDtypeStruct(lead + leaf.shape, leaf.dtype, sharding=sharding),
+            self._example,
         )
+
+    @functools.cached_property
+    def _example(self) -> Any:
+        """What one example looks like; a record is read for it once."""
+        one = self._columns(_stream.Window(0, 1, 1), (1,), slice(None))
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), one)
 
     def read(self, window: _stream.Window) -> Any:
         """The part of a batch that this host holds."""

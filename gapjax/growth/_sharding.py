@@ -87,12 +87,17 @@ class BatchSharding:
         leading: tuple[Any, ...] = () if self.microbatch is None else (None,)
         return NamedSharding(self.mesh, PartitionSpec(*leading, self.axis))
 
+    @property
+    def _step(self) -> int:
+        """What divides every size that fits, and every part of one."""
+        return math.lcm(self.devices, self.ghost_size or 1)
+
     def _fewest(self, size: int) -> int | None:
         if self.microbatch is None:
             return 1 if self._splits(size) else None
-        fewest = -(-size // self.microbatch)
-        counts = (n for n in range(fewest, size + 1) if size % n == 0 and self._splits(size // n))
-        return next(counts, None)
+        most = min(self.microbatch, size)
+        parts = range(most - most % self._step, 0, -self._step)
+        return next((size // n for n in parts if size % n == 0 and self._splits(n)), None)
 
     def _splits(self, part: int) -> bool:
         if part % self.devices:
@@ -105,8 +110,7 @@ class BatchSharding:
 
     def _below(self, size: int) -> int | None:
         """The largest size up to this one that fits."""
-        step = math.lcm(self.devices, self.ghost_size or 1)
-        down = range(size - size % step, 0, -step)
+        down = range(size - size % self._step, 0, -self._step)
         return next((s for s in down if self._fewest(s) is not None), None)
 
     def _neighbours(self, size: int) -> list[int]:

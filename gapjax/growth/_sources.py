@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from gapjax import _arrays
+from gapjax import _arrays, _checks
 
 _WHOLE = 1 << 30  # bytes up to which the fingerprint reads every example
 _SAMPLED = 4096  # examples it reads of a larger source
@@ -29,8 +30,8 @@ class Source(Protocol):
         """A short text that tells this data set from others."""
 
 
-def as_source(source: Any) -> Source:
-    """The source behind what a user passed."""
+def as_source(source: Any, workers: int) -> Source:
+    """The source behind what a user passed, for so many readers at once."""
     if isinstance(source, ArraySource | RecordSource):
         return source
     if hasattr(source, "columns") and hasattr(source, "to_numpy"):  # a data frame
@@ -41,12 +42,12 @@ def as_source(source: Any) -> Source:
             "order. Turn it into arrays or a list of records first."
         )
     if _arrays.is_list_of_records(source):
-        return RecordSource(source)
+        return RecordSource(source, workers)
     leaves = jax.tree.leaves(source, is_leaf=_arrays.is_one_array)
     if leaves and (all(map(_arrays.is_column, leaves)) or isinstance(source, Mapping | tuple)):
         return ArraySource(source)
     if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
-        return RecordSource(source)
+        return RecordSource(source, workers)
     raise ValueError(
         "A source is a pytree of arrays with a leading axis of examples, or an object with "
         f"__len__ and __getitem__; {type(source).__name__} is neither."
@@ -84,20 +85,26 @@ class ArraySource:
 
 
 class RecordSource:
-    """Random access, record by record: a TFDS data source, a Grain map data set, a list."""
+    """Random access, record by record: a TFDS data source, a Grain map data set, a list.
+
+    Records may share one position in a file, so no more threads read at once than are allowed,
+    whoever asks: the reader in the background, a fork, or what wants to know a shape.
+    """
 
     at_hand = False
 
-    def __init__(self, records: Any):
+    def __init__(self, records: Any, workers: int):
         self._records = records
+        self._turn = threading.Semaphore(_checks.positive_int("workers", workers))
         self.num_examples = _at_least_one(len(records))
 
     def take(self, index: np.ndarray) -> Any:
         numbers = index.tolist()
         read_many = getattr(self._records, "__getitems__", None)
-        records: Sequence[Any] = (
-            read_many(numbers) if read_many else [self._records[number] for number in numbers]
-        )
+        with self._turn:
+            records: Sequence[Any] = (
+                read_many(numbers) if read_many else [self._records[number] for number in numbers]
+            )
         try:
             return _arrays.stack(records)
         except ValueError as error:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import meta
 
@@ -38,6 +37,8 @@ def value_grad_and_noise(
     The model is not edited. ``LayerNorm``, ``RMSNorm``, ``GroupNorm`` and ``InstanceNorm`` count,
     but no subclass with a ``__call__`` of its own, and no batch norm, whose examples see each
     other. The loss must be a mean over examples, and every layer must see them on its leading axis.
+    Where an argument has a mask (an entry or field ``mask``, as in ``growth.Batch``), the loss must
+    be the mean weighted by it, and B is the number of examples that count; one alone gives NaN.
     Inside ``pmap`` or ``shard_map`` the estimates are those of a device's share: average them over
     devices. A layer inside ``nn.scan`` counts as one, its noise summed over the scan.
 
@@ -84,7 +85,8 @@ def layer_noise(
     It follows the gradient of the loss. Its metrics hold ``"noise_trace"`` and
     ``"noise_squared_norm"``, the two estimates of :func:`value_grad_and_noise` summed over layers,
     and by layer as ``"noise_trace/<path>"``. Over microbatches and devices the step averages them
-    like other metrics, which leaves them unbiased. Of a history,
+    like other metrics, which leaves them unbiased. They are NaN where but one example counts. Of a
+    history,
     ``average_noise_scale(history.metrics["noise_trace"], history.metrics["noise_squared_norm"])``
     is the noise scale.
 
@@ -136,7 +138,6 @@ def _intercept(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
     free = {"parent": None, "name": None}
     # The same layer without gain and bias: the compiler computes what they share once.
     bare = {use: False for use in ("use_scale", "use_bias") if hasattr(layer, use)}
-    plain = layer.clone(**free, **bare, dtype=jnp.float32)
     features = getattr(layer, "feature_axes", -1)
     return _layer_noise.report(
         "/".join(layer.path),
@@ -144,5 +145,7 @@ def _intercept(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
         parameters,
         features=(features,) if isinstance(features, int) else tuple(features),
         layer=lambda own: layer.clone(**free).apply({"params": own}, *args, **kwargs),
-        normalized=lambda: plain.apply({}, *args, **kwargs),
+        normalized=lambda dtype: layer.clone(**free, **bare, dtype=dtype).apply(
+            {}, *args, **kwargs
+        ),
     )

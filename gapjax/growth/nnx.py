@@ -125,7 +125,9 @@ def value_grad_and_noise(
             after = nnx.state(merged, nnx.Not(nnx.Param))
             return (value[0] if has_aux else value), (value, after)
 
-        measure = _layer_noise.value_grad_and_noise(functional, has_aux=True)
+        measure = _layer_noise.value_grad_and_noise(
+            functional, has_aux=True, batches=(*args, *kwargs.values())
+        )
         (_, (value, after)), grads, noise = measure(params)
         nnx.update(model, after)
         return value, grads, noise
@@ -196,14 +198,14 @@ def _reporting_kind(kind: Any) -> Any:
             parameters,
             features=(features,) if isinstance(features, int) else tuple(features),
             layer=layer,
-            normalized=lambda: _plain(self)(x, mask=mask),
+            normalized=lambda dtype: _plain(self, dtype)(x, mask=mask),
         )
 
     return type(f"Reporting{kind.__name__}", (kind,), {"__call__": call})
 
 
-def _plain(layer: Any) -> Any:
-    """The same layer without gain and bias, in float32."""
+def _plain(layer: Any, dtype: Any) -> Any:
+    """The same layer without gain and bias, in another type."""
     settings = {name: getattr(layer, name) for name in _SETTINGS if hasattr(layer, name)}
     for used in ("use_scale", "use_bias"):
         if hasattr(layer, used):
@@ -212,4 +214,4 @@ def _plain(layer: Any) -> Any:
         settings["group_size"] = None
     kind: Any = next(kind for kind in _LAYERS if isinstance(layer, kind))
     (features,) = (layer.bias if layer.scale is None else layer.scale).shape
-    return kind(features, dtype=jnp.float32, rngs=None, **settings)
+    return kind(features, dtype=dtype, rngs=None, **settings)

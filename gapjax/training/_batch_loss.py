@@ -8,11 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gapjax._examples import count_examples
-from gapjax._precision import widen
-from gapjax.training._gradients import Gradient, GradientStrategy, ValueAndGrad
-from gapjax.training._losses import Batch
-from gapjax.training._means import (
+from gapjax._examples import count_examples, effective_examples, noise_sizes
+from gapjax._means import (
     Weight,
     average,
     combine,
@@ -27,6 +24,9 @@ from gapjax.training._means import (
     spread,
     varying,
 )
+from gapjax._precision import widen
+from gapjax.training._gradients import Gradient, GradientStrategy, ValueAndGrad
+from gapjax.training._losses import Batch
 from gapjax.training._optimizers import trained
 
 
@@ -49,7 +49,7 @@ class BatchLoss:
     key: jax.Array
 
     def gradient(self, params: Any, strategy: GradientStrategy) -> tuple[Gradient, dict[str, Any]]:
-        """Gradient, model state and metrics; and, of microbatches, their size and squared norm."""
+        """Gradient, model state and metrics; and, of microbatches, their sizes and squared norm."""
         params, axis = trained(params), self.value_and_grad.axis_name
         here = varying((params, self.model_state), axis)
         if self.microbatched:
@@ -66,7 +66,7 @@ class BatchLoss:
         if self.microbatched and len(norms) > 1:  # one part alone says nothing of the noise
             zero = jnp.zeros((), jnp.float32)
             norm = mean(mean_of_parts(weights, len(norms))(norms, zero), zero)
-            parts = {"part_squared_norm": norm, "part_size": self._part_size(weights, len(norms))}
+            parts = {"part_squared_norm": norm, **self._sizes(weights, len(norms))}
         return (grads, after, metrics), parts
 
     def value(self, params: Any) -> jax.Array:
@@ -134,14 +134,22 @@ class BatchLoss:
         metrics = mean_metrics(metrics, mean=mean_of_parts(weights, len(norms)))
         return (grads, after, metrics), weights, norms
 
-    def _part_size(self, weights: Weight, count: int) -> Any:
-        """Examples of a part; where parts differ, as many as give the same noise together."""
+    def _sizes(self, weights: Weight, count: int) -> dict[str, Any]:
+        """Examples of a part, and of all of them where that is not what the batch holds."""
         axis = self.value_and_grad.axis_name
         if weights is None:
-            return self.batch_size() / (count * (1 if axis is None else jax.lax.axis_size(axis)))
-        some = jnp.sum(weights > 0).astype(jnp.float32)
-        some = some if axis is None else jax.lax.psum(some, axis)
-        return self.batch_size() / jnp.maximum(some, 2)  # one part alone says nothing
+            devices = 1 if axis is None else jax.lax.axis_size(axis)
+            return {"part_size": self.batch_size() / (count * devices)}
+        try:
+            counts = jax.vmap(lambda batch: widen(effective_examples(batch)))(self.batch)
+        except ValueError:  # no axis of examples
+            counts = weights
+
+        def total(x: jax.Array) -> jax.Array:
+            return jnp.sum(x) if axis is None else jax.lax.psum(jnp.sum(x), axis)
+
+        part_size, effective_size = noise_sizes(weights, counts, total)
+        return {"part_size": part_size, "effective_size": effective_size}
 
     def _numbers(self) -> jax.Array:
         """Of the microbatches, which are the leading axis of a batch."""

@@ -14,10 +14,7 @@ import optax
 
 from gapjax import _checks
 from gapjax._examples import count_examples
-from gapjax._precision import widen
-from gapjax.training._loops import convolves
-from gapjax.training._losses import Batch, LossFn, Metrics, in_types_of
-from gapjax.training._means import (
+from gapjax._means import (
     AxisName,
     Weight,
     combine,
@@ -28,6 +25,9 @@ from gapjax.training._means import (
     mean_state,
     varying,
 )
+from gapjax._precision import widen
+from gapjax.training._loops import convolves
+from gapjax.training._losses import Batch, LossFn, Metrics, in_types_of
 
 Gradient = tuple[Any, Any, Metrics]  # gradient, model state, metrics
 METHODS = ("finite_difference", "exact")

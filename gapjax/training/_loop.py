@@ -38,7 +38,9 @@ def fit(
 
     Args:
         step: ``(state, batch) -> (state, metrics)``, compiled. Metrics called ``"fault"`` and
-            ``"skipped"`` mean what those of ``make_train_step`` do.
+            ``"skipped"`` mean what those of ``make_train_step`` do. A run that goes on may give
+            others than before: where the history knows nothing of one it holds NaN, or -1 for these
+            two.
         state: where to start.
         batches: an iterable of batches, at least ``num_updates`` long: pytrees of arrays, or of
             what turns into arrays, as loaders of PyTorch, tf.data and grain yield it. To go on,
@@ -61,8 +63,8 @@ def fit(
         The final state and a ``History``.
 
     Raises:
-        ValueError: a number that is not positive, batches that end too early, checkpoints of
-            another run, or a folder that another process writes to.
+        ValueError: a number that is not positive, batches that end too early, metrics whose shapes
+            change, checkpoints of another run, or a folder that another process writes to.
         NumericalFault: a step made with ``on_fault="stop"`` met a loss or gradient that is not
             finite; at most ``in_flight`` updates later.
         Preempted: SIGTERM came; the run is saved.
@@ -166,7 +168,7 @@ def _go_on(
         )
     step, metrics = found.history
     kept = (step % record_every == 0) | (step == num_updates)
-    if "skipped" in metrics:
+    if isinstance(metrics, dict) and "skipped" in metrics:
         kept |= metrics["skipped"] >= 0
     return found.update, found.state, jax.tree.map(lambda column: column[kept], found.history)
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from gapjax import _checks
 from gapjax._examples import example_weights
+from gapjax._means import Weight
 from gapjax._precision import widen
-from gapjax.training._means import Weight
 
 Batch = Any
 Metrics = dict[str, jax.Array]

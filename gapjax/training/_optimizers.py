@@ -1,5 +1,6 @@
 """Any optax chain: what it can be told at an update, and states whose memory may be donated."""
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-# What a step can tell an optimizer. Optax knows the first six; the last two are of microbatches.
+# What a step can tell an optimizer. Optax knows the first six; the others are of microbatches.
 EXTRA = (
     "value",
     "grad",
@@ -18,7 +19,9 @@ EXTRA = (
     "batch_size",
     "part_size",
     "part_squared_norm",
+    "effective_size",
 )
+_PARTS = frozenset(EXTRA[6:])
 Update = Callable[..., Any]
 
 
@@ -34,19 +37,21 @@ _DROPS = optax.with_extra_args_support(
 
 
 class _Lost(NamedTuple):
-    """A transform that could be told something which does not reach it, and because of whom."""
+    """A transform that would be told nothing of something, or what is wrong, because of another."""
 
     name: str
     by: Update
     blocker: Update
     wraps: bool  # whether the blocker holds the transform, or stands beside it in a chain
+    misled: bool = False
 
 
 def with_all_extras(tx: Any) -> optax.GradientTransformationExtraArgs:
     """An optimizer that may be told everything in ``EXTRA``, and passes on what ``tx`` takes.
 
     Its own signature says what that is, and the signatures of the transforms that it passes extra
-    arguments on to, which it holds in its closure.
+    arguments on to, which it holds in its closure. Inside ``optax.MultiSteps`` the batch is that of
+    all mini-steps together.
 
     Args:
         tx: an optax transform or chain, or ``optax.MultiSteps``.
@@ -54,14 +59,17 @@ def with_all_extras(tx: Any) -> optax.GradientTransformationExtraArgs:
     Raises:
         ValueError: something else; or a chain in which something that a transform needs does not
             reach it, because another one takes nothing of the kind: here, or at the first update
-            where it may be left out.
+            where it may be left out. Or one inside ``optax.MultiSteps`` that would be told the
+            sizes of a mini-step.
     """
     check_transform(tx)
     told, blocker = _told(tx.update)
     lost = list(_lost(tx.update, told, blocker or tx.update, False))
-    for one in lost:
-        if _parameters(one.by)[one.name].default is inspect.Parameter.empty:
+    for one in [*_misled(tx.update), *lost]:
+        default = _parameters(one.by)[one.name].default
+        if one.misled or default is inspect.Parameter.empty:
             raise ValueError(_say(one))
+    multi = _multi_steps(tx.update)
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
         own = {name: value for name, value in extra.items() if name in told}
@@ -70,6 +78,8 @@ def with_all_extras(tx: Any) -> optax.GradientTransformationExtraArgs:
         try:
             # Some of optax's own mix types, which a session with strict promotion refuses.
             with jax.numpy_dtype_promotion("standard"):
+                if multi is not None and "batch_size" in own:
+                    own["batch_size"] *= multi._every_k_schedule(state.gradient_step)
                 return tx.update(updates, state, params, **own)
         except ValueError as error:  # "has to be told"
             if lost:
@@ -119,8 +129,36 @@ def _lost(update: Update, told: frozenset[str], blocker: Update, wraps: bool) ->
             yield from _lost(member, frozenset(), inner, True)
 
 
+def _misled(
+    update: Update, wrong: frozenset[str] = frozenset(), by: Any = None, *, outermost: bool = True
+) -> Iterator[_Lost]:
+    """The transforms that would be told of one mini-step, where their update is of many."""
+    for name in EXTRA:
+        if name in _named(update) & wrong:
+            yield _Lost(name, update, by, True, misled=True)
+    if not _passes_on(update):
+        return
+    if _multi_steps(update) is not None:
+        wrong, by = _PARTS if outermost else _PARTS | {"batch_size"}, update
+    for member in _members(update):
+        yield from _misled(member, wrong, by, outermost=False)
+
+
+def _multi_steps(update: Update) -> optax.MultiSteps | None:
+    owner = getattr(update, "__self__", None)
+    return owner if isinstance(owner, optax.MultiSteps) else None
+
+
 def _say(lost: _Lost) -> str:
     by, blocker = _name(lost.by), _name(lost.blocker)
+    if lost.misled:
+        remedy = f"Let {blocker} hold the whole chain"
+        if lost.name in _PARTS:
+            remedy = f"Put {by} before it: optax.chain({by}(...), {blocker}(...))"
+        return (
+            f"{by} takes {lost.name} at an update, and inside of {blocker} that is of one "
+            f"mini-step. {remedy}."
+        )
     if not lost.wraps:
         takes = ", ".join(sorted(_named(lost.blocker))) or "nothing"
         return (
@@ -230,12 +268,38 @@ def strong(tree: Any) -> Any:
     return jax.tree.map(one, tree)
 
 
-def without_aliases(tree: Any) -> Any:
+def kept_by(tx: optax.GradientTransformation, params: Any) -> list[jax.Array]:
+    """The arrays in the first state of an optimizer that it has not made for it.
+
+    Those that it was made with (a learning rate, a random key), and the parameters.
+    """
+    kept: list[jax.Array] = []
+
+    def init() -> None:  # traced, what is computed here is a tracer
+        leaves = jax.tree.leaves(tx.init(params))
+        kept.extend(x for x in leaves if isinstance(x, jax.Array) and not _is_tracer(x))
+
+    untraceable = (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError)
+    with contextlib.suppress(*untraceable):
+        jax.eval_shape(init)
+    return kept
+
+
+def _is_tracer(x: Any) -> bool:
+    return isinstance(x, jax.core.Tracer)
+
+
+def without_aliases(tree: Any, others: Any = ()) -> Any:
     """A tree in which no array is there twice, so that all of its memory may be donated.
 
     Some optimizers start with the parameters themselves in their state.
+
+    Args:
+        tree: of arrays.
+        others: arrays whose memory must not be in it either.
     """
-    seen = set[Any]()
+    arrays = (leaf for leaf in jax.tree.leaves(others) if isinstance(leaf, jax.Array))
+    seen = {place for leaf in arrays for place in _memory(leaf)}
 
     def own(leaf: Any) -> Any:
         if not isinstance(leaf, jax.Array):
@@ -252,7 +316,7 @@ def without_aliases(tree: Any) -> Any:
 def _memory(leaf: jax.Array) -> list[Any]:
     """Where an array lies: its object, and its memory on each device of this process."""
     places: list[Any] = [id(leaf)]
-    if isinstance(leaf, jax.core.Tracer) or leaf.size == 0 or leaf.is_deleted():
+    if _is_tracer(leaf) or leaf.size == 0 or leaf.is_deleted():
         return places
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)

@@ -270,7 +270,9 @@ class _Turns:
             (member_of(states, number), member_of(hyper, number), self._rows(rows, number))
             for number in range(len(states.step))
         ]
-        jax.tree.map(lambda x: x.delete(), states)  # given away, as to a program of all
+        for x in jax.tree.leaves(states):
+            if isinstance(x, jax.Array):
+                x.delete()  # given away, as to a program of all
         return stack_members(
             [self.of_one(state, own, data, some, count) for state, own, some in members]
         )

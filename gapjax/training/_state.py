@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gapjax.training._optimizers import check_transform, strong, without_aliases
+from gapjax.training._optimizers import check_transform, kept_by, strong, without_aliases
 
 
 class TrainState(NamedTuple):
@@ -52,7 +52,9 @@ def init_state(
 
     Returns:
         A ``TrainState`` at step 0. No array is in it twice (some optimizers start with the
-        parameters themselves in their state), so that it may be donated.
+        parameters themselves in their state), and none but the parameters and the model state is
+        anyone else's (a learning rate that the optimizer was made with, the key), so that it may be
+        donated.
 
     Raises:
         ValueError: arrays whose memory an earlier step took, or no optax transformation.
@@ -66,8 +68,8 @@ def init_state(
     check_transform(tx)
     model_state = {} if model_state is None else model_state
     given = jax.tree.leaves((params, model_state))
-    refuse_deleted(
-        "params or model_state", (x for x in given if not isinstance(x, jax.core.Tracer))
-    )
-    state = TrainState(jnp.zeros((), jnp.int32), params, model_state, tx.init(params), key)
-    return without_aliases(strong(state))
+    for name, leaves in (("params or model_state", given), ("key", [key])):
+        refuse_deleted(name, (x for x in leaves if not isinstance(x, jax.core.Tracer)))
+    own = without_aliases(strong((jnp.zeros((), jnp.int32), params, model_state)))
+    fresh = without_aliases(strong((tx.init(params), key)), (own, kept_by(tx, params), key))
+    return TrainState(*own, *fresh)

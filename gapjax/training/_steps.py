@@ -9,6 +9,7 @@ import jax
 import optax
 
 from gapjax import _checks
+from gapjax._means import AxisName
 from gapjax.training._batch_loss import BatchLoss
 from gapjax.training._faults import ON_FAULT, find_fault
 from gapjax.training._gradients import GradientStrategy, ValueAndGrad, plain
@@ -22,7 +23,6 @@ from gapjax.training._losses import (
     weigh,
     with_state,
 )
-from gapjax.training._means import AxisName
 from gapjax.training._optimizers import strong, with_all_extras
 from gapjax.training._state import TrainState
 
@@ -57,10 +57,12 @@ def make_train_step(
         tx: the optimizer, any optax chain, or ``optax.MultiSteps``. Each transform is told what of
             these its ``update`` takes: ``value`` (the loss), ``grad``; ``value_fn`` and ``obj_fn``,
             ``params -> loss`` of this very batch, and ``grad_fn``, ``(params, ...) -> gradient``;
-            ``batch_size`` (in examples; where leaves of the batch share no leading axis, what
-            ``weight_fn`` says); of microbatches also ``part_size`` and ``part_squared_norm`` (the
-            mean squared norm of their gradients), from which a ``growth.noise_scale_tracker``
-            learns. Of ``optax.LookaheadParams`` the gradient is taken at the fast ones.
+            ``batch_size`` (in examples; inside ``optax.MultiSteps`` those of all mini-steps; where
+            leaves of the batch share no leading axis, what ``weight_fn`` says); of microbatches
+            also ``part_size``, ``part_squared_norm`` (the mean squared norm of their gradients)
+            and, where examples are weighed, ``effective_size``, from which a
+            ``growth.noise_scale_tracker`` learns. Of ``optax.LookaheadParams`` the gradient is
+            taken at the fast ones.
         gradient: what gradient to follow: ``sam(...)``, ``penalize_gradient(...)``, or a
             ``GradientStrategy`` of your own; that of the loss if left out. Of microbatches each
             goes through it.

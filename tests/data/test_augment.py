@@ -58,6 +58,15 @@ def test_keys_depend_on_seed_epoch_and_example_and_on_nothing_else():
     assert not (keys == other).all(1).any()
 
 
+def test_every_word_of_a_seed_counts_and_small_seeds_are_keys_of_jax():
+    seeds = [7, 2**32 - 1, 2**32, 2**32 + 7, 2**40 + 7, 2**63 + 7, 2**64 - 1]
+    keys = [jax.random.key_data(example_keys(seed, 2, jnp.array([3])))[0] for seed in seeds]
+    assert len({tuple(key) for key in np.asarray(keys)}) == len(seeds)
+    for seed, key in zip(seeds[:2], keys, strict=False):
+        plain = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 2), 3)
+        np.testing.assert_array_equal(key, jax.random.key_data(plain))
+
+
 @pytest.mark.slow
 def test_a_growth_changes_nothing_about_augmentation():
     images = _images(40)

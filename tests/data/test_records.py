@@ -56,8 +56,13 @@ def test_what_does_not_fit_in_memory_is_read_by_number(prepared, monkeypatch):
             np.testing.assert_array_equal(got, whole.train.images[numbers])
         else:
             assert [record.number for record in split.__getitems__(numbers)] == numbers
-    with pytest.raises(IndexError):
-        streamed[40]
+    assert streamed[-1].labels == whole.train.labels[39]
+    part = _load(written, train="train[50%:]").train
+    for number in (-1, np.int64(-20), 19):
+        np.testing.assert_array_equal(part[number].images, whole.train.images[20:][number])
+    for number in (20, -21):
+        with pytest.raises(IndexError, match=f"no example {number} in a split of 20"):
+            part[number]
 
 
 def test_several_shards(prepared, tmp_path):

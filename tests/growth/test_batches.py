@@ -18,6 +18,7 @@ from gapjax.growth import (
     geometric_batch,
     piecewise_batch,
 )
+from gapjax.growth._sharding import BatchSharding
 from tests.meshes import data_mesh
 
 GROWTH = piecewise_batch(8, {3: 16, 5: 32})
@@ -313,6 +314,7 @@ def test_restore_refuses_another_version():
         ({"schedule": geometric_batch(8, factor=2, every=2, maximum=44), "mesh": 8}, "40 or 48"),
         ({"microbatch": 8}, "batch norm without ghosts"),
         ({"microbatch": 4, "mesh": 8, "ghost_size": 4}, "microbatches of at most 4"),
+        ({"microbatch": 2, "mesh": 4, "independent_examples": True}, "2; with 50 examples none"),
         ({"end_of_epoch": "padd"}, "Did you mean 'pad'"),
         ({"axis": "batch", "mesh": 8}, r"axes \('data',\), none of them 'batch'"),
         ({"seed": -1}, "seed must be"),
@@ -381,3 +383,27 @@ def test_a_state_that_is_none_changes_nothing():
     for wrong in (None, "4", 2.5):
         with pytest.raises(ValueError, match="whole number"):
             batches.grow(wrong)
+
+
+def test_where_no_size_fits_few_are_tried(monkeypatch):
+    """A microbatch below what the devices need fits no batch of the 10,000 examples."""
+    tried, splits = [], BatchSharding._splits
+    monkeypatch.setattr(
+        BatchSharding, "_splits", lambda self, part: tried.append(part) or splits(self, part)
+    )
+    sharding = BatchSharding(data_mesh(8), "data", None, 4, 10_000)
+    with pytest.raises(ValueError, match="with 10000 examples none does"):
+        sharding.microbatches(8192)
+    assert not tried
+    larger = BatchSharding(data_mesh(4), "data", 8, 72, 10_000)
+    for size in range(1, 400):
+        counts = [
+            n
+            for n in range(-(-size // 72), size + 1)
+            if size % n == 0 and splits(larger, size // n)
+        ]
+        if counts:
+            assert larger.microbatches(size) == counts[0]
+        else:
+            with pytest.raises(ValueError, match="does not split"):
+                larger.microbatches(size)

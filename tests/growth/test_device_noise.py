@@ -67,6 +67,38 @@ def test_what_the_loss_gives_besides_is_averaged():
     assert aux["count"] == shares["y"].shape[1]
 
 
+def test_a_share_counts_as_much_as_it_holds():
+    """Real rows of 6, 2, 0 and 1: each device has its part of the one mean over them."""
+    params, batch, _, _ = _case()
+    mask = np.concatenate([np.arange(6) < count for count in (6, 2, 0, 1)])
+    batch = {**batch, "mask": mask}
+
+    def loss(params, batch):
+        errors = jnp.square(jnp.tanh(batch["x"] @ params["w"]) - batch["y"]) + params["b"] ** 2
+        weights = batch["mask"].astype(jnp.float32)
+        return jnp.sum(errors * weights) / jnp.sum(weights), {"rows": jnp.sum(weights)}
+
+    compute = jax.jit(value_grad_and_device_noise(loss, data_mesh(DEVICES), has_aux=True))
+    (value, aux), grads, noise = compute(params, batch)
+    (expected, _), whole = jax.value_and_grad(loss, has_aux=True)(params, batch)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(aux["rows"], (6 * 6 + 2 * 2 + 1 * 1) / 9, rtol=1e-6)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), grads, whole)
+
+    def squares(rows):
+        share = jax.tree.map(lambda x: x[rows], batch)
+        found = jax.grad(lambda params: loss(params, share)[0])(params)
+        return sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in found.values())
+
+    parts = 6 * squares(slice(0, 6)) + 2 * squares(slice(6, 8)) + squares(slice(18, 19))
+    # E|g_n|^2 = |G|^2 + trace / n, of parts and of the whole
+    trace = (parts / 9 - squares(mask)) / (3 / 9 - 1 / 9)
+    np.testing.assert_allclose(noise.trace, trace, rtol=1e-4)
+    np.testing.assert_allclose(noise.squared_norm, squares(mask) - trace / 9, rtol=1e-4, atol=1e-6)
+    _, _, alone = compute(params, {**batch, "mask": np.arange(EXAMPLES) < 3})
+    assert np.isnan(alone.trace) and np.isnan(alone.squared_norm)
+
+
 def _mapped(how, params, batch, shares):
     def step(params, batch):
         return mean_over_devices(jax.grad(_loss)(params, batch), "data")

@@ -379,3 +379,91 @@ def test_an_nnx_model_without_such_layers():
     compute = in_nnx.value_grad_and_noise(lambda model: jnp.mean(model(_data())))
     with pytest.raises(ValueError, match="No normalization layer"):
         compute(model)
+
+
+def test_of_a_padded_batch_only_real_examples_count():
+    loss, variables, x = _linen()
+    real = 5
+    batch = {"x": x.at[real:].set(7.0), "mask": np.arange(EXAMPLES) < real}
+    expected = _expected(loss, variables, x[:real], LINEN_LAYERS)
+
+    def weighted(variables, batch):
+        losses = jax.vmap(lambda x: loss(variables, x[None]))(batch["x"])
+        return jnp.sum(losses * batch["mask"]) / jnp.sum(batch["mask"])
+
+    def at_once(variables, batch):
+        outputs = Linen().apply(variables, batch["x"])
+        errors = jnp.square(outputs - jnp.cos(3 * batch["x"][..., :3])).mean(axis=(1, 2))
+        return jnp.sum(errors * batch["mask"]) / jnp.sum(batch["mask"])
+
+    value, _, noise = jax.jit(in_linen.value_grad_and_noise(at_once))(variables, batch)
+    np.testing.assert_allclose(value, weighted(variables, batch), rtol=1e-5)
+    _assert_same_noise(noise, expected)
+    tx = optax.sgd(0.01)
+    step = training.make_train_step(at_once, tx, gradient=in_linen.layer_noise)
+    _, metrics = jax.jit(step)(training.init_state(variables, tx, key=jax.random.key(0)), batch)
+    trace = sum(float(one.trace) for one in expected.values())
+    np.testing.assert_allclose(metrics["noise_trace"], trace, rtol=1e-4)
+    batch["mask"] = batch["mask"][: EXAMPLES // 2]
+    with pytest.raises(ValueError, match="mask is of 4 examples, and normalization layers see 8"):
+        in_linen.value_grad_and_noise(lambda variables, batch: loss(variables, batch["x"]))(
+            variables, batch
+        )
+
+
+def test_of_a_padded_batch_an_nnx_model_counts_real_examples_too():
+    model, x = Nnx(nnx.Rngs(0)), _data()
+    nnx.update(model, _jittered(nnx.state(model)))
+    told, mask = in_nnx.reporting(model), np.arange(EXAMPLES) < 3
+
+    def loss(model, x, mask):
+        errors = jnp.square(model(x) - jnp.cos(3 * x[..., :3])).mean(axis=(1, 2))
+        return jnp.sum(errors * mask) / jnp.sum(mask)
+
+    noise = in_nnx.value_grad_and_noise(lambda model, b: loss(model, b["x"], b["mask"]))(
+        told, {"x": x, "mask": mask}
+    )[2]
+    graph, params = nnx.split(told)
+    expected = _expected(
+        lambda params, x: loss(nnx.merge(graph, params), x, np.ones(len(x))),
+        params,
+        x[:3],
+        {
+            "norm": lambda tree: tree["norm"],
+            "blocks/0": lambda tree: tree["blocks"][0],
+            "blocks/2": lambda tree: tree["blocks"][2],
+        },
+    )
+    _assert_same_noise(noise, expected)
+
+
+@pytest.mark.parametrize("kind", ["linen", "nnx"])
+def test_in_float64_gradients_and_noise_are_as_precise(kind):
+    with jax.enable_x64(True):
+        x = jnp.asarray(np.random.default_rng(3).normal(size=(EXAMPLES, FEATURES)))
+        gain = jnp.asarray(np.random.default_rng(4).normal(1, 0.3, FEATURES))
+        wide = {"dtype": jnp.float64, "param_dtype": jnp.float64}
+        if kind == "linen":
+            model = nn.LayerNorm(**wide)
+            params = {"params": {"scale": gain, "bias": gain - 1}}
+            loss = lambda params, x: jnp.mean(jnp.tanh(model.apply(params, x)) ** 3)  # noqa: E731
+            compute = in_linen.value_grad_and_noise(loss)
+        else:
+            told = nnx.LayerNorm(FEATURES, rngs=nnx.Rngs(0), **wide)
+            told.scale[...], told.bias[...] = gain, gain - 1
+            graph, params = nnx.split(in_nnx.reporting(nnx.List([told])))
+            loss = lambda params, x: jnp.mean(jnp.tanh(nnx.merge(graph, params)[0](x)) ** 3)  # noqa: E731
+            compute = in_nnx.value_grad_and_noise(loss)
+        _, grads, noise = jax.jit(compute)(params, x)
+        expected = jax.grad(loss)(params, x)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-12), grads, expected)
+        (found,) = noise.values()
+        single = jax.vmap(lambda x: jax.grad(loss)(params, x[None]))(x)
+        rows = np.concatenate(
+            [np.asarray(g).reshape(EXAMPLES, -1) for g in jax.tree.leaves(single)], 1
+        )
+        trace = np.sum(rows.var(axis=0, ddof=1))
+        np.testing.assert_allclose(found.trace, trace, rtol=1e-12)
+        np.testing.assert_allclose(
+            found.squared_norm, np.sum(rows.mean(axis=0) ** 2) - trace / EXAMPLES, rtol=1e-9
+        )

@@ -109,6 +109,23 @@ def test_averages_divide_once():
     assert np.isnan(average_noise_scale([1.0], [1.0]).stderr)
 
 
+def test_in_float64_the_estimates_are_as_precise():
+    with jax.enable_x64(True):
+        small, big = np.float64(3e-50), np.float64(1e-50)
+        noise = gradient_noise_scale(small, big, part_size=1, batch_size=3)
+        np.testing.assert_allclose(noise[:3], [3e-50, 0, np.inf], rtol=1e-12, atol=1e-63)
+        close = gradient_noise_scale(np.float64(1 + 1e-9), np.float64(1), part_size=1, batch_size=2)
+        np.testing.assert_allclose(close.trace, 2e-9, rtol=1e-6)
+        tx = noise_scale_tracker(0.5)
+        grads = {"w": jnp.array([1e-25, 0.0])}
+        _, state = tx.update(
+            grads, tx.init(grads), batch_size=2, part_size=1, part_squared_norm=jnp.asarray(2e-50)
+        )
+        np.testing.assert_allclose(
+            noise_scale_record(state)[:2], [2e-50, 0], rtol=1e-12, atol=1e-63
+        )
+
+
 def _track(tx, state, key, parts, part_size, updates):
     def step(state, key):
         g = _gradients(key, parts, part_size)

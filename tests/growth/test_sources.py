@@ -1,3 +1,5 @@
+import threading
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -210,3 +212,41 @@ def test_the_fingerprint_is_that_of_the_values_whatever_the_memory():
 
     assert fingerprint(array) == fingerprint(np.asfortranarray(array))
     assert fingerprint(array) != fingerprint(array + 1)
+
+
+@pytest.mark.parametrize(
+    "ask", [lambda b: b.spec(4), lambda b: b.state(), lambda b: next(b.fork(constant_batch(1)))]
+)
+def test_one_worker_is_one_reader_whoever_asks(ask):
+    inside, gate, crowds = threading.Lock(), threading.Event(), []
+
+    def record(number):
+        alone = inside.acquire(blocking=False)
+        crowds.append(not alone)
+        gate.wait(10)
+        if alone:
+            inside.release()
+        return number
+
+    batches = GrowingBatches(Records(record), constant_batch(2), seed=0, prefetch=1)
+    threads = [
+        threading.Thread(target=lambda: next(batches)),
+        threading.Thread(target=ask, args=[batches]),
+    ]
+    for thread in threads:
+        thread.start()
+        thread.join(0.1)
+    gate.set()
+    for thread in threads:
+        thread.join()
+    assert not any(crowds) and len(crowds) > 2
+
+
+def test_the_shape_of_a_record_is_read_once():
+    read = []
+    batches = GrowingBatches(
+        Records(lambda i: read.append(i) or {"x": [i] * 3}), constant_batch(2), seed=0, prefetch=0
+    )
+    assert batches.spec(4)["x"].shape == (4, 3)
+    assert batches.spec(8)["x"].shape == (8, 3)
+    assert len(read) == 1

@@ -363,7 +363,22 @@ def test_orbax_has_its_new_interface_still_under_experimental():
 
 
 @pytest.mark.parametrize(
-    "value", [3, -5, True, False, 0.25, 1e300, 2 + 3j, np.float32(2.5), np.int64(1 << 40)]
+    "value",
+    [
+        3,
+        -5,
+        2**63 - 1,
+        2**63,
+        2**64 - 1,
+        -(2**63),
+        True,
+        False,
+        0.25,
+        1e300,
+        2 + 3j,
+        np.float32(2.5),
+        np.int64(1 << 40),
+    ],
 )
 def test_numbers_come_back_with_their_types(tmp_path, value):
     found = _restored(

@@ -11,7 +11,7 @@ import optax
 import optax.contrib
 import pytest
 
-from gapjax import diffusion, training
+from gapjax import diffusion, growth, training
 from gapjax.training import _optimizers
 from tests.meshes import data_mesh
 
@@ -225,14 +225,53 @@ def test_the_exceptions_are_there_and_none_is_forgotten():
     ],
 )
 def test_the_batch_size_reaches_a_transform_inside(multi):
-    """Twice the rate by four times the base batch, whoever stands around it."""
+    """The root of the ratio to the base batch, whoever stands around it."""
     tx = multi(optax.chain(optax.sgd(0.1), diffusion.scale_by_batch_size(4)))
     step = training.make_train_step(lambda p, b: jnp.mean(b["x"]) * p, tx)
     state = training.init_state(jnp.float32(1), tx, key=jax.random.key(0))
     for _ in range(2):
         state, _ = jax.jit(step)(state, {"x": np.ones(16, np.float32)})
-    updates = 1 if isinstance(tx, optax.MultiSteps) or "MultiSteps" in str(tx.update) else 2
-    np.testing.assert_allclose(state.params, 1 - 0.2 * updates, rtol=1e-6)
+    several = isinstance(tx, optax.MultiSteps) or "MultiSteps" in str(tx.update)
+    moved = 0.1 * np.sqrt(32 / 4) if several else 2 * 0.1 * np.sqrt(16 / 4)
+    np.testing.assert_allclose(state.params, 1 - moved, rtol=1e-6)
+
+
+def test_mini_steps_whose_number_changes_are_one_batch():
+    """2 mini-steps of 8 examples, then 3: linear rates of 16 and 24, averaged by those sizes."""
+    tx = optax.MultiSteps(
+        optax.chain(
+            optax.sgd(1.0), diffusion.scale_by_batch_size(8, "linear"), training.average_weights(16)
+        ),
+        lambda step: jnp.where(step < 1, 2, 3),
+    )
+    step = jax.jit(training.make_train_step(lambda p, b: p * jnp.mean(b), tx))
+    state = training.init_state(jnp.float32(0), tx, key=jax.random.key(0))
+    for _ in range(5):
+        state, _ = step(state, np.ones(8, np.float32))
+    np.testing.assert_allclose(state.params, -2 - 3, rtol=1e-6)
+    left = 2 ** (-24 / 16)
+    found = training.evaluation_params(state.opt_state, state.params)
+    np.testing.assert_allclose(found, (-2 * left - 5) / (left + 1), rtol=1e-6)
+
+
+def test_the_noise_of_mini_steps_is_told_outside_of_them():
+    tracker, sgd = growth.noise_scale_tracker(0.5), optax.sgd(0.0)
+    inside = optax.MultiSteps(optax.chain(tracker, sgd), 2)
+    with pytest.raises(ValueError, match=r"tracker takes part_size .* one mini-step. Put noise_"):
+        training.make_train_step(_loss, inside, microbatched=True)
+    scaled = optax.chain(sgd, diffusion.scale_by_batch_size(4))
+    told = optax.GradientTransformationExtraArgs(
+        *optax.MultiSteps(scaled, 2).gradient_transformation()
+    )
+    with pytest.raises(ValueError, match=r"batch_size .* Let MultiSteps hold the whole chain"):
+        training.make_train_step(_loss, optax.chain(tracker, told))
+    batch = jax.tree.map(lambda x: x.reshape(4, 4, *x.shape[1:]), _batch())
+    found = []
+    for tx in (optax.chain(tracker, optax.MultiSteps(sgd, 2)), optax.chain(tracker, sgd)):
+        step = training.make_train_step(_loss, tx, microbatched=True)
+        state, _ = step(training.init_state(_params(""), tx, key=jax.random.key(0)), batch)
+        found.append(growth.noise_scale_record(state.opt_state)[:2])
+    np.testing.assert_allclose(*found)
 
 
 def _opaque():
@@ -351,3 +390,44 @@ def test_states_made_by_hand_may_hold_an_array_twice(donate):
             for _ in range(2):
                 state, metrics = compiled(state, _batch())
             assert np.isfinite(metrics["loss"])
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda rate, key: optax.inject_hyperparams(optax.sgd)(learning_rate=rate),
+        lambda rate, key: optax.chain(optax.add_noise(0.1, 0.5, key=key), optax.sgd(0.1)),
+        lambda rate, key: optax.masked(optax.noisy_sgd(0.1, key=key), {"w": True, "b": False}),
+    ],
+)
+def test_donation_takes_nothing_that_is_not_the_states_own(made):
+    """A second run of the same optimizer and key is the first one again."""
+    key, rate = jax.random.key(3), jnp.float32(0.125)
+    tx = made(rate, key)
+    step = training.compile_step(training.make_train_step(_loss, tx))
+    ends = []
+    for _ in range(2):
+        params = {"w": jnp.ones((4, 3)), "b": jnp.zeros(3)}
+        state = training.init_state(params, tx, key=key)
+        for _ in range(2):
+            state, _ = step(state, _batch())
+        ends.append(state.params)
+        assert params["w"].is_deleted()  # what was given away is
+    chex.assert_trees_all_equal(*ends)
+    assert float(rate) == 0.125 and not key.is_deleted()
+
+
+def test_a_key_whose_memory_is_gone_is_refused():
+    key = jax.random.key(0)
+    key.delete()
+    with pytest.raises(ValueError, match="key was handed to a step before"):
+        training.init_state({"w": jnp.ones(2)}, optax.sgd(0.1), key=key)
+
+
+def test_an_optimizer_whose_state_depends_on_values_starts_too():
+    def init(params):
+        return {"large": jnp.array(bool(optax.tree.norm(params) > 1))}
+
+    tx = optax.GradientTransformation(init, lambda updates, state, params=None: (updates, state))
+    state = training.init_state({"w": jnp.ones(4)}, tx, key=jax.random.key(0))
+    assert bool(state.opt_state["large"])

@@ -289,3 +289,15 @@ def test_a_member_alone_goes_without_its_axis():
         found = over(jnp.ones(members), jnp.ones(2), tree)
         assert found.shape == (members, 2) and (found == 4).all()
     assert seen == [(0, 1, 1, 1)] * 2
+
+
+@pytest.mark.parametrize("loop", ["scan", "turns", "host"])
+def test_states_may_be_of_numpy(loop):
+    advance = training.make_advance(_member, loop=loop)
+    rates, data = np.array([0.1, 0.2], np.float32), np.ones(1, np.float32)
+    rows = np.zeros((3, 2, 1), np.int32)
+    found = [
+        advance(states, rates, data, rows, 3)[0]
+        for states in (_start(2), jax.tree.map(np.array, _start(2)))
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *found)

@@ -1,5 +1,7 @@
 """Weights of examples: a batch has the same mean however it is split, and padding adds nothing."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -171,8 +173,49 @@ def test_parts_of_unequal_weight_still_tell_the_noise():
     step(_start(jnp.float32(1), tx), {"x": x, "mask": mask})
     means = [0.5, 2.0, 6.5]
     np.testing.assert_allclose(told["part_squared_norm"], np.dot([2, 1, 2], np.square(means)) / 5)
-    np.testing.assert_allclose(told["part_size"], 8 / 3)
+    np.testing.assert_allclose([told["part_size"], told["effective_size"]], [5 / 3, 5], rtol=1e-6)
     assert told["batch_size"] == 8
+
+
+@pytest.mark.parametrize("padding", [1, 3])
+def test_padded_microbatches_teach_the_noise_of_the_training_set(padding):
+    """The mean over every draw of 3 of 5 examples, in parts of 2, 1 and, of padding alone, 0."""
+    x = np.random.default_rng(0).normal(0.5, 1, (5, 2)).astype(np.float32)
+    tx = optax.chain(growth.noise_scale_tracker(0.5, num_examples=5), optax.sgd(0.0))
+    step = jax.jit(
+        training.make_train_step(
+            lambda p, b: jnp.sum(b["mask"] * (b["x"] @ p)) / jnp.sum(b["mask"]),
+            tx,
+            microbatched=True,
+        )
+    )
+    mask = np.array([1, 1, 1] + [0] * padding, np.float32).reshape(-1, 2)
+    found = []
+    for draw in itertools.permutations(range(5), 3):
+        rows = x[[*draw] + [0] * padding].reshape(-1, 2, 2)
+        state, _ = step(_start(jnp.zeros(2), tx), {"x": rows, "mask": mask})
+        found.append(growth.noise_scale_record(state.opt_state)[:2])
+    exact = x.astype(np.float64)
+    expected = [exact.var(axis=0).sum(), np.square(exact.mean(axis=0)).sum()]
+    np.testing.assert_allclose(np.mean(found, axis=0), expected, rtol=1e-4)
+
+
+def test_one_part_that_counts_teaches_no_noise():
+    tx = optax.chain(growth.noise_scale_tracker(), optax.sgd(0.1))
+    step = training.make_train_step(
+        lambda p, b: jnp.sum(b["mask"] * p * b["x"]) / jnp.maximum(jnp.sum(b["mask"]), 1),
+        tx,
+        microbatched=True,
+    )
+    x, full = np.arange(4, dtype=np.float32).reshape(2, 2), np.ones((2, 2), np.float32)
+    before, _ = step(_start(jnp.float32(1), tx), {"x": x, "mask": full})
+    for last in ([0, 0], [np.nan, np.nan]):
+        mask = np.array([[1, 1], [0, 0]], np.float32)
+        batch = {"x": np.stack([x[0], np.float32(last)]), "mask": mask}
+        after, _ = step(before, batch)
+        assert float(after.params) != float(before.params)
+        np.testing.assert_array_equal(after.opt_state[0].means, before.opt_state[0].means)
+        assert int(after.opt_state[0].num_updates) == 1
 
 
 def test_leaves_that_share_no_axis_are_refused_or_weighed():

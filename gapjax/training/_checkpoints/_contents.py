@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gapjax.training._history import names
 from gapjax.training._sharding import outside_meshes, put
 
 FORMAT = 3
@@ -101,13 +102,11 @@ def names_of(tree: Any) -> list[str]:
 
 def _names(paths: list[Any]) -> list[list[str]]:
     """The keys by which each leaf is found in a nested dictionary."""
-    return [[_key(entry) for entry in path] or ["state"] for path in paths]
+    return [[_key(name) for name in names(path)] or ["state"] for path in paths]
 
 
-def _key(entry: Any) -> str:
+def _key(key: str) -> str:
     """One step of a path; orbax joins them by dots, storage by slashes, so those are spelled."""
-    kinds = ("key", "name", "idx")
-    key = str(next((getattr(entry, kind) for kind in kinds if hasattr(entry, kind)), entry))
     for sign in "%./":
         key = key.replace(sign, f"%{ord(sign):02X}")
     return key or "%"
@@ -151,6 +150,7 @@ def _spec(row: list[Any], like: Any) -> Any:
         data = jax.eval_shape(jax.random.key_data, like)
         kind, shape = data.dtype, data.shape
     dtype = np.asarray(_PYTHON_OF[kind](0)).dtype if kind in _PYTHON_OF else jnp.dtype(kind)
+    dtype = np.dtype(np.uint64) if kind == "uint" else dtype
     sharding = _sharding(like)
     large = math.prod(shape) * dtype.itemsize > SMALL
     if large and sharding is not None:
@@ -158,7 +158,12 @@ def _spec(row: list[Any], like: Any) -> Any:
     return np.empty(tuple(shape), dtype)
 
 
-_PYTHON_OF = {kind.__name__: kind for kind in _PYTHON}
+_PYTHON_OF: dict[str, Any] = {kind.__name__: kind for kind in _PYTHON} | {"uint": int}
+
+
+def _is_unsigned(x: Any) -> bool:
+    """Whether a number is a whole one that only an unsigned type holds."""
+    return isinstance(x, int) and x >= 2**63
 
 
 def _sharding(like: Any) -> Any:
@@ -210,7 +215,7 @@ def describe(tree: Any) -> list[list[Any]]:
     def row(path: Any, x: Any) -> list[Any]:
         where = jax.tree_util.keystr(path)
         if isinstance(x, _PYTHON) and not isinstance(x, np.generic):
-            return [where, type(x).__name__, []]
+            return [where, "uint" if _is_unsigned(x) else type(x).__name__, []]
         x = x if hasattr(x, "shape") else np.asarray(x)
         return [where, str(x.dtype), list(x.shape)]
 
@@ -253,6 +258,7 @@ def _alike(a: Any, b: Any) -> bool:
     """Whether two leaves can stand for each other; a number and an array of its kind can."""
     if a is None or b is None or a[1] != b[1]:
         return a == b
+    a, b = ((_PYTHON_OF[kind].__name__ if kind in _PYTHON_OF else kind, s) for kind, s in (a, b))
     for one, other in ((a[0], b[0]), (b[0], a[0])):
         if one in _PYTHON_OF and other not in _PYTHON_OF:
             return not _is_key_type(other) and jnp.dtype(other).kind in _KINDS[_PYTHON_OF[one]]

@@ -27,7 +27,7 @@ import gapjax
 from gapjax._seal import is_sealed, seal
 from gapjax.training._checkpoints import _contents
 from gapjax.training._checkpoints._said import Quiet, reason
-from gapjax.training._history import History
+from gapjax.training._history import History, names, put
 from gapjax.training._hosts import is_first, on_first, together
 
 _UNFINISHED, _REMOVED = ".unfinished", ".removed"
@@ -271,15 +271,17 @@ def _describe(history: History | None) -> tuple[dict[str, Any], dict[str, np.nda
     if history is None:
         return {"tree": None, "leaves": [], "checksum": 0}, {}
     tree = history._asdict()
-    leaves, structure = jax.tree.flatten(tree)
-    rows, names = _contents.describe(tree), _contents.names_of(tree)
-    numbered = jax.tree.unflatten(structure, range(len(leaves)))
+    named, numbered = jax.tree_util.tree_leaves_with_path(tree), dict[str, Any]()
+    for number, (path, _) in enumerate(named):
+        put(numbered, names(path), number)
+    rows, spelled = _contents.describe(tree), _contents.names_of(tree)
+    leaves = [leaf for _, leaf in named]
     about = {
         "tree": numbered,
-        "leaves": [[name, *row[1:]] for name, row in zip(names, rows, strict=True)],
+        "leaves": [[name, *row[1:]] for name, row in zip(spelled, rows, strict=True)],
         "checksum": _contents.checksum(leaves),
     }
-    return about, {name: np.asarray(x) for name, x in zip(names, leaves, strict=True)}
+    return about, {name: np.asarray(x) for name, x in zip(spelled, leaves, strict=True)}
 
 
 def _history(path: pathlib.Path, about: dict[str, Any]) -> History:
@@ -291,4 +293,5 @@ def _history(path: pathlib.Path, about: dict[str, Any]) -> History:
         leaves = [file[name].view(jax.numpy.dtype(kind)) for name, kind, _ in about["leaves"]]
     if _contents.checksum(leaves) != about["checksum"]:
         raise ValueError("its history is not what was saved")
-    return History(**jax.tree.map(lambda number: leaves[number], about["tree"]))
+    tree = {"metrics": {}, **about["tree"]}
+    return History(**jax.tree.map(lambda number: leaves[number], tree))
