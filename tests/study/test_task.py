@@ -121,7 +121,7 @@ def test_widths_are_those_of_the_data():
     text = {"tokens": np.array([[1, 2, 300]])}
     assert study.next_token().width(data.Dataset(text, text)) == 301
     text = {"tokens": np.array([[1, 2, 30]])}
-    assert study.next_token().width(data.Dataset(text, text)) == 256
+    assert study.next_token().width(data.Dataset(text, text)) == 31
     later = {"tokens": np.array([[1, 400, 30]])}  # judged too
     assert study.next_token().width(data.Dataset(text, later)) == 401
     one, two = ({"x": x, "y": np.array([0, 1, 1, top])} for top in (1, 4))
