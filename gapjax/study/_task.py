@@ -42,7 +42,8 @@ class Task:
             ``SMOOTH``; None where labels cannot be smoothed.
         width: ``dataset -> int``, how wide the last layer of a network has to be, or None if any
             will do.
-        wider: whether a wider one does too, as of a vocabulary that has more than the text.
+        wider: whether a wider one does too, as of a vocabulary that has more than the text. One of
+            a network known by name has 256 outputs at least, so that it depends on no text.
         percent: the metrics that are fractions, shown in per cent; by default those whose name
             ends in ``accuracy``.
         name: what reports call it.
