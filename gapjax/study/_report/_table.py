@@ -232,8 +232,8 @@ def notes(result: StudyResult) -> list[str]:
     if fixed:
         lines.append(f"held fixed against the small batch: {'; '.join(fixed)}.")
     lines.append(
-        "seconds: of training, all seeds of a regime at once, compiling and measuring left out; "
-        "where the rate of the rule was trained beside a tuned one, its share. "
+        "seconds: of training, all seeds of a regime at once, compiling and measuring left out"
+        f"{'' if result.rule_gap is None else '; of those at another rate beside them, a share'}. "
         "FLOPs: floating-point operations of one seed, by the compiled program of its update."
     )
     cells = {
