@@ -248,7 +248,7 @@ def notes(result: StudyResult) -> list[str]:
             "seeds and test examples (Fieller)."
         )
         why = {
-            NOT_WORSE: f"{large} ends better than {small}: there is none to close a share of.",
+            NOT_WORSE: f"{large} ends better than {small}: there is no gap to close.",
             NO_GAP: f"{small} is not told from {large} by Student's t, and a share of nothing "
             "means nothing.",
             TOO_FEW: "an interval takes two seeds that went through in both and in the regime.",

@@ -61,7 +61,7 @@ def finding(result: StudyResult, which: str = "run") -> str:
     if not clear:
         why = "That is not told from chance."
         if found.is_clear(not task.maximize):
-            why = f"There is no gap to close a share of: {names[1]} ends better than {names[0]}."
+            why = f"There is no gap to close: {names[1]} ends better than {names[0]}."
         ends = sorted((-scale * found.gap.low, -scale * found.gap.high))
         text += (
             f"(95% interval of the change {ends[0]:+.{places}f} to {ends[1]:+.{places}f}, over "

@@ -157,11 +157,14 @@ def test_a_large_batch_that_is_better_leaves_no_gap_to_close():
     tables = {"SB": _draws(0.90), "LB": _draws(0.96), "LB+LR": _draws(0.99)}
     result = made(tables)
     text = study.finding(result)
-    assert "rises by" in text and "no gap to close a share of: LB ends better than SB." in text
+    assert "rises by" in text and "no gap to close: LB ends better than SB." in text
     assert f"Beside LB, at the rates of the rules, with 95% intervals: {_beside(result)}." in text
     assert closed(result) == {"LB+LR": "no gap"}
     said = " ".join(study.notes(result))
-    assert "LB ends better than SB: there is none" in said and "not told from LB" not in said
+    assert (
+        "LB ends better than SB: there is no gap to close" in said
+        and "not told from LB" not in said
+    )
     # No other door tells a share.
     empty = {"mean": None, "low": None, "high": None}
     assert {r["gap_closed"] and tuple(r["gap_closed"].values()) for r in _json(result)} == {
@@ -191,7 +194,7 @@ def test_no_gap_to_close_follows_from_the_interval_and_not_from_the_mean():
 def test_of_a_loss_a_large_batch_that_ends_below_is_better():
     result = made({"SB": _draws(0.9), "LB": _draws(0.5), "LB+A": _draws(0.4)}, LOSS)
     text = study.finding(result)
-    assert "no gap to close a share of: LB ends better than SB. Beside LB" in text
+    assert "no gap to close: LB ends better than SB. Beside LB" in text
     assert "LB+A -0." in text and "points" not in text
 
 
