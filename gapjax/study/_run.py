@@ -275,17 +275,15 @@ def _train_regime(
     own = jax.tree.map(lambda x: x[: len(seeds)], training.to_host(outcome.weights._asdict()))
     path = _folder.network_path(folder, plan.name)
     training.on_first(lambda: training.save_tree(path, own))
-    plan, made = (
-        outcome.plan,
-        [
-            (
-                run_of(setup, outcome, *setting, which),
-                curves_of(setup, outcome, programs, which),
-                stops_of(setup, outcome, which),
-            )
-            for which, setting in enumerate(settings)
-        ],
-    )
+    plan = outcome.plan
+    made = [
+        (
+            run_of(setup, outcome, *setting, which),
+            curves_of(setup, outcome, programs, which),
+            stops_of(setup, outcome, which),
+        )
+        for which, setting in enumerate(settings)
+    ]
     run, curves, stopped = made[0]
     rule, rule_curves, rule_stopped = made[1] if len(made) > 1 else (None, None, None)
     updates = curves.update[-1]  # where the loss decides, fewer than planned

@@ -10,9 +10,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from gapjax.training._names import Path, path_names
 from gapjax.training._optimizers import trained
-
-Path = tuple[str, ...]
 
 
 def annotated_shardings(state: Any, mesh: Mesh, specs: Any) -> Any:
@@ -109,13 +108,8 @@ def _is_spec(x: Any) -> bool:
 
 
 def _names(path: Any) -> Path:
-    kinds = ("key", "name", "idx")
-    return tuple(
-        str(next((getattr(entry, kind) for kind in kinds if hasattr(entry, kind)), entry))
-        for entry in path
-        # Boxes and variables hold their array as their only child.
-        if getattr(entry, "name", None) != "value"
-    )
+    # Boxes and variables hold their array as their only child.
+    return path_names(entry for entry in path if getattr(entry, "name", None) != "value")
 
 
 def _axes(spec: PartitionSpec | None) -> list[str]:

@@ -1,13 +1,12 @@
 """What a run leaves behind: the metrics of its updates, on the host."""
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-Path = tuple[str, ...]
+from gapjax.training._names import Path, path_names
 
 
 class History(NamedTuple):
@@ -76,15 +75,6 @@ class Recorder:
         return self._past
 
 
-def names(path: Iterable[Any]) -> Path:
-    """The path of a leaf as names, the same for a tree and what a file tells of it."""
-    kinds = ("key", "name", "idx")
-    return tuple(
-        str(next((getattr(entry, kind) for kind in kinds if hasattr(entry, kind)), entry))
-        for entry in path
-    )
-
-
 def put(tree: dict[str, Any], path: Path, leaf: Any) -> None:
     """Put a leaf into nested dictionaries."""
     for name in path[:-1]:
@@ -93,7 +83,7 @@ def put(tree: dict[str, Any], path: Path, leaf: Any) -> None:
 
 
 def _columns(metrics: Any) -> dict[Path, Any]:
-    return {names(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(metrics)}
+    return {path_names(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(metrics)}
 
 
 def _with_those_of(past: Any, metrics: Any) -> Any:
@@ -120,7 +110,7 @@ def _joined(past: History, new: History) -> History:
 
     def column(path: Any, like: np.ndarray) -> np.ndarray:
         sides = ((old, past.step), (own, new.step))
-        name = names(path)
+        name = path_names(path)
         return np.concatenate(
             [side[name] if name in side else _unknown(name, like, len(at)) for side, at in sides]
         )

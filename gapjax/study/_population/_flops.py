@@ -1,11 +1,9 @@
 """What the compiler's count of floating-point operations leaves out."""
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
-import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import Jaxpr, jaxprs_in_params
 
 
 def of_later_turns(program: Jaxpr) -> float:
@@ -16,7 +14,7 @@ def of_later_turns(program: Jaxpr) -> float:
     """
     total = 0.0
     for equation in program.eqns:
-        for inner in _programs_in(equation.params):
+        for inner in jaxprs_in_params(equation.params):
             later = of_later_turns(inner)
             if equation.primitive.name == "scan":
                 turns = equation.params["length"] - 1
@@ -28,7 +26,7 @@ def of_later_turns(program: Jaxpr) -> float:
 def _of_one_turn(program: Jaxpr) -> float:
     """Operations with every loop gone through once."""
     return sum(
-        _of(equation) + sum(map(_of_one_turn, _programs_in(equation.params)))
+        _of(equation) + sum(map(_of_one_turn, jaxprs_in_params(equation.params)))
         for equation in program.eqns
     )
 
@@ -46,11 +44,3 @@ def _of(equation: Any) -> float:
     else:
         return 0.0
     return 2.0 * math.prod(equation.outvars[0].aval.shape) * terms
-
-
-def _programs_in(params: dict[str, Any]) -> Iterator[Jaxpr]:
-    for inner in jax.tree.leaves(params):
-        if isinstance(inner, ClosedJaxpr):
-            yield inner.jaxpr
-        elif isinstance(inner, Jaxpr):
-            yield inner

@@ -20,8 +20,7 @@ from gapjax.study._results._records import (
 
 def run_of(setup: Setup, outcome: Outcome, rate: float, hyper: dict[str, float], which: int) -> Run:
     """The numbers of the members of one setting."""
-    seeds, task = setup.study.all_seeds, setup.task
-    part = slice(which * len(seeds), (which + 1) * len(seeds))
+    seeds, task, part = setup.study.all_seeds, setup.task, _members_of(setup, which)
     values = {name: outcome.final(name)[part] for name in measured_names(setup)}
     train_value, test_value = (values[f"{split}_{task.headline}"] for split in ("train", "test"))
     sign = 1.0 if task.maximize else -1.0
@@ -40,14 +39,19 @@ def run_of(setup: Setup, outcome: Outcome, rate: float, hyper: dict[str, float],
     )
 
 
+def _members_of(setup: Setup, which: int) -> slice:
+    """Where the members of one setting are in a population: its seeds, one after the other."""
+    seeds = len(setup.study.all_seeds)
+    return slice(which * seeds, (which + 1) * seeds)
+
+
 def curves_of(setup: Setup, outcome: Outcome, programs: Programs, which: int) -> Curves:
     """What was measured on the way of the members of one setting, and what it cost."""
-    curves, plan, seeds = outcome.curves, outcome.plan, len(setup.study.all_seeds)
-    part = slice(which * seeds, (which + 1) * seeds)
+    curves, plan, part = outcome.curves, outcome.plan, _members_of(setup, which)
     rows = _rows_of(outcome, part)
     updates = curves.update[:rows].tolist()
     # The settings are trained as one population: each has its share of the time.
-    share = seeds / len(outcome.diverged)
+    share = len(setup.study.all_seeds) / len(outcome.diverged)
     return Curves(
         update=updates,
         examples=[plan.batch_sizes.examples_before(u) for u in updates],
@@ -89,8 +93,7 @@ def stops_of(setup: Setup, outcome: Outcome, which: int) -> list[int | None] | N
     """The updates at which the loss stopped the seeds of a setting; None where it was not asked."""
     if outcome.stopped is None:
         return None
-    seeds = len(setup.study.all_seeds)
-    rows = outcome.stopped[which * seeds : (which + 1) * seeds]
+    rows = outcome.stopped[_members_of(setup, which)]
     return [int(outcome.curves.update[row]) if row >= 0 else None for row in rows]
 
 

@@ -5,7 +5,6 @@ import importlib.resources
 import json
 import os
 import re
-import shlex
 from typing import Any
 
 from gapjax._paths import local_path
@@ -50,7 +49,7 @@ def write_report(result: StudyResult, path: str | os.PathLike[str]) -> None:
             study_json=json.dumps(config.study, indent=1),
             run={k: v for k, v in config.environment.items() if k != "command" and v},
             command=command,
-            measured_later=bool(landscape) and "--landscape" not in shlex.split(command or ""),
+            measured_later=bool(landscape) and "--landscape" not in (command or "").split(),
         ),
     )
 

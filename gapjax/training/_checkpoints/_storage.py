@@ -27,8 +27,9 @@ import gapjax
 from gapjax._seal import is_sealed, seal
 from gapjax.training._checkpoints import _contents
 from gapjax.training._checkpoints._said import Quiet, reason
-from gapjax.training._history import History, names, put
+from gapjax.training._history import History, put
 from gapjax.training._hosts import is_first, on_first, together
+from gapjax.training._names import path_names
 
 _UNFINISHED, _REMOVED = ".unfinished", ".removed"
 
@@ -273,7 +274,7 @@ def _describe(history: History | None) -> tuple[dict[str, Any], dict[str, np.nda
     tree = history._asdict()
     named, numbered = jax.tree_util.tree_leaves_with_path(tree), dict[str, Any]()
     for number, (path, _) in enumerate(named):
-        put(numbered, names(path), number)
+        put(numbered, path_names(path), number)
     rows, spelled = _contents.describe(tree), _contents.names_of(tree)
     leaves = [leaf for _, leaf in named]
     about = {

@@ -8,6 +8,7 @@ import types
 
 import jax
 import jax.numpy as jnp
+import markupsafe
 import numpy as np
 import optax
 import pytest
@@ -249,12 +250,13 @@ def test_a_landscape_that_was_measured_later_is_said_to_be(measured, tmp_path):
     for found, command, later in (
         (result, "gapjax study x", True),
         (result, "gapjax study x --landscape", False),
+        (result, "as in Ada's notes", True),  # whatever was given to run_study
         (before, "gapjax study x", False),
     ):
         config = dataclasses.replace(found.config, environment={"command": command})
         study.write_report(dataclasses.replace(found, config=config), tmp_path / "x.html")
         page = (tmp_path / "x.html").read_text()
-        assert f"<pre>{command}</pre>" in page
+        assert f"<pre>{markupsafe.escape(command)}</pre>" in page
         assert ("measured later, by this command with --landscape" in page) is later
 
 
