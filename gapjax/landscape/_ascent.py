@@ -23,7 +23,8 @@ class Sharpness(NamedTuple):
         loss: the loss at the parameters.
         loss_max: the highest loss found nearby, a lower bound of the true maximum; the mean loss
             nearby where the sharpness is an average.
-        stderr: standard error where the sharpness is an average over draws or batches, else 0.
+        stderr: standard error where the sharpness is an average over draws or batches, else 0;
+            NaN for a single batch.
         values: the sharpness from each start, draw or batch.
         num_gradients: passes over the data, with or without a gradient.
     """

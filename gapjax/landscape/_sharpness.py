@@ -15,6 +15,7 @@ from gapjax.landscape._ascent import (
     highest_in_box,
 )
 from gapjax.landscape._data import Batches, Data, num_examples
+from gapjax.landscape._estimate import stderr_of_mean
 from gapjax.landscape._progress import Progress, Tracker
 from gapjax.landscape._space import (
     Vector,
@@ -217,8 +218,7 @@ def _measured(
         whole.tracker = tracker
         loss, nearby = measure(whole)
         values = np.array(nearby) - loss
-        drawn = combine is np.mean and len(values) > 1
-        stderr = float(np.std(values, ddof=1) / np.sqrt(len(values))) if drawn else 0.0
+        stderr = float(stderr_of_mean(values)) if combine is np.mean else 0.0
         peak = float(combine(nearby))
         return Sharpness(peak - loss, loss, peak, stderr, values, whole.passes)
     rows, shares, passes = [], [], 0.0
@@ -242,5 +242,5 @@ def _measured(
     share = np.array(shares) / np.sum(shares)
     # The error of a weighted mean of independent batches; none can be told from a single one.
     spread = np.sum(share**2 * (values - value) ** 2)
-    stderr = float(np.sqrt(spread * count / (count - 1))) if count > 1 else 0.0
+    stderr = float(np.sqrt(spread * count / (count - 1))) if count > 1 else float("nan")
     return Sharpness(value, float(mean[0]), float(mean[1]), stderr, values, passes / count)

@@ -184,6 +184,13 @@ def test_per_batch_is_the_mean_over_batches(problem):
         assert found.stderr > 0
 
 
+def test_a_single_batch_tells_no_error_bar(problem):
+    params, batches = problem
+    alone = landscape.sam_sharpness(networks.loss, params, batches[:1], per_batch=True)
+    assert np.isnan(alone.stderr)
+    assert landscape.sam_sharpness(networks.loss, params, batches).stderr == 0
+
+
 def test_only_selected_parameters_move_and_none_change(problem):
     params, batches = problem
     before = jax.tree.map(lambda leaf: np.array(leaf), params)

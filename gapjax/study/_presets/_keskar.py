@@ -119,6 +119,8 @@ KESKAR: dict[str, Preset] = {
         num_examples=60_000,
         mflops=11.2,
         cpu_gflops=DENSE_GFLOPS,
+        found="0.37 points with 5 seeds after 30 epochs, where the large batch ends 109.3 times as "
+        "sharp by the paper's measure",
     ),
     "keskar-f2-mnist-small": _small(
         "f2",
