@@ -23,7 +23,10 @@ def keep_study(folder: pathlib.Path, name: str, preset: str | None = None, note:
     found = json.loads((folder / "results.json").read_text())
     config = json.loads((folder / "config.json").read_text())
     known = None if preset is None else study.PRESETS[preset]
-    landscape = folder / "landscape.json"
+    path = folder / "landscape.json"
+    landscape = json.loads(path.read_text()) if path.exists() else None
+    if landscape and landscape.get("command"):
+        landscape["command"] = _portable(landscape["command"])
     kept = {
         "what": known.meaning if known else name,
         "preset": preset,
@@ -44,7 +47,7 @@ def keep_study(folder: pathlib.Path, name: str, preset: str | None = None, note:
         "gap": found["gap"],
         "comparisons": found["comparisons"],
         "regimes": found["regimes"],
-        "landscape": json.loads(landscape.read_text()) if landscape.exists() else None,
+        "landscape": landscape,
     }
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / f"{name}.json").write_text(json.dumps(_brief(kept), indent=1) + "\n")

@@ -98,7 +98,9 @@ def landscape_section(kept: Kept) -> str:
         at_levels = [level["ratios"].get(name) for level in found["levels"]]
         rows.append([name, interval(ratio), *map(interval, at_levels)])
     text = ["Sharpness, the large batch over the small one, geometric means over paired seeds:", ""]
-    return "\n".join([*text, *table(rows), ""])
+    command = found.get("command")
+    by = [f"Measured by `{command}`.", ""] if command and command != kept["command"] else []
+    return "\n".join([*text, *table(rows), "", *by])
 
 
 def mean_and_deviation(over: Mapping[str, Any], scale: float, digits: int) -> str:

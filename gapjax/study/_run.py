@@ -183,6 +183,7 @@ def _run_in(
                 folder,
                 {name: r for name, r in result.regimes.items() if r.same_as is None},
                 result.config,
+                command=config.environment["command"],
                 progress=_landscape_reporter(progress),
             )
         )

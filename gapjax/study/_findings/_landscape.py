@@ -4,6 +4,7 @@ The loss is the same function for every regime: the mean over the training set, 
 that is the same for all, in evaluation mode.
 """
 
+import dataclasses
 import functools
 import pathlib
 import time
@@ -31,6 +32,7 @@ def measure_landscape(
     records: Mapping[str, RegimeRecord],
     config: Config,
     *,
+    command: str | None = None,
     progress: Callable[[str, int, float | None], None] = lambda *_: None,
 ) -> LandscapeFindings:
     """Measure the solutions that a finished study kept, and write ``landscape.json``.
@@ -43,6 +45,7 @@ def measure_landscape(
         folder: of the study.
         records: the regimes that are done.
         config: of the study.
+        command: the command line that asks for it now, which need not be that of the training.
         progress: called as ``progress(what, per cent, seconds left)``.
     """
     seeds = setup.study.landscape_seeds
@@ -78,6 +81,7 @@ def measure_landscape(
             both = functools.partial(bench.ends, folder, pair, member)
             paths[member] = _measured(place(stem, *pair), (way,), both, report)["path"]
     found = summarize(kept, paths, levels, measures, records, config, bench.part)
+    found = dataclasses.replace(found, command=command)
     keep(folder / "landscape.json", found, of=_origin(config, records))
     # As every later reader has it.
     return read_landscape(folder, config, records)  # type: ignore[return-value]

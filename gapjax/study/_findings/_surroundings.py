@@ -125,6 +125,7 @@ class LandscapeFindings:
         observations: likewise.
         ranks: whether sharpness goes with the gap, over all runs.
         part: the part of the training set that was measured on; None for all of it.
+        command: the command line that measured last; None without one.
     """
 
     mode: str
@@ -135,3 +136,4 @@ class LandscapeFindings:
     observations: Observations | None
     ranks: list[Rank] = dataclasses.field(default_factory=list)
     part: Part | None = None
+    command: str | None = None

@@ -24,6 +24,7 @@ def write_report(result: StudyResult, path: str | os.PathLike[str]) -> None:
     """
     config = result.config
     command, landscape = config.environment.get("command"), _landscape.section(result)
+    measured = result.landscape.command if result.landscape else None
     sections = ("gap", "curves", "travel", *(("landscape",) if landscape else ()))
     write_text(
         local_path("path", path),
@@ -49,7 +50,7 @@ def write_report(result: StudyResult, path: str | os.PathLike[str]) -> None:
             study_json=json.dumps(config.study, indent=1),
             run={k: v for k, v in config.environment.items() if k != "command" and v},
             command=command,
-            measured_later=bool(landscape) and "--landscape" not in (command or "").split(),
+            measured=measured if measured != command else None,
         ),
     )
 

@@ -245,19 +245,25 @@ def test_report_shows_it_and_draws_it_again(measured, capsys):
     capsys.readouterr()
 
 
-def test_a_landscape_that_was_measured_later_is_said_to_be(measured, tmp_path):
-    _, before, result, _ = measured
-    for found, command, later in (
-        (result, "gapjax study x", True),
-        (result, "gapjax study x --landscape", False),
-        (result, "as in Ada's notes", True),  # whatever was given to run_study
+def test_a_landscape_that_another_command_measured_names_it(measured, tiny, tmp_path):
+    folder, before, _, _ = measured
+    shutil.copytree(folder, tmp_path / "run")  # what was measured there is not measured again
+    assert before.config.environment["command"] is None
+    later = "as in Ada's notes"  # whatever was given to run_study
+    again = study.run_study(tiny, tmp_path / "run", command=later, landscape=True)
+    assert again.landscape.command == study.load_result(tmp_path / "run").landscape.command == later
+    for found, command, named in (
+        (again, None, True),
+        (again, "gapjax study x", True),
+        (again, later, False),
         (before, "gapjax study x", False),
     ):
         config = dataclasses.replace(found.config, environment={"command": command})
         study.write_report(dataclasses.replace(found, config=config), tmp_path / "x.html")
         page = (tmp_path / "x.html").read_text()
-        assert f"<pre>{markupsafe.escape(command)}</pre>" in page
-        assert ("measured later, by this command with --landscape" in page) is later
+        told = f"The landscape was measured by</p><pre>{markupsafe.escape(later)}</pre>"
+        assert (told in page) is named
+        assert command is None or f"<pre>{markupsafe.escape(command)}</pre>" in page
 
 
 def test_one_regime_alone_has_a_report_too(measured, tiny, tmp_path):
