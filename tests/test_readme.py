@@ -1,5 +1,6 @@
 """What the README shows is run here, or by .ci/run."""
 
+import json
 import pathlib
 import re
 
@@ -21,6 +22,37 @@ def test_snippet_runs(name, code, tmp_path, monkeypatch):
 def test_bringing_your_own_takes_under_20_lines():
     (code,) = [code for name, code in _blocks() if name == "own"]
     assert len(code.splitlines()) < 20
+
+
+def test_results_that_are_told_are_those_that_are_kept():
+    text = " ".join(README.read_text().split())
+    digits, f2 = (
+        json.loads((README.parent / f"benchmarks/results/papers/{name}.json").read_text())
+        for name in ("digits", "keskar-f2-mnist")
+    )
+    assert digits["finding"] in text
+    for name, one in digits["regimes"].items():
+        accuracy, closed = one["test_accuracy"], one["gap_closed"]
+        row = f"| {name} | {100 * accuracy['mean']:.2f} ± {100 * accuracy['std']:.2f} |"
+        if closed["mean"] is not None:
+            row += " {mean:.0f} [{low:.0f}, {high:.0f}] |".format(
+                **{end: 100 * value for end, value in closed.items() if value is not None}
+            )
+        assert row in text
+    at_end = f2["landscape"]["ratios"]["keskar_0.001"]
+    at_a_loss = f2["landscape"]["levels"][-1]
+    told = [
+        "{mean:.2f} [{low:.2f}, {high:.2f}] points worse".format(
+            **{end: 100 * f2["gap"][end] for end in ("mean", "low", "high")}
+        ),
+        "{mean:.0f} [{low:.0f}, {high:.0f}] times as sharp".format(**at_end),
+        f"training losses are equal ({at_a_loss['loss']:g})",
+        "{mean:.0f} [{low:.0f}, {high:.0f}] times.".format(**at_a_loss["ratios"]["keskar_0.001"]),
+        f"{f2['settings']['epochs']:g} epochs, {f2['settings']['seeds']} seeds",
+    ]
+    assert [one for one in told if one not in text] == []
+    small, large = (f2["regimes"][name]["distance"]["mean"] for name in ("SB", "LB"))
+    assert "a sixth of the way" in text and round(small / large) == 6
 
 
 def test_commands_for_the_newcomer_are_marked():
