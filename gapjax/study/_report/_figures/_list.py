@@ -77,7 +77,7 @@ FIGURES: tuple[Figure, ...] = (
         (
             "The share of the gap that each regime closes.",
             "Thick: its 95% interval over seeds and test examples; thin: intervals that hold for "
-            "all at once. 0% is the large batch alone, 100% the small batch.",
+            "all at once. The dotted lines are the two ends of the gap.",
         ),
         _by_regime,
         lambda result: any(share.is_bounded for share in result.gap.shares.values()),
