@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from gapjax import _options, _paths, _signals, _tensorboard, _terminal
+from gapjax import _checks, _options, _paths, _signals, _tensorboard, _terminal
 
 HELP = ("-h", "--help")
 
@@ -227,23 +227,20 @@ def cite_command(arguments: list[str]) -> None:
     print(study.bibliography(_result_of("cite", arguments)), end="")
 
 
-def _no_arguments(name: str, arguments: list[str]) -> None:
-    if arguments:
-        raise ValueError(f"gapjax {name} takes no arguments, not {' '.join(arguments)!r}.")
-
-
 def presets_command(arguments: list[str]) -> None:
-    """List the presets."""
-    _no_arguments("presets", arguments)
+    """List the presets, or those that are named."""
     from gapjax import study
 
-    for name, preset in study.PRESETS.items():
-        print(preset.told(name))
+    for name in arguments:
+        _checks.one_of("preset", name, study.PRESETS)
+    for name in arguments or study.PRESETS:
+        print(study.PRESETS[name].told(name))
 
 
 def remedies_command(arguments: list[str]) -> None:
     """List batches and remedies."""
-    _no_arguments("remedies", arguments)
+    if arguments:
+        raise ValueError(f"gapjax remedies takes no arguments, not {' '.join(arguments)!r}.")
     from gapjax import study
 
     print("A regime is a batch and remedies, joined by +, such as LB+LR+GBN. Batches:\n")

@@ -126,9 +126,10 @@ _COMMANDS: dict[str, _Command] = {
     ),
     "presets": _Command(
         _commands.presets_command,
-        "",
-        "the presets there are",
-        "List the presets of gapjax study, a line each.",
+        "[NAME ...]",
+        "the presets there are, or those that are named",
+        "List the presets of gapjax study, all or those that are named: data, sizes, time, what\n"
+        "the paper found and what was found here.",
     ),
     "remedies": _Command(
         _commands.remedies_command,

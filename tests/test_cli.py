@@ -66,6 +66,12 @@ def test_help_shows_every_field_with_its_default(capsys):
 def test_presets_and_version(capsys):
     code, output, _ = run(capsys, "presets")
     assert code == 0 and output.startswith("digits")
+    code, some, _ = run(capsys, "presets", "keskar-f2-mnist", "digits")
+    assert code == 0 and [line for line in some.split("\n") if line.strip() and line[0] != " "] == [
+        "keskar-f2-mnist",
+        "digits",
+    ]
+    assert all(line in output for line in some.splitlines())
     code, output, _ = run(capsys, "remedies")
     assert code == 0 and all(name in output for name in ("GROW", "GBN", "SAM", "arXiv"))
     assert run(capsys, "--version")[1].strip()
@@ -146,7 +152,9 @@ def test_text_is_imported_and_what_is_left_out_is_said(capsys, tmp_path):
         ("table /nowhere --format latex", "is /nowhere the folder of a study?"),
         ("cite", "gapjax cite takes the folder of a study"),
         ("cite /dev/null", "is /dev/null the folder of a study?"),
-        ("presets now", "takes no arguments"),
+        ("presets now", "preset must be one of"),
+        ("presets digits now", "not 'now'"),
+        ("remedies now", "takes no arguments"),
         ("data", "has one command, import"),
         ("data import", "has one command, import"),
         ("data import mnist", "--from"),
