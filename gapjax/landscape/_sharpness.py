@@ -218,7 +218,8 @@ def _measured(
         whole.tracker = tracker
         loss, nearby = measure(whole)
         values = np.array(nearby) - loss
-        stderr = float(stderr_of_mean(values)) if combine is np.mean else 0.0
+        drawn = combine is np.mean and len(values) > 1
+        stderr = float(stderr_of_mean(values)) if drawn else 0.0
         peak = float(combine(nearby))
         return Sharpness(peak - loss, loss, peak, stderr, values, whole.passes)
     rows, shares, passes = [], [], 0.0
