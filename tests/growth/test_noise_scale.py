@@ -107,6 +107,8 @@ def test_averages_divide_once():
     spread = np.std(again.noise_scale)
     np.testing.assert_allclose(noise.stderr, spread, rtol=0.2)
     assert np.isnan(average_noise_scale([1.0], [1.0]).stderr)
+    one_says_nothing = average_noise_scale([1.0, np.nan, 2.0], [1.0, np.nan, 2.0])
+    assert np.isnan(one_says_nothing).all()
 
 
 def test_in_float64_the_estimates_are_as_precise():
