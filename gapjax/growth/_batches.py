@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from gapjax import _checks
 from gapjax.growth import _sources, _stream
-from gapjax.growth._controllers import Controller, ControllerState
+from gapjax.growth._controllers import Controller
 from gapjax.growth._prefetch import Prefetcher
 from gapjax.growth._reader import BatchReader
 from gapjax.growth._schedules import BatchSchedule, StepwiseBatch, constant_batch
@@ -128,7 +129,7 @@ class GrowingBatches(Iterator[Any]):
         self._controller, self._control = None, None
         if isinstance(schedule, Controller):
             self._controller, self._control = schedule, schedule.init()
-            schedule = constant_batch(self._control.size)
+            schedule = constant_batch(_first_size(self._control))
         if not callable(schedule):
             raise ValueError(
                 f"schedule must be a function from the update to the batch size, not {schedule!r}; "
@@ -310,7 +311,8 @@ class GrowingBatches(Iterator[Any]):
             "size": self._cursor.size,
             "grown_to": self._floor,
             "grown_because": self._reason,
-            "control": self._control and list(self._control),
+            "control": self._controller
+            and [np.asarray(x).item() for x in jax.tree.leaves(self._control)],
             "switches": [list(switch) for switch in self._switches],
         }
 
@@ -343,16 +345,16 @@ class GrowingBatches(Iterator[Any]):
             row = int(state["epoch"]) * self._source.num_examples + int(state["offset"])
             cursor = _Cursor(row, *(int(state[name]) for name in ("update", "examples", "size")))
             floor, reason = int(state["grown_to"]), state["grown_because"]
-            control = ControllerState(*state["control"]) if state["control"] else None
+            control = state["control"]
             switches = [Switch(*switch) for switch in state["switches"]]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"This state is not what state() returned ({type(error).__name__}: {error}); give "
                 "one that was kept whole."
             ) from error
-        self._cursor, self._floor, self._reason = cursor, floor, reason
         if self._controller is not None and control is not None:
-            self._control = control
+            self._control = _remembered(self._control, control)
+        self._cursor, self._floor, self._reason = cursor, floor, reason
         self._switches = switches
         self._ahead.forget()
 
@@ -373,6 +375,27 @@ class GrowingBatches(Iterator[Any]):
         window = _stream.cut(cursor.row, size, self._source.num_examples, self._end)
         examples = cursor.examples + window.stop - window.start
         return window, _Cursor(window.stop, cursor.update + 1, examples, size)
+
+
+def _first_size(control: Any) -> int:
+    if not hasattr(control, "size"):
+        raise ValueError(
+            "init() of the controller must give a state that has the first batch size as its size, "
+            f"such as a NamedTuple with size among its fields, not {control!r}."
+        )
+    return control.size
+
+
+def _remembered(control: Any, numbers: Any) -> Any:
+    """What a controller remembered, in the form of what this one remembers."""
+    leaves, form = jax.tree.flatten(control)
+    told = numbers if isinstance(numbers, list | tuple) else [None]
+    if len(told) != len(leaves) or not all(isinstance(number, int | float) for number in told):
+        raise ValueError(
+            f"This state does not fit: its controller remembered {numbers!r}, and this one "
+            f"remembers {len(leaves)} numbers; pass the controller of the run that is continued."
+        )
+    return jax.tree.unflatten(form, numbers)
 
 
 def _check_growth(size: int, then: int, update: int) -> None:

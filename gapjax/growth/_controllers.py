@@ -11,7 +11,7 @@ from gapjax.growth._schedules import geometric_batch
 
 
 class ControllerState(NamedTuple):
-    """What a controller remembers: whole numbers, so it can be written as JSON.
+    """What a controller of this library remembers.
 
     Attributes:
         size: the batch size now.
@@ -33,15 +33,16 @@ class Controller(NamedTuple):
     """A pair of functions on the host, and the sizes that they can propose.
 
     Attributes:
-        init: ``() -> state``.
+        init: ``() -> state``, any pytree of numbers that has the first batch size as its ``size``:
+            a :class:`ControllerState`, or a ``NamedTuple`` of one's own.
         update: ``(state, measured, *, loss=None, learning_rate=None) -> (proposal, state)`` where
             ``measured`` is a :class:`NoiseScale`, or what else the controller goes by. Decide from
             numbers that are replicated, and every host proposes the same.
         sizes: ``() ->`` every size it can propose, rising.
     """
 
-    init: Callable[[], ControllerState]
-    update: Callable[..., tuple[Proposal, ControllerState]]
+    init: Callable[[], Any]
+    update: Callable[..., tuple[Proposal, Any]]
     sizes: Callable[[], tuple[int, ...]]
 
 

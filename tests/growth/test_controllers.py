@@ -1,14 +1,18 @@
 import json
 import math
+from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gapjax.growth import (
+    Controller,
     GrowingBatches,
     NoiseScale,
+    Proposal,
     cabs_controller,
     constant_batch,
     noise_scale_controller,
@@ -124,6 +128,56 @@ def test_batches_follow_a_controller_and_resume_in_the_middle_of_a_dwell():
         for ours, theirs in zip(head + tail, whole, strict=True):
             np.testing.assert_array_equal(ours, theirs)
         assert again.switches == batches.switches
+
+
+class _Plateau(NamedTuple):
+    size: int
+    best: float
+    waited: int
+
+
+def _plateau(loss, initial=4):
+    def update(state, measured, *, loss=None, learning_rate=None):
+        if loss < state.best:
+            return Proposal(state.size, "falls"), state._replace(best=loss, waited=0)
+        size = state.size * (2 if state.waited else 1)
+        return Proposal(size, "no better"), _Plateau(size, state.best, 1 - state.waited)
+
+    return Controller(lambda: _Plateau(initial, loss, 0), update, lambda: (4, 8, 16))
+
+
+def test_batches_resume_with_a_controller_of_ones_own():
+    losses = [jnp.asarray(loss) for loss in (1.0, 0.9, 0.95, 0.93, 0.94, 0.92)]
+    batches = GrowingBatches({"x": np.arange(60)}, _plateau(math.inf), seed=0)
+    states, sizes = [], []
+    for loss in losses:
+        states.append(json.loads(json.dumps(batches.state())))
+        sizes.append(len(next(batches)["x"]))
+        batches.observe(None, loss=loss)
+    assert sizes == [4, 4, 4, 4, 8, 8] and batches.batch_size == 16
+    for cut, state in enumerate(states):
+        again = GrowingBatches({"x": np.arange(60)}, _plateau(math.inf), seed=0)
+        again.restore(state)
+        for loss in losses[cut:]:
+            next(again)
+            again.observe(None, loss=loss)
+        assert again.state() == batches.state()
+        assert again.switches == batches.switches
+
+
+@pytest.mark.parametrize("numbers", [[4], [4, 0, 1], "ab", ["a", 0], [[4], 0], {"size": 4}, 7])
+def test_a_state_of_another_controller_does_not_fit(numbers):
+    batches = _batches()
+    before = batches.state()
+    with pytest.raises(ValueError, match="this one remembers 2 numbers; pass the controller of"):
+        batches.restore({**before, "control": numbers})
+    assert batches.state() == before
+
+
+def test_a_controller_says_where_it_starts():
+    lost = Controller(lambda: (4, 0), _plateau(math.inf).update, lambda: (4, 8))
+    with pytest.raises(ValueError, match=r"has the first batch size as its size, .*not \(4, 0\)"):
+        GrowingBatches({"x": np.arange(40)}, lost, seed=0)
 
 
 def test_batches_on_a_schedule_observe_nothing():
