@@ -85,6 +85,19 @@ def boolean(name: str, value: Any) -> bool:
     return value
 
 
+def random_key(name: str, value: Any) -> Any:
+    """A single key of ``jax.random``, of either kind."""
+    import jax  # late: the command checks its arguments before anything heavy
+
+    try:
+        jax.eval_shape(jax.random.bits, value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} must be a key of jax.random, such as jax.random.key(0), not {value!r}."
+        ) from error
+    return value
+
+
 def several(name: str, values: Any) -> list[Any]:
     """A list, a tuple, a range or an array of one axis, as a list."""
     if isinstance(values, list | tuple | range) or (

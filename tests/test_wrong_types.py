@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from gapjax import diffusion, ghost, growth, landscape
+from gapjax import diffusion, ghost, growth, landscape, training
 from gapjax.ghost import linen
 
 SCHEDULE = optax.constant_schedule(0.1)
@@ -19,6 +19,12 @@ SOURCE = {"x": np.zeros((64, 2), np.float32)}
 KEY = jax.random.key(0)
 X = jnp.linspace(0.5, 1.5, 24).reshape(8, 3)
 OPERATOR = landscape.from_matvec(lambda v: 2 * v, jnp.zeros(3))
+
+
+def _square(w, batch):
+    return jnp.mean((batch @ w) ** 2)
+
+
 CASES = {
     "constant_batch": (growth.constant_batch, {"size": 4}),
     "geometric_batch": (
@@ -277,6 +283,33 @@ CASES = {
         {"threshold": 0.5, "num_probes": 2, "num_steps": 2},
     ),
 }
+
+KEYED = {
+    "top": lambda key: landscape.eigh_topk(OPERATOR, key, 1),
+    "trace": lambda key: landscape.trace(OPERATOR, key, 4),
+    "density": lambda key: landscape.spectral_density(OPERATOR, key, num_probes=2, num_steps=2),
+    "count": lambda key: landscape.count_above(OPERATOR, 0.5, key=key, num_steps=2),
+    "keskar": lambda key: landscape.keskar_sharpness(
+        _square, X[0], [X], epsilon=1e-3, maxiter=1, subspace_dim=1, key=key
+    ),
+    "adaptive": lambda key: landscape.adaptive_sharpness(
+        _square, X[0], [X], mode="average", num_draws=2, key=key
+    ),
+    "curve": lambda key: landscape.fit_curve(_square, X[0], X[1], [X], key, num_updates=1),
+    "direction": lambda key: landscape.random_direction(key, X),
+    "state": lambda key: training.init_state({"w": X}, optax.sgd(0.1), key=key),
+    "weights": lambda key: diffusion.example_weights(key, 4, 1.0),
+    "walk": lambda key: diffusion.random_potential_walk(key, alpha=1.0, num_steps=4, num_walkers=2),
+}
+
+
+@pytest.mark.parametrize("name", KEYED)
+def test_what_is_no_key_is_named(name):
+    KEYED[name](KEY)
+    for wrong in ("a", None, 3, 1.5, [], jnp.zeros(2), jax.random.split(KEY)):
+        with pytest.raises(ValueError, match=r"pass key=jax|key must be a key of jax.random, such"):
+            KEYED[name](wrong)
+
 
 WRONG = ["a", None, [], {}, -1, 0, 1.5, float("nan"), float("inf"), True, object()]
 

@@ -12,6 +12,7 @@ from gapjax.diffusion._laws import Law, fit_log, fit_power, quantile
 FEWEST = 5  # points, below which neither law can be told from anything
 FEW = 10  # points, below which the fit carries a note
 CLEAR = 2 * math.log(20)  # a difference of AICs that the wrong law has in at most 1 of 20 cases
+LARGEST = 1e150  # with squares in float64
 BALLISTIC = 5  # memories of the momentum, after which a walk has forgotten its start
 
 
@@ -275,6 +276,11 @@ def _points(
         raise ValueError(
             f"The distance is {still[0]} at every step: there is no law to fit. Do the weights "
             "move at all?"
+        )
+    if np.abs(curves).max() > LARGEST:
+        raise ValueError(
+            f"The distances go up to {np.abs(curves).max():.3g}, whose square is no number in "
+            "float64: give them in a larger unit."
         )
     if len(t) < FEW:
         notes.append(f"only {len(t)} points: read the intervals, not the values")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from gapjax._checks import positive_int
+from gapjax._checks import positive_int, random_key
 from gapjax.diffusion._rules import checked_ratio
 
 
@@ -77,5 +77,6 @@ def example_weights(key: jax.Array, num_examples: int, std: ArrayLike) -> jax.Ar
         Hoffer, Hubara, Soudry, `Train longer, generalize better
         <https://arxiv.org/abs/1705.08741>`_, 2017, section on the learning rate.
     """
+    random_key("key", key)
     num_examples = positive_int("num_examples", num_examples)
     return 1 + jnp.asarray(std, jnp.float32) * jax.random.normal(key, (num_examples,), jnp.float32)

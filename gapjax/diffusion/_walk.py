@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gapjax._checks import number, one_of, positive_int
+from gapjax._checks import number, one_of, positive_int, random_key
 
 MOST_SITES = 2**21
 MOST_STEPS = {"valley": 1e38, "step": 2**31 - 1}
@@ -114,6 +114,7 @@ def random_potential_walk(
         Fields 80, 1989; Bouchaud and Georges, Anomalous diffusion in disordered media, Phys. Rep.
         195, 1990; Davies and Harte, Tests for Hurst effect, Biometrika 74, 1987 (the potential).
     """
+    random_key("key", key)
     one_of("method", method, MOST_STEPS)
     num_walkers = positive_int("num_walkers", num_walkers)
     alpha, strength = number("alpha", alpha), number("strength", strength)

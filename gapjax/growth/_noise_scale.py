@@ -263,8 +263,8 @@ def average_noise_scale(trace: Any, squared_norm: Any) -> NoiseScale:
 
     Returns:
         The averages over updates and their ratio, float64, shape [...]. Signs are kept: where noise
-        hides the gradient the ratio is negative, and no number of examples. NaN where any update is:
-        a run that has diverged, or a last batch of which a single part counts; leave that one out.
+        hides the gradient the ratio is negative, and no number of examples. NaN where any update
+        is: a run has diverged, or of a last batch a single part counts; leave that one out.
 
     Raises:
         ValueError: for arrays of different shapes, or no updates.

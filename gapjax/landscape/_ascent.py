@@ -58,10 +58,12 @@ class Objective:
 
     def value(self, vector: Vector) -> float:
         """The loss."""
+        return self._seen(float(self._loss(vector)))
+
+    def _loss(self, vector: Vector) -> jax.Array:
         zero = jnp.zeros((), self.space.dtype)
         kernel = DisplacedLoss(self.space)
-        loss = weighted_mean(kernel, zero, self.batches, self.loss_fn, self.params, vector)
-        return self._seen(float(loss))
+        return weighted_mean(kernel, zero, self.batches, self.loss_fn, self.params, vector)
 
     def gradient(self, vector: Vector) -> tuple[float, Vector]:
         """The loss and its gradient."""
@@ -76,6 +78,12 @@ class Objective:
         if self.tracker:
             self.tracker.step()
         if not math.isfinite(loss):
+            own = float(self._loss(self.zeros()))
+            if not math.isfinite(own):
+                raise FloatingPointError(
+                    f"the loss is {own} at the parameters themselves: they have diverged, or the "
+                    "data or the loss overflow."
+                )
             raise FloatingPointError(
                 f"the loss is {loss} at a perturbation inside the region: the region reaches "
                 "where the loss overflows; make it smaller."

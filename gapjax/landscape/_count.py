@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from gapjax._checks import numbers_array, positive_int
+from gapjax._checks import numbers_array, positive_int, random_key
 from gapjax.landscape._estimate import Estimate, stderr_of_mean
 from gapjax.landscape._lanczos import Krylov
 from gapjax.landscape._memory import require_vectors
@@ -63,6 +63,7 @@ def count_above(
         (3.0, 0.0, 0.0)
     """
     check_operator(op)
+    random_key("key", key)
     positive_int("num_probes", num_probes)
     positive_int("num_steps", num_steps)
     if num_probes < 2:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gapjax._checks import number, one_of, positive_int
+from gapjax._checks import number, one_of, positive_int, random_key
 from gapjax.landscape._data import Batches, Data, check_scalar_loss
 from gapjax.landscape._program import as_partial
 from gapjax.landscape._progress import Progress, Tracker
@@ -120,6 +120,7 @@ def fit_curve(
     one_of("kind", kind, ["bezier", "polychain"])
     positive_int("num_bends", num_bends)
     positive_int("num_updates", num_updates)
+    random_key("key", key)
     check_match(start, end, "the end")
     batches = Batches(data)
     check_scalar_loss([as_partial(loss_fn)], start, batches)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from gapjax._checks import positive_float, positive_int
+from gapjax._checks import positive_float, positive_int, random_key
 from gapjax._text import readable_bytes
 from gapjax.landscape._estimate import Estimate, ratio_of_means, stderr_of_mean, student
 from gapjax.landscape._memory import require_vectors
@@ -163,6 +163,7 @@ def spectral_density(
         (4, 20)
     """
     check_operator(op)
+    random_key("key", key)
     positive_int("num_probes", num_probes)
     positive_int("num_steps", num_steps)
     if sigma is not None:

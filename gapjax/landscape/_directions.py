@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gapjax._checks import one_of, positive_int, several
+from gapjax._checks import one_of, positive_int, random_key, several
 from gapjax.landscape._space import check_match, combination, path_names, space_of, widened
 
 
@@ -48,6 +48,7 @@ def random_direction(key: jax.Array, params: Any, *, normalize: str | None = "fi
     if normalize is not None:
         one_of("normalize", normalize, ["filter", "layer"])
     leaves, treedef = jax.tree.flatten(params)
+    random_key("key", key)
     keys = jax.random.split(key, len(leaves))
     names = path_names(params)
     stacked = _stacked(dict(zip(names, map(jnp.shape, leaves), strict=True)))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-from gapjax._checks import one_of, positive_float, positive_int
+from gapjax._checks import one_of, positive_float, positive_int, random_key
 from gapjax._text import readable_bytes
 from gapjax.landscape._lanczos import Krylov, LanczosState
 from gapjax.landscape._memory import require_vectors
@@ -111,6 +111,7 @@ def eigh_topk(
         ([49.0, 48.0], True)
     """
     check_operator(op)
+    random_key("key", key)
     positive_int("k", k)
     one_of("which", which, _MEASURES)
     positive_float("tol", tol)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gapjax._checks import positive_float, positive_int
+from gapjax._checks import boolean, positive_float, positive_int, random_key
 from gapjax.landscape._ascent import Objective, Sharpness, box_starts, highest_in_box
 from gapjax.landscape._data import Batches, Data, num_examples
 from gapjax.landscape._progress import Progress, Tracker
@@ -179,6 +179,9 @@ def keskar_sharpness(
     positive_float("epsilon", epsilon)
     positive_int("maxiter", maxiter)
     positive_int("num_starts", num_starts)
+    boolean("normalize_columns", normalize_columns)
+    if key is not None:
+        random_key("key", key)
     params = widened(params)
     space = space_of(params, where)
     if subspace_dim is not None:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gapjax._checks import one_of, positive_float, positive_int
+from gapjax._checks import boolean, one_of, positive_float, positive_int, random_key
 from gapjax.landscape._ascent import (
     Objective,
     Sharpness,
@@ -79,11 +79,13 @@ def sam_sharpness(
         1.25
     """
     positive_float("rho", rho)
+    boolean("per_batch", per_batch)
     params, batches = widened(params), Batches(data, weight_fn)
     space = space_of(params, where)
     whole = Objective(loss_fn, params, space, batches, check)
 
-    def measure(objective: Objective) -> tuple[float, list[float]]:
+    def measure(objective: Objective, part: int) -> tuple[float, list[float]]:
+        del part
         loss, slope = objective.gradient(space.zeros())
         length = float(l2_norm(slope))
         return loss, [objective.value(scaled(slope, rho / length)) if length else loss]
@@ -142,7 +144,7 @@ def adaptive_sharpness(
 
     Returns:
         A `Sharpness`. The average comes with its standard error over draws, a `per_batch` one with
-        that over batches.
+        that over batches, each of which has draws of its own.
 
     Raises:
         ValueError: a rho that is not above 0, an unknown norm or mode, a missing key, or what
@@ -161,12 +163,15 @@ def adaptive_sharpness(
     positive_float("rho", rho)
     one_of("norm", norm, ["l2", "linf"])
     one_of("mode", mode, ["worst", "average"])
+    boolean("per_batch", per_batch)
     for name, count in (("maxiter", maxiter), ("num_starts", num_starts)):
         positive_int(name, count)
     if positive_int("num_draws", num_draws) < 2:
         raise ValueError("num_draws must be at least 2: one draw has no standard error.")
     if key is None and (mode == "average" or num_starts > 1):
         raise ValueError("random draws and starts come from a key: pass key=jax.random.key(0).")
+    if key is not None:
+        random_key("key", key)
     params, batches = widened(params), Batches(data, weight_fn)
     space = space_of(params, where)
     whole = Objective(loss_fn, params, space, batches, check)
@@ -176,15 +181,17 @@ def adaptive_sharpness(
     def draw(index: int) -> Vector:
         return space.normal(jax.random.fold_in(chance, index))
 
-    def average(objective: Objective) -> tuple[float, list[float]]:
+    def average(objective: Objective, part: int) -> tuple[float, list[float]]:
         nearby = []
-        for index in range(num_draws):
+        # With draws of their own, batches scatter as much as the draws are wrong.
+        for index in range(part * num_draws, (part + 1) * num_draws):
             step = times(size, scaled(draw(index), rho))
             both = objective.value(step), objective.value(scaled(step, -1))
             nearby.append(sum(both) / 2)
         return objective.value(space.zeros()), nearby
 
-    def worst(objective: Objective) -> tuple[float, list[float]]:
+    def worst(objective: Objective, part: int) -> tuple[float, list[float]]:
+        del part
         loss, slope = objective.gradient(space.zeros())
         # In units of the weights; one that is 0 does not move, whatever its gradient.
         slope = times(size, slope)
@@ -207,7 +214,7 @@ def adaptive_sharpness(
 
 
 def _measured(
-    measure: Callable[[Objective], tuple[float, list[float]]],
+    measure: Callable[[Objective, int], tuple[float, list[float]]],
     whole: Objective,
     per_batch: bool,
     tracker: Tracker,
@@ -216,7 +223,7 @@ def _measured(
     """A measure on the whole data, or on each batch alone with the mean over batches."""
     if not per_batch:
         whole.tracker = tracker
-        loss, nearby = measure(whole)
+        loss, nearby = measure(whole, 0)
         values = np.array(nearby) - loss
         drawn = combine is np.mean and len(values) > 1
         stderr = float(stderr_of_mean(values)) if drawn else 0.0
@@ -224,7 +231,7 @@ def _measured(
         return Sharpness(peak - loss, loss, peak, stderr, values, whole.passes)
     rows, shares, passes = [], [], 0.0
     tracker.total *= sum(1 for _ in whole.batches)
-    for batch, weight in whole.batches:
+    for part, (batch, weight) in enumerate(whole.batches):
         alone = Objective(
             whole.loss_fn,
             whole.params,
@@ -233,7 +240,7 @@ def _measured(
             check=False,
         )
         alone.tracker = tracker
-        loss, nearby = measure(alone)
+        loss, nearby = measure(alone, part)
         rows.append((loss, float(combine(nearby))))
         shares.append(weight)
         passes += alone.passes

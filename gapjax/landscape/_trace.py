@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from gapjax._checks import one_of, positive_int
+from gapjax._checks import one_of, positive_int, random_key
 from gapjax.landscape._estimate import Estimate, stderr_of_mean
 from gapjax.landscape._lanczos import Krylov
 from gapjax.landscape._memory import require_vectors
@@ -58,6 +58,7 @@ def trace(
         Estimate(mean=6.0, stderr=0.0, num_matvecs=8, bias=0.0, num_samples=8, unresolved=0.0)
     """
     check_operator(op)
+    random_key("key", key)
     one_of("method", method, ["hutchinson", "krylov"])
     positive_int("num_matvecs", num_matvecs)
     sketch = num_matvecs // 2 if method == "krylov" else 0

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gapjax._checks import random_key
 from gapjax.training._optimizers import check_transform, kept_by, strong, without_aliases
 
 
@@ -57,7 +58,7 @@ def init_state(
         donated.
 
     Raises:
-        ValueError: arrays whose memory an earlier step took, or no optax transformation.
+        ValueError: arrays whose memory an earlier step took, no optax transformation, or no key.
 
     Example:
         >>> import jax, optax
@@ -66,6 +67,7 @@ def init_state(
         0
     """
     check_transform(tx)
+    random_key("key", key)
     model_state = {} if model_state is None else model_state
     given = jax.tree.leaves((params, model_state))
     for name, leaves in (("params or model_state", given), ("key", [key])):

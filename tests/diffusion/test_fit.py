@@ -254,6 +254,7 @@ def test_a_slope_that_may_be_zero_has_no_upper_end():
         (lambda: fit_diffusion([1, 2], [1, 2, 3]), r"not \(2,\) and \(3,\)"),
         (lambda: fit_diffusion(STEP, np.ones((2, 2, STEP.size))), r"\[S, n\] for S seeds"),
         (lambda: fit_diffusion(STEP, np.ones(STEP.size)), "Do the weights move"),
+        (lambda: fit_diffusion(STEP, 1e160 * np.log(STEP)), "give them in a larger unit"),
         (
             lambda: fit_diffusion(np.append(STEP, 100), np.append(np.log(STEP), 5.0), first=10),
             "Step 100 comes more than once. Several seeds",

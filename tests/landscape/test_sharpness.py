@@ -184,6 +184,25 @@ def test_per_batch_is_the_mean_over_batches(problem):
         assert found.stderr > 0
 
 
+def test_the_error_of_an_average_over_batches_holds_that_of_its_draws():
+    batch = jnp.array([[1.0, 0.5], [0.2, 0.1]])
+    found = [
+        landscape.adaptive_sharpness(
+            lambda w, rows: jnp.mean((rows @ w) ** 2) / 2,
+            jnp.array([2.0, 0.3]),
+            [batch] * 8,  # the same, so that all scatter is that of the draws
+            mode="average",
+            num_draws=4,
+            key=jax.random.key(seed),
+            per_batch=True,
+            progress=False,
+        )
+        for seed in range(30)
+    ]
+    spread = np.std([one.value for one in found])
+    assert 0.7 < np.mean([one.stderr for one in found]) / spread < 1.4
+
+
 def test_a_single_batch_tells_no_error_bar(problem):
     params, batches = problem
     alone = landscape.sam_sharpness(networks.loss, params, batches[:1], per_batch=True)
@@ -245,3 +264,5 @@ def test_bad_input_is_refused(problem):
 
     with pytest.raises(FloatingPointError, match="make it smaller"):
         keskar(steep, jnp.ones(2), [jnp.full((1, 2), 40.0)], epsilon=5.0)
+    with pytest.raises(FloatingPointError, match="inf at the parameters themselves"):
+        keskar(steep, jnp.ones(2), [jnp.full((1, 2), 80.0)], epsilon=5.0, check=False)
