@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.papers import held
-from benchmarks.papers.kept import all_kept, comparison
+from benchmarks.papers.kept import all_kept, comparison, gap_is_clear, resolved
 from benchmarks.papers.pages import remedies_table
 
 RESULTS = pathlib.Path(__file__).parent.parent / "benchmarks" / "results"
@@ -43,12 +43,36 @@ def _remedy(name: str, kept: str) -> str:
     if found is None:
         return NOT_MEASURED
     told = _told(found["difference"], "+.2f", 100)
-    return f"**{told}**" if found["p_adjusted"] < 0.05 else told
+    return f"**{told}**" if resolved(found) else told
 
 
-def _gap(kept: str) -> str:
-    gap = _kept(f"papers/{kept}").get("gap")
+def _gap(name: str) -> str:
+    gap = _kept(f"papers/{name}").get("gap")
     return f"{_told(gap, '.2f', 100)} points" if gap else NOT_MEASURED
+
+
+def _gap_and_verdict(name: str) -> str:
+    kept = _kept(f"papers/{name}")
+    if not kept:
+        return NOT_MEASURED
+    return f"{_gap(name)}, {'' if gap_is_clear(kept) else 'not '}told from chance"
+
+
+def _beside_as_many_examples() -> str:
+    """Regime adaptation less a small batch that sees as many examples."""
+    found = comparison(_kept("papers/digits"), "LB+LR+GBN+RA", "SB+LONG")
+    if found is None:
+        return NOT_MEASURED
+    told = "" if resolved(found) else ", not resolved"
+    return f"{_told(found['difference'], '+.2f', 100)} points{told}"
+
+
+def _told_worse(name: str) -> str:
+    """In how many comparisons of remedies one is resolved to be worse than the large batch."""
+    found = [comparison(kept, f"LB+{name}", 1) for kept in all_kept("remedies").values()]
+    there = [one for one in found if one]
+    worse = [one for one in there if resolved(one) and one["difference"]["mean"] < 0]
+    return f"{len(worse)} of {len(there)} columns"
 
 
 def _rates(kept: str, *regimes: str) -> str:
@@ -66,12 +90,16 @@ def _rates(kept: str, *regimes: str) -> str:
 
 
 def _held() -> dict[str, str]:
-    """How often the small batch was seen to travel farther: at rates of rules, and tuned."""
+    """In how many runs there was a gap, and the small batch went farther: untuned, and tuned."""
     found = held.counts(held.decided(all_kept()))
     told = {}
-    for name, budget in (("rules", "same epochs"), ("tuned", "same epochs, tuned")):
-        verdicts = found["The small batch travels farther.", budget]
-        told[f"farther_{name}"] = f"{verdicts['held']} of {verdicts.total()}"
+    for short, claim in (
+        ("gap", "A large batch generalizes worse."),
+        ("farther", "The small batch travels farther."),
+    ):
+        for name, budget in (("rules", "same epochs"), ("tuned", "same epochs, tuned")):
+            verdicts = found[claim, budget]
+            told[f"{short}_{name}"] = f"{verdicts['held']} of {verdicts.total()}"
     return told
 
 
@@ -83,13 +111,16 @@ def _tuning() -> str:
 
 
 def _seesaw() -> str:
-    """The loss of Seesaw less that of the small batch's cosine, and the updates of both."""
+    """The test loss of Seesaw beside that of the small batch's cosine, and the updates of both."""
     kept = _kept("papers/pydoc-lm")
     found = comparison(kept, "SEESAW", 0)
     if found is None:
         return NOT_MEASURED
     own, small = (kept["regimes"][name]["updates"] for name in ("SEESAW", "SB"))
-    return f"{_told(found['difference'], '+.3f')} nats, {own} updates for {small}"
+    return (
+        f"{_told(found['difference'], '+.3f')} nats of test loss beside the small batch's cosine, "
+        f"in {own} updates for {small}"
+    )
 
 
 def _critical_batch() -> dict[str, str]:
@@ -148,7 +179,9 @@ def evidence() -> dict[str, str]:
     found["adamw_closed"] = f"{_told(adamw, '.1f', 100)}%" if adamw else NOT_MEASURED
     found["root_mnist"] = _remedy("LR", "hoffer-f1-mnist")
     found["root_cifar10"] = _remedy("LR", "hoffer-c1-cifar10-small")
-    found["gap_equal_loss"] = _gap("budgets-loss-0.01")
+    found["gap_equal_loss"] = _gap_and_verdict("budgets-loss")
+    found["noise_worse"] = _told_worse("NOISE")
+    found["beside_as_many"] = _beside_as_many_examples()
     found["rates_cifar10"] = _rates("remedies-cifar10", "NOISE", "EMA")
     found |= _critical_batch() | _held()
     found["remedies"] = remedies_table()

@@ -13,6 +13,8 @@ from benchmarks.papers.held import CLAIMS, decided, verdict
 from benchmarks.papers.run import with_options
 from gapjax import cli, study, training
 
+FOLDER = kept.FOLDER
+
 
 @pytest.mark.parametrize("name", pages.PAGES)
 def test_pages_say_what_the_kept_runs_say(name):
@@ -54,6 +56,16 @@ def test_pictures_that_were_compressed_are_said_to_be():
             assert "JPEG" in found["note"] or "original" in found["note"], name
 
 
+def test_a_kept_sentence_tells_no_gap_from_chance_that_the_numbers_do_not():
+    for name, found in kept.all_kept().items():
+        low, high = found["gap"]["low"], found["gap"]["high"]
+        told = ["That is not told from chance.", "There is no gap to close"]
+        sign = 1 if found["task"]["maximize"] else -1
+        clear = sign * low > 0 and sign * high > 0
+        better = sign * low < 0 and sign * high < 0
+        assert [one in found["finding"] for one in told] == [not clear and not better, better], name
+
+
 def test_what_a_preset_found_is_of_a_kept_run():
     told = {name: preset.found for name, preset in study.PRESETS.items() if preset.found}
     assert told
@@ -90,6 +102,45 @@ def test_a_result_without_a_device_is_refused(tmp_path):
     path.write_text(json.dumps({**found, "environment": {"device": "", "cores": 2}}))
     with pytest.raises(ValueError, match="on which device"):
         kept.read_kept(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"command": "  "}, "has no 'command' that is a str"),
+        ({"environment": {"device": 7}}, "on which device"),
+        ({"gap": None}, "has no 'gap'"),
+        ({"gap": {"mean": 0.1, "low": 0.6, "high": 0.2}}, "a gap that is no interval"),
+        ({"gap": {"mean": "0.1", "low": None, "high": None}}, "a gap that is no interval"),
+        (
+            {"gap": {"mean": float("nan"), "low": 0.1, "high": 0.2}},
+            "what is not known is null",
+        ),
+    ],
+)
+def test_a_damaged_result_is_refused_by_name(change, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(kept, "FOLDER", tmp_path)
+    (tmp_path / "a folder.json").mkdir()
+    found = kept.read_kept(FOLDER / "digits.json")
+    (tmp_path / "digits.json").write_text(json.dumps(found))
+    assert kept.all_kept() == {"digits": found}
+    (tmp_path / "digits.json").write_text(json.dumps({**found, **change}))
+    with pytest.raises(ValueError, match=f"digits.json .*{said}"):
+        kept.all_kept()
+
+
+def test_commands_are_kept_without_the_folders_of_a_machine():
+    command = "gapjax study digits --out=/a --seeds 2 --data_dir '/b c' --log-dir d --out e"
+    assert kept._portable(command) == "gapjax study digits --seeds 2"
+
+
+def test_a_study_that_names_no_command_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(kept, "FOLDER", tmp_path / "kept")
+    for name, text in (("results", {}), ("config", {"environment": {"command": None}})):
+        (tmp_path / f"{name}.json").write_text(json.dumps(text))
+    with pytest.raises(ValueError, match="does not say by which command it was trained"):
+        kept.keep_study(tmp_path, "x")
+    assert not (tmp_path / "kept").exists()
 
 
 @pytest.mark.parametrize(

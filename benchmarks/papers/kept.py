@@ -10,12 +10,16 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from benchmarks.speed.timing import RESULTS, machine
+from benchmarks.speed.timing import RESULTS
 from gapjax import study
 
 FOLDER = RESULTS / "papers"
 _OWN = ("regimes", "data_dir")  # of the settings: kept elsewhere, or of one machine
-_NEEDED = {"what": str, "command": str, "environment": dict, "settings": dict, "regimes": dict}
+_FOLDERS = ("--out", "--data-dir", "--log-dir")
+_MADE_BY = {"what": str, "command": str, "environment": dict, "settings": dict, "regimes": dict}
+_VERSIONS = ("python", "jax", "flax", "optax")
+_MACHINE = ("device", "processor", "gapjax", *_VERSIONS)
+_SHOWN = {"task": dict, "baseline": list, "gap": dict, "finding": str}
 
 
 def keep_study(folder: pathlib.Path, name: str, preset: str | None = None, note: str = "") -> None:
@@ -25,17 +29,20 @@ def keep_study(folder: pathlib.Path, name: str, preset: str | None = None, note:
     known = None if preset is None else study.PRESETS[preset]
     path = folder / "landscape.json"
     landscape = json.loads(path.read_text()) if path.exists() else None
-    if landscape and landscape.get("command"):
-        landscape["command"] = _portable(landscape["command"])
+    trained = config["environment"]
+    if not trained["command"]:
+        raise ValueError(
+            f"{folder} does not say by which command it was trained, which a kept result must: "
+            "train it with `gapjax study`, or give run_study(command=...)."
+        )
+    if landscape and landscape.get("environment"):
+        landscape["environment"] = _environment(landscape["environment"])
     kept = {
         "what": known.meaning if known else name,
         "preset": preset,
         "note": note,
-        "command": _portable(config["environment"]["command"]),
-        "environment": {
-            **{k: v for k, v in config["environment"].items() if k not in ("command", "platform")},
-            "processor": machine()["processor"],
-        },
+        "command": _portable(trained["command"]),
+        "environment": {k: v for k, v in _environment(trained).items() if k != "command"},
         "paper": dict(known.paper) if known else {},
         "verified": bool(known and known.verified),
         "source": known.source if known else "",
@@ -53,12 +60,22 @@ def keep_study(folder: pathlib.Path, name: str, preset: str | None = None, note:
     (FOLDER / f"{name}.json").write_text(json.dumps(_brief(kept), indent=1) + "\n")
 
 
+def _environment(found: Mapping[str, Any]) -> dict[str, Any]:
+    """How something ran, without what is of one machine alone."""
+    command = found["command"]
+    told = {k: v for k, v in found.items() if k != "platform"}
+    return {**told, "command": command and _portable(command)}
+
+
 def _portable(command: str) -> str:
     """A command without the folders of the machine that it ran on."""
-    words, kept = shlex.split(command), list[str]()
-    for before, word in zip(["", *words], words, strict=False):
-        if not {before, word} & {"--out", "--data-dir"}:
+    words, kept = iter(shlex.split(command)), list[str]()
+    for word in words:
+        option, given, _ = word.partition("=")
+        if option.replace("_", "-") not in _FOLDERS:
             kept.append(word)
+        elif not given:
+            next(words, None)
     return shlex.join(kept)
 
 
@@ -69,32 +86,67 @@ def read_kept(path: pathlib.Path) -> dict[str, Any]:
         ValueError: it does not say how it was made.
     """
     try:
-        kept = json.loads(path.read_text())
+        kept = json.loads(path.read_text(), parse_constant=_no_number)
     except ValueError as error:
         raise ValueError(f"{path.name} is no JSON: {error}") from error
-    for name, kind in _NEEDED.items():
-        if not isinstance(kept, dict) or not isinstance(kept.get(name), kind) or not kept[name]:
-            raise ValueError(
-                f"{path.name} has no {name!r}: a result is shown only with what made it. Run it "
-                "again, or take it away."
-            )
-    if not kept["environment"].get("device"):
+    if not isinstance(kept, dict):
+        raise ValueError(f"{path.name} is a {type(kept).__name__}, and no kept result.")
+    _check_kinds(path, kept, _MADE_BY, "a result is shown only with what made it")
+    device = kept["environment"].get("device")
+    if not isinstance(device, str) or not _says_something(device):
         raise ValueError(f"{path.name} does not say on which device it was made.")
     return kept
 
 
+def _read_study(path: pathlib.Path) -> dict[str, Any]:
+    """A kept result of a study, with all that pages ask of one."""
+    kept = read_kept(path)
+    _check_kinds(path, kept, _SHOWN, "pages show it")
+    _check_kinds(path, kept["environment"], dict.fromkeys(_MACHINE, str), "pages show it")
+    ends = [kept["gap"].get(end) for end in ("low", "mean", "high")]
+    numbers = [end for end in ends if end is not None]
+    if not all(isinstance(end, int | float) for end in numbers) or numbers != sorted(numbers):
+        raise ValueError(f"{path.name} has a gap that is no interval: {kept['gap']!r}.")
+    return kept
+
+
+def _check_kinds(
+    path: pathlib.Path, kept: Mapping[str, Any], kinds: Mapping[str, type], why: str
+) -> None:
+    for name, kind in kinds.items():
+        if not isinstance(kept.get(name), kind) or not _says_something(kept[name]):
+            raise ValueError(
+                f"{path.name} has no {name!r} that is a {kind.__name__}: {why}. Run it again, or "
+                "take it away."
+            )
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"it holds {text}; what is not known is null")
+
+
+def _says_something(value: Any) -> bool:
+    return bool(value.strip() if isinstance(value, str) else value)
+
+
 def all_kept(prefix: str | tuple[str, ...] = "") -> dict[str, dict[str, Any]]:
     """Every kept result whose name begins so (or in one of these ways), by name."""
-    paths = sorted(FOLDER.glob("*.json"), key=lambda path: path.stem)
-    return {path.stem: read_kept(path) for path in paths if path.stem.startswith(prefix)}
+    paths = sorted(filter(pathlib.Path.is_file, FOLDER.glob("*.json")), key=lambda path: path.stem)
+    return {path.stem: _read_study(path) for path in paths if path.stem.startswith(prefix)}
 
 
-def comparison(kept: Mapping[str, Any], regime: str, end: int) -> Any:
-    """Of a regime with one of the two ends of a study (0 the small batch); None without one."""
+def comparison(kept: Mapping[str, Any], regime: str, beside: int | str) -> Any:
+    """Of a regime with another, or with an end of a study (0 the small batch); None without one."""
+    other = kept["baseline"][beside] if kept and isinstance(beside, int) else beside
     for one in kept.get("comparisons", ()):
-        if (one["regime"], one["baseline"]) == (regime, kept["baseline"][end]):
+        if (one["regime"], one["baseline"]) == (regime, other):
             return one
     return None
+
+
+def resolved(found: Mapping[str, Any]) -> bool:
+    """Whether a comparison tells a difference from chance, all of its study counted."""
+    return found["p_adjusted"] is not None and found["p_adjusted"] < 0.05
 
 
 def gap_is_clear(kept: Mapping[str, Any]) -> bool:
@@ -125,7 +177,7 @@ def table(rows: Iterable[Iterable[str]]) -> list[str]:
 
 def machine_of(environment: Mapping[str, Any]) -> str:
     """What a result was made on."""
-    versions = ", ".join(f"{k} {environment[k]}" for k in ("python", "jax", "flax", "optax"))
+    versions = ", ".join(f"{k} {environment[k]}" for k in _VERSIONS)
     return (
         f"{environment['device']} ({environment['processor']}, {environment['cores']} cores), "
         f"{versions}"

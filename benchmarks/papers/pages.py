@@ -15,6 +15,7 @@ from benchmarks.papers.kept import (
     comparison,
     gap_is_clear,
     machine_of,
+    resolved,
     stops,
     table,
     told,
@@ -43,7 +44,7 @@ def study_section(name: str, kept: Kept) -> str:
         lines.append(f"Differs from the paper: {kept['differs']}.")
     paper = bool(kept["paper"])
     heads = ["regime", *(["paper"] if paper else []), "ours", "gap closed % [95%]", "held fixed"]
-    heads += ["batch", "updates", "examples", "rate", "train loss", "distance"]
+    heads += ["batch / ghosts", "updates", "examples", "rate", "train loss", "distance"]
     rows = [heads, ["---", *["---:"] * (len(heads) - 1)]]
     clear = gap_is_clear(kept)
     for regime, found in kept["regimes"].items():
@@ -55,7 +56,7 @@ def study_section(name: str, kept: Kept) -> str:
                 mean_and_deviation(found[headline], scale, 2),
                 closed(found["gap_closed"]) if clear else "",
                 found["budget"],
-                str(found["batch_size"]),
+                _batch(found),
                 f"{found['updates']:,}",
                 f"{found['examples']:,}",
                 f"{found['learning_rate']:.3g}{edge(found)}",
@@ -98,16 +99,32 @@ def landscape_section(kept: Kept) -> str:
         at_levels = [level["ratios"].get(name) for level in found["levels"]]
         rows.append([name, interval(ratio), *map(interval, at_levels)])
     text = ["Sharpness, the large batch over the small one, geometric means over paired seeds:", ""]
-    command = found.get("command")
-    by = [f"Measured by `{command}`.", ""] if command and command != kept["command"] else []
-    return "\n".join([*text, *table(rows), "", *by])
+    return "\n".join([*text, *table(rows), "", *_measured(kept, found.get("environment"))])
+
+
+def _measured(kept: Kept, measuring: Mapping[str, Any] | None) -> list[str]:
+    """By what and where a landscape was measured, as far as training was not the same."""
+    if not measuring:
+        return []
+    by = f"by `{measuring['command']}`" if measuring["command"] else "from Python"
+    on = f" on {machine_of(measuring)}"
+    told = by * (measuring["command"] != kept["command"])
+    told += on * (machine_of(measuring) != machine_of(kept["environment"]))
+    return [f"Measured {told.strip()}.", ""] if told else []
+
+
+def _batch(found: Mapping[str, Any]) -> str:
+    """The batch size, and that of ghosts."""
+    ghosts = found.get("ghost_size")
+    return f"{found['batch_size']} / {ghosts}" if ghosts else str(found["batch_size"])
 
 
 def mean_and_deviation(over: Mapping[str, Any], scale: float, digits: int) -> str:
     """A mean over seeds with its deviation."""
     if over["mean"] is None:
         return "diverged"
-    return f"{scale * over['mean']:.{digits}f} ± {scale * (over['std'] or 0.0):.{digits}f}"
+    deviation = f" ± {scale * over['std']:.{digits}f}" if len(over["values"]) > 1 else ""
+    return f"{scale * over['mean']:.{digits}f}{deviation}"
 
 
 def interval(found: Mapping[str, Any] | None, scale: float = 1.0) -> str:
@@ -205,7 +222,9 @@ def _continued(kept: Kept) -> str:
 def _points(found: Mapping[str, Any], sign: str, marks: str = "") -> str:
     """A difference over its interval, so that many fit beside each other."""
 
-    def told(value: float, sign: str = "-") -> str:
+    def told(value: float | None, sign: str = "-") -> str:
+        if value is None:
+            return "–"
         points = 100 * value
         return f"{points:{sign}z.{1 if abs(points) < 9.95 else 0}f}"
 
@@ -221,7 +240,7 @@ def _added(kept: Kept, regime: str) -> str:
         return ""
     own, beside = (kept["regimes"][name] for name in (regime, large))
     told = _points(found["difference"], "+", edge(own, beside) + missed(own, beside))
-    told = f"**{told}**" if found["p_adjusted"] < 0.05 else told
+    told = f"**{told}**" if resolved(found) else told
     words = own["budget"].replace(" ", "<br>")
     return told + (f"<br>({words})" if own["budget"] != beside["budget"] else "")
 
@@ -248,13 +267,13 @@ def budgets_page() -> str:
     for name, kept in all_kept("budgets").items():
         large = kept["baseline"][1]
         gap = comparison(kept, large, 0)
-        worse = gap["p_adjusted"] < 0.05 and gap["difference"]["mean"] < 0
-        better = gap["p_adjusted"] < 0.05 and not worse
+        worse = resolved(gap) and gap["difference"]["mean"] < 0
+        better = resolved(gap) and not worse
         verdict = "yes" if worse else "not told from chance"
         verdict = "no: the large batch is better" if better else verdict
         closing = [
             f"{regime} {closed(found['gap_closed'])}%"
-            + ("" if beside["p_adjusted"] < 0.05 else f", not told from {large}")
+            + ("" if resolved(beside) else f", not told from {large}")
             for regime, found in kept["regimes"].items()
             if (beside := comparison(kept, regime, 1)) and worse and closed(found["gap_closed"])
         ]

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from gapjax._cores import cores
+from gapjax._cores import cores, processor
 
 RESULTS = pathlib.Path(__file__).parent.parent / "results"
 
@@ -76,20 +76,11 @@ def _increment(x: jax.Array) -> jax.Array:
 
 def machine() -> dict[str, Any]:
     """Where the figures come from: processor, cores, device and versions."""
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
-    model = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in (cpuinfo.read_text().splitlines() if cpuinfo.exists() else [])
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
     import flax
     import optax
 
     return {
-        "processor": model,
+        "processor": processor(),
         "cores": cores(),
         "device": jax.devices()[0].device_kind,
         "platform": jax.default_backend(),

@@ -23,6 +23,7 @@ from gapjax.study._population._setup import Setup
 from gapjax.study._results import _folder
 from gapjax.study._results._files import keep, read
 from gapjax.study._results._names import file_name
+from gapjax.study._results._origin import environment
 from gapjax.study._results._records import Config, RegimeRecord
 
 
@@ -81,7 +82,7 @@ def measure_landscape(
             both = functools.partial(bench.ends, folder, pair, member)
             paths[member] = _measured(place(stem, *pair), (way,), both, report)["path"]
     found = summarize(kept, paths, levels, measures, records, config, bench.part)
-    found = dataclasses.replace(found, command=command)
+    found = dataclasses.replace(found, environment=environment(command))
     keep(folder / "landscape.json", found, of=_origin(config, records))
     # As every later reader has it.
     return read_landscape(folder, config, records)  # type: ignore[return-value]

@@ -1,6 +1,7 @@
 """What was found at the solutions of a study and between them, as records."""
 
 import dataclasses
+from typing import Any
 
 from gapjax.study._findings._intervals import Interval
 from gapjax.study._findings._ranks import Rank
@@ -125,7 +126,7 @@ class LandscapeFindings:
         observations: likewise.
         ranks: whether sharpness goes with the gap, over all runs.
         part: the part of the training set that was measured on; None for all of it.
-        command: the command line that measured last; None without one.
+        environment: how it was measured the last time, which need not be how training ran.
     """
 
     mode: str
@@ -136,4 +137,4 @@ class LandscapeFindings:
     observations: Observations | None
     ranks: list[Rank] = dataclasses.field(default_factory=list)
     part: Part | None = None
-    command: str | None = None
+    environment: dict[str, Any] | None = None

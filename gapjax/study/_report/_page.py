@@ -24,7 +24,8 @@ def write_report(result: StudyResult, path: str | os.PathLike[str]) -> None:
     """
     config = result.config
     command, landscape = config.environment.get("command"), _landscape.section(result)
-    measured = result.landscape.command if result.landscape else None
+    measured = (result.landscape.environment if result.landscape else None) or {}
+    trained = {"command": None} | config.environment
     sections = ("gap", "curves", "travel", *(("landscape",) if landscape else ()))
     write_text(
         local_path("path", path),
@@ -50,7 +51,7 @@ def write_report(result: StudyResult, path: str | os.PathLike[str]) -> None:
             study_json=json.dumps(config.study, indent=1),
             run={k: v for k, v in config.environment.items() if k != "command" and v},
             command=command,
-            measured=measured if measured != command else None,
+            measured={k: v for k, v in measured.items() if k in trained and v != trained[k]},
         ),
     )
 

@@ -10,7 +10,7 @@ import jax
 
 import gapjax
 from gapjax import models
-from gapjax._cores import cores
+from gapjax._cores import cores, processor
 from gapjax.study._results._identity import fingerprint, identity
 from gapjax.study._study import Study
 
@@ -90,6 +90,7 @@ def environment(command: str | None) -> dict[str, Any]:
         "devices": jax.device_count(),
         "processes": jax.process_count(),
         "platform": platform.platform(),
+        "processor": processor(),
         "cores": cores(),
         "python": platform.python_version(),
         "gapjax": gapjax.__version__,

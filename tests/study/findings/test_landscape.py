@@ -251,19 +251,33 @@ def test_a_landscape_that_another_command_measured_names_it(measured, tiny, tmp_
     assert before.config.environment["command"] is None
     later = "as in Ada's notes"  # whatever was given to run_study
     again = study.run_study(tiny, tmp_path / "run", command=later, landscape=True)
-    assert again.landscape.command == study.load_result(tmp_path / "run").landscape.command == later
+    measuring = study.load_result(tmp_path / "run").landscape.environment
+    assert again.landscape.environment == measuring
+    assert measuring == {**before.config.environment, "command": later}
+    trained = before.config.environment
     for found, command, named in (
         (again, None, True),
         (again, "gapjax study x", True),
         (again, later, False),
         (before, "gapjax study x", False),
     ):
-        config = dataclasses.replace(found.config, environment={"command": command})
+        config = dataclasses.replace(found.config, environment={**trained, "command": command})
         study.write_report(dataclasses.replace(found, config=config), tmp_path / "x.html")
         page = (tmp_path / "x.html").read_text()
         told = f"The landscape was measured by</p><pre>{markupsafe.escape(later)}</pre>"
         assert (told in page) is named
         assert command is None or f"<pre>{markupsafe.escape(command)}</pre>" in page
+        assert "measured elsewhere" not in page and "then</dt>" not in page
+    elsewhere = {**trained, "command": later, "device": "TPU v9"}
+    for command, told in ((later, "measured elsewhere."), ("gapjax study x", "measured by</p>")):
+        config = dataclasses.replace(again.config, environment={**elsewhere, "command": command})
+        study.write_report(dataclasses.replace(again, config=config), tmp_path / "x.html")
+        page = (tmp_path / "x.html").read_text()
+        assert told in page and f"<dt>device then</dt><dd>{trained['device']}</dd>" in page
+    quiet = dataclasses.replace(again.landscape, environment=trained)  # from Python
+    found = dataclasses.replace(again, config=config, landscape=quiet)
+    study.write_report(found, tmp_path / "x.html")
+    assert "The landscape was measured from Python." in (tmp_path / "x.html").read_text()
 
 
 def test_one_regime_alone_has_a_report_too(measured, tiny, tmp_path):
@@ -316,7 +330,7 @@ def test_flag_is_no_part_of_the_study(monkeypatch, capsys):
     capsys.readouterr()
 
 
-@pytest.mark.parametrize("option", [("measures", "top"), ("examples", "100")])
+@pytest.mark.parametrize("option", [("measures", "top"), ("examples", "100"), ("seeds", "5")])
 def test_what_to_measure_without_measuring_is_refused(option, capsys):
     name = f"--landscape-{option[0]}"
     assert cli.main(["study", "digits", name, option[1]]) == 2
