@@ -31,7 +31,7 @@ study.plot_examples(found, axes[1]);
 # %% [markdown]
 # Left, updates to the target by batch size: points with 95% intervals over seeds, perfect scaling dashed, and the fitted curve, its knee with the interval of the critical batch; dark, where a larger batch costs at most 20% more examples, light, where it still saves updates. Right, what the same cost in examples.
 #
-# The fit is $(S / S_{min} - 1)(E / E_{min} - 1) = 1$ over what was measured ([McCandlish et al. 2018](https://arxiv.org/abs/1812.06162)); its knee is the critical batch size, where both cost twice their least. The "20%" batch of later work is where examples cost 1.2 times those of the smallest batch that scales perfectly ([Zhang et al. 2024](https://arxiv.org/abs/2410.21676)), about a fifth of the critical batch above that one: never mix the two.
+# The fit is $(S / S_{min} - 1)(E / E_{min} - 1) = 1$ over what was measured ([McCandlish et al. 2018](https://arxiv.org/abs/1812.06162)); its knee is the critical batch size, where both cost twice their least. The "20%" batch of later work is where examples cost 1.2 times those of $B_r$, the largest batch tried that still scales perfectly ([Zhang et al. 2024](https://arxiv.org/abs/2410.21676)), $0.2 B_c + 1.2 B_r$: never mix the two.
 
 # %%
 line = found.lines["none"]

@@ -47,7 +47,10 @@ def study_command(arguments: list[str]) -> None:
     )
     if not out:
         raise ValueError(f"--out must name a folder, such as runs/{name}, and is empty.")
-    for idle in ("landscape_measures", "landscape_examples"):
+    idles = ["landscape_measures", "landscape_examples"]
+    if not values["loss_levels"]:  # else so many seeds keep their weights for it
+        idles.append("landscape_seeds")
+    for idle in idles:
         if values[idle] != getattr(default, idle) and not run["landscape"]:
             told = idle.replace("_", "-")
             raise ValueError(f"--{told} is of what --landscape measures: add --landscape.")
@@ -232,6 +235,8 @@ def presets_command(arguments: list[str]) -> None:
     from gapjax import study
 
     for name in arguments:
+        if name.startswith("-"):
+            raise ValueError(f"gapjax presets takes names of presets and no option, not {name!r}.")
         _checks.one_of("preset", name, study.PRESETS)
     for name in arguments or study.PRESETS:
         print(study.PRESETS[name].told(name))

@@ -154,6 +154,7 @@ def test_text_is_imported_and_what_is_left_out_is_said(capsys, tmp_path):
         ("cite /dev/null", "is /dev/null the folder of a study?"),
         ("presets now", "preset must be one of"),
         ("presets digits now", "not 'now'"),
+        ("presets --json", "takes names of presets and no option, not '--json'"),
         ("remedies now", "takes no arguments"),
         ("data", "has one command, import"),
         ("data import", "has one command, import"),

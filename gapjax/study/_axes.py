@@ -58,7 +58,7 @@ def as_axis(name: str, text: Any) -> Axis:
     """An axis by its text."""
     what, _, ends = text.partition("=") if isinstance(text, str) else ("", "", "")
     if what not in AXES or ends.count(":") != 1:
-        near = _checks.near_matches(what, AXES) if what else ""
+        near = _checks.near_matches(what, AXES) if what and what not in AXES else ""
         raise ValueError(
             f"{name} must be AXIS=LOW:HIGH, such as momentum=0.8:0.99, with an axis of "
             f"{', '.join(AXES)}, not {text!r}.{near}"

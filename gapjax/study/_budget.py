@@ -56,11 +56,11 @@ def parse_keep(name: str, text: Any) -> Budget:
                 f"{name} must be loss=NUMBER, such as loss=0.01, not {text!r}."
             ) from None
         return Budget("loss", _checks.number(f"{name}=loss", level, above=0))
-    kinds = (*FIXED, "plateau")
-    if not isinstance(text, str) or text not in kinds:
+    if not isinstance(text, str) or text not in (*FIXED, "plateau"):
+        near = _checks.near_matches(text, ("epochs", "updates", "plateau"))
         raise ValueError(
             f"{name} must be one of epochs, updates, plateau or loss=NUMBER (the training loss at "
-            f"which to stop), not {text!r}.{_checks.near_matches(text, kinds)}"
+            f"which to stop, such as loss=0.01), not {text!r}.{near}"
         )
     return Budget(text)
 

@@ -235,7 +235,7 @@ REMEDIES: dict[str, Remedy] = {
         ),
         Remedy(
             "PENALTY",
-            "a penalty on gradient norms of groups of the small batch's size",
+            "a penalty on squared gradient norms of groups of the small batch's size",
             "Smith, Dherin, Barrett, De 2021, arXiv:2101.12176: a quarter of the small batch's "
             "rate; by finite differences, Geiping et al. 2021, arXiv:2109.14119",
             gradient=lambda plan: training.penalize_gradient(

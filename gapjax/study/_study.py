@@ -216,7 +216,7 @@ class Study:
         several("('momentum=0.8:0.99',)", parse_axis),
     )
     validation: float = setting(
-        0.2, "share of the training set that --tune validates on", number(above=0, below=1)
+        0.2, "share of the training set held out, for choosing rates", number(above=0, below=1)
     )
     evaluations: int = setting(40, "points on each learning curve", whole(1, 100_000))
     noise_scale: bool = setting(

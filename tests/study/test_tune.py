@@ -143,7 +143,7 @@ def test_other_axes_are_drawn_alike_for_every_regime():
         ({"tune_also": ("momentum=-1:0.8",)}, "must be a finite number of at least 0 and below 1"),
         ({"tune_also": ("weight_decay=nan:1",)}, "must be a finite number of at least 0"),
         ({"tune_also": ("momentun=0:0.8",)}, "Did you mean .momentum"),
-        ({"tune_also": ("momentum",)}, "must be AXIS=LOW:HIGH"),
+        ({"tune_also": ("momentum",)}, r"must be AXIS=LOW:HIGH, .*, not 'momentum'\.$"),
         ({"tune_also": ("momentum=a:b",)}, "must have numbers as its ends"),
         ({"tune_also": (3,)}, "must be AXIS=LOW:HIGH"),
         ({"tune_also": ("b1=0:0.9",)}, "the optimizer has no b1; it has momentum, weight_decay"),
