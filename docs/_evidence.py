@@ -58,9 +58,9 @@ def _gap_and_verdict(name: str) -> str:
     return f"{_gap(name)}, {'' if gap_is_clear(kept) else 'not '}told from chance"
 
 
-def _beside_as_many_examples() -> str:
-    """Regime adaptation less a small batch that sees as many examples."""
-    found = comparison(_kept("papers/digits"), "LB+LR+GBN+RA", "SB+LONG")
+def _adapted(kept: str, beside: int | str) -> str:
+    """Regime adaptation less another regime, or an end, and whether all comparisons resolve it."""
+    found = comparison(_kept(f"papers/{kept}"), "LB+LR+GBN+RA", beside)
     if found is None:
         return NOT_MEASURED
     told = "" if resolved(found) else ", not resolved"
@@ -180,8 +180,10 @@ def evidence() -> dict[str, str]:
     found["root_mnist"] = _remedy("LR", "hoffer-f1-mnist")
     found["root_cifar10"] = _remedy("LR", "hoffer-c1-cifar10-small")
     found["gap_equal_loss"] = _gap_and_verdict("budgets-loss")
+    found["gap_cifar10"] = _gap_and_verdict("remedies-cifar10")
+    found["ra_cifar10"] = _adapted("remedies-cifar10", 1)
     found["noise_worse"] = _told_worse("NOISE")
-    found["beside_as_many"] = _beside_as_many_examples()
+    found["beside_as_many"] = _adapted("digits", "SB+LONG")
     found["rates_cifar10"] = _rates("remedies-cifar10", "NOISE", "EMA")
     found |= _critical_batch() | _held()
     found["remedies"] = remedies_table()
