@@ -124,6 +124,8 @@ def stopping(study: Any, budget: Budget, num_examples: int) -> Callable[..., np.
 def is_flat(losses: np.ndarray, examples: np.ndarray, factor: float, window: float) -> np.ndarray:
     """Whether the best loss so far is no better than ``factor`` times the best of a while ago.
 
+    Of losses that may be negative: no better by ``1 - factor`` times the size of that best.
+
     Args:
         losses: one row per evaluation, ``[T, P]``.
         examples: how many had been seen by then, ``[T]``.
@@ -141,7 +143,9 @@ def is_flat(losses: np.ndarray, examples: np.ndarray, factor: float, window: flo
     best = np.fmin.accumulate(losses, axis=0)
     before = np.searchsorted(examples, examples - window, side="right") - 1
     known = before >= 0
-    return known[:, None] & (best > factor * best[np.maximum(before, 0)])
+    earlier = best[np.maximum(before, 0)]
+    needed = np.where(earlier > 0, factor, 2 - factor) * earlier
+    return known[:, None] & ((best > needed) | (best == earlier))
 
 
 def first(reached: np.ndarray) -> np.ndarray:

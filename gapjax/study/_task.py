@@ -17,7 +17,7 @@ PerExample = Callable[[Any, Any], jax.Array]
 # Where a task looks by itself for what the network is given, and for what it is to predict.
 _INPUTS = ("images", "inputs", "x", "features")
 _TARGETS = ("labels", "label", "targets", "target", "y")
-_TAKEN = ("loss", "distance", "gradient_noise", "gradient_norm")
+_TAKEN = ("loss", "weight", "distance", "gradient_noise", "gradient_norm")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,11 +16,12 @@ import numpy as np
 
 from gapjax.study._axes import as_axis
 from gapjax.study._optimizers import OPTIMIZERS
-from gapjax.study._plan import Plan, make_plan
+from gapjax.study._plan import Plan, make_plans
 from gapjax.study._population._keep import Keeper
 from gapjax.study._population._member import Member
 from gapjax.study._population._setup import Setup
 from gapjax.study._population._train import Advance, Watch, train
+from gapjax.study._remedies import REMEDIES
 from gapjax.study._results._records import Trial, Tuning, over_seeds
 
 FACTOR = 2.0  # between the rates of a grid
@@ -39,7 +40,8 @@ def one_algorithm(plans: Mapping[str, Plan], name: str) -> list[str]:
 
 
 def _algorithm(plan: Plan) -> Any:
-    kept = [remedy for remedy in plan.regime.remedies if remedy.name not in _RULES]
+    rules = [REMEDIES[name] for name in _RULES]
+    kept = [remedy for remedy in plan.regime.remedies if remedy not in rules]
     others = plan.optimizer, tuple(sorted(plan.hyper.items())), plan.keep, plan.warmup
     return plan.regime.batch, tuple(map(id, kept)), plan.ghost_size, others
 
@@ -115,9 +117,9 @@ def tune(
     study = setup.study
     left = len(jax.tree.leaves(train_split)[0])
     own = plans[0]
-    plan = dataclasses.replace(
-        make_plan(study, own.regime, left, own.longest), reference=own.reference
-    )
+    # Planned with all others, as a regime that sees as many examples as the longest has to be.
+    planned = make_plans(study, study.all_regimes, left)[own.regime.name]
+    plan = dataclasses.replace(planned, reference=own.reference)
 
     # A loss that ends training is looked at on the way; what only judges, where it ends.
     on_the_way = None if plan.stopping else frozenset[int]()

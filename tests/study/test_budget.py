@@ -55,6 +55,21 @@ def test_flat_is_against_the_best_of_a_while_ago():
             assert found[t, p] == wanted
 
 
+@pytest.mark.parametrize(
+    ("losses", "flat"),
+    [
+        ([-1.0, -1.0, -1.0, -1.0], [False, False, True, True]),
+        ([0.0, 0.0, 0.0, 0.0], [False, False, True, True]),
+        ([-1.0, -1.2, -1.4, -1.6], [False] * 4),
+        ([-1.0, -1.005, -1.009, -1.2], [False, False, True, False]),
+        ([1.0, 0.0, -1.0, -1.0], [False, False, False, False]),
+    ],
+)
+def test_a_loss_may_be_negative_or_zero(losses, flat):
+    examples = np.array([10, 20, 30, 40])
+    assert is_flat(np.array(losses)[:, None], examples, 0.99, 20)[:, 0].tolist() == flat
+
+
 def test_the_maximum_bounds_a_plan_and_its_schedule_stays():
     one = make_plan(tiny_study(), study.Regime.parse("LB"), 64)
     own = make_plan(tiny_study(keep="plateau", maximum=3), study.Regime.parse("LB"), 64)

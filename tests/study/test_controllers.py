@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import json
 
+import jax
+import numpy as np
 import pytest
 
 from gapjax import cli, growth, study
@@ -61,6 +63,23 @@ def test_decisions_are_kept_and_told(driven):
     assert "It grew to 32 at update 5" in (folder / "report.html").read_text()
     # The noise it was shown is drawn beside every regime.
     assert all("gradient_noise" in r.curves.values for r in result.regimes.values())
+
+
+def test_the_noise_of_small_batches_has_chance_of_its_own_in_each(tmp_path):
+    # Each small batch is scaled by a number drawn for it: by the same one the ratio would stay.
+    drawn = study.Remedy(
+        "DRAWN", "scaled", loss=lambda losses, batch, key, plan: losses * jax.random.normal(key)
+    )
+    regimes = ("SB", study.Regime("SB+DRAWN", "small", (drawn,)))
+    tiny = tiny_study(
+        regimes=regimes, baseline=("SB", "SB+DRAWN"), seeds=2, noise_scale=True, controls=False
+    )
+    found = study.run_study(tiny, tmp_path / "run").regimes
+    plain, own = (
+        np.divide(*(record.curves.array(f"gradient_{name}")[0] for name in ("norm", "noise")))
+        for record in found.values()
+    )
+    assert (own < 0.5 * plain).all()
 
 
 def test_growth_is_drawn(driven):

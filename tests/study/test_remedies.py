@@ -276,3 +276,21 @@ def test_every_remedy_has_a_meaning_and_a_source():
         assert remedy.name == name and remedy.meaning and "\n" not in remedy.meaning
         assert any(char.isdigit() for char in remedy.source)
         assert any(getattr(remedy, hook) is not None for hook in HOOKS)
+
+
+def test_two_remedies_of_the_loss_draw_numbers_of_their_own(tmp_path):
+    seen = {}
+
+    def watching(name):
+        def loss(losses, batch, key, plan):
+            jax.debug.callback(
+                lambda drawn: seen.setdefault(name, float(drawn)), jax.random.normal(key)
+            )
+            return losses
+
+        return study.Remedy(name, name, loss=loss)
+
+    regimes = ("SB", study.Regime("SB+A+B", "small", (watching("A"), watching("B"))))
+    tiny = tiny_study(regimes=regimes, baseline=("SB", "SB+A+B"), seeds=1, epochs=1, controls=False)
+    study.run_study(tiny, tmp_path / "run")
+    assert seen["A"] != seen["B"]

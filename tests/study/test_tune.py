@@ -34,6 +34,29 @@ def test_regimes_that_differ_only_in_their_rule_are_one():
     assert _tune.one_algorithm(plans, "SB") == ["SB"]
 
 
+def test_a_remedy_of_ones_own_is_none_of_the_rules_whatever_its_name():
+    mine = study.Remedy("LR", "short", optimizer=lambda tx, plan: tx)
+    _, plans = _plans("LB", study.Regime("LB+LR", "large", (mine,)))
+    assert _tune.one_algorithm(plans, "LB") == ["LB"]
+
+
+def test_the_longest_is_tuned_on_as_much_as_what_it_controls(monkeypatch):
+    own, plans = _plans("LB", "LB+RA", "SB+LONG")
+    met = {}
+
+    def stop(setup, plan, *_, **__):
+        met[plan.name] = plan.examples
+        raise StopIteration
+
+    monkeypatch.setattr(_tune, "train", stop)
+    setup = dataclasses.make_dataclass("Setup", ["study"])(own)
+    none = {"report": lambda _: None, "keeper": lambda *_: None}
+    for name in ("LB+RA", "SB+LONG"):
+        with pytest.raises(StopIteration):
+            _tune.tune(setup, [plans[name]], np.zeros(51), 0, **none)
+    assert met["SB+LONG"] == met["LB+RA"] < plans["SB+LONG"].examples
+
+
 @pytest.mark.parametrize(
     ("keep", "ends"), [("epochs", False), ("loss=0.1", True), ("plateau", True)]
 )

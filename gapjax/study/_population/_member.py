@@ -170,10 +170,10 @@ def loss_function(setup: Setup, plan: Plan) -> Callable[..., Any]:
             ghost_size=plan.ghost_size,
         )
         losses, weights = task.losses(outputs, batch), task.weights(batch)
-        for remedy in plan.regime.remedies:
-            if remedy.loss is not None:
-                with naming(f"loss of remedy {remedy.name}"):
-                    losses = _checked(remedy, remedy.loss(losses, batch, loss_key, plan), losses)
+        for place, remedy in enumerate(one for one in plan.regime.remedies if one.loss is not None):
+            own_key = jax.random.fold_in(loss_key, place) if place else loss_key
+            with naming(f"loss of remedy {remedy.name}"):
+                losses = _checked(remedy, remedy.loss(losses, batch, own_key, plan), losses)
         if task.weight is None:
             return losses.mean(), (model_state, {})
         total = jnp.sum(weights)

@@ -40,13 +40,14 @@ def noise_function(setup: Setup, plan: Plan) -> Callable[[training.TrainState, A
     parts = max(2, min(_PARTS, plan.num_examples // size))
 
     def member(state: training.TrainState, examples: Any) -> dict[str, jax.Array]:
-        def gradient(rows: jax.Array) -> Any:
+        def gradient(rows: jax.Array, part: jax.Array) -> Any:
             batch = jax.tree.map(lambda x: x[rows], examples)
-            key = jax.random.fold_in(state.key, state.step)
+            # Chance of its own for every part, or what dropout adds would look like the gradient.
+            key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), part)
             return jax.grad(lambda p: loss_fn(p, state.model_state, batch, key)[0])(state.params)
 
-        def add(sums: tuple[Any, jax.Array], rows: jax.Array) -> tuple[Any, None]:
-            part = gradient(rows)
+        def add(sums: tuple[Any, jax.Array], of: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+            part = gradient(*of)
             return (
                 jax.tree.map(jnp.add, sums[0], part),
                 sums[1] + optax.tree.norm(part, squared=True),
@@ -54,7 +55,7 @@ def noise_function(setup: Setup, plan: Plan) -> Callable[[training.TrainState, A
 
         rows = jnp.arange(parts * size).reshape(parts, size) % plan.num_examples
         start = (jax.tree.map(jnp.zeros_like, state.params), jnp.zeros(()))
-        (total, squares), _ = jax.lax.scan(add, start, rows)
+        (total, squares), _ = jax.lax.scan(add, start, (rows, jnp.arange(parts)))
         found = growth.gradient_noise_scale(
             squares / parts,
             optax.tree.norm(total, squared=True) / parts**2,

@@ -7,14 +7,16 @@ beside). What has no state that could be read is named, so that the user can say
 """
 
 import dataclasses
+import dis
 import enum
 import functools
 import hashlib
+import importlib
 import inspect
 import sys
 import sysconfig
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import jax
@@ -106,6 +108,8 @@ class Identity:
             self._write("set", *sorted(identity(item)[0] for item in value))
         elif inspect.unwrap(value) is not value if callable(value) else False:
             self._items("wrapped", (inspect.unwrap(value),), place, depth)
+            # Of functions with rules for their derivatives, say, more than what they wrap.
+            self._state(_beside_the_wrapped(value), place, depth)
         else:
             self._object(value, place, depth)
 
@@ -138,27 +142,66 @@ class Identity:
         if _is_library(function.__module__):
             self._write(function.__module__)
             return
-        names = self._code(function.__code__, place, depth)
-        for name in sorted(names & set(function.__globals__)):
+        reads = _Reads()
+        self._code(function.__code__, reads, place, depth)
+        for name in sorted(reads.globals & set(function.__globals__)):
             value = function.__globals__[name]
             self._write("global", name)
             self.add(value, f"{place}.{name}", depth)
-            if isinstance(value, types.ModuleType) and not _is_library(value.__name__):
-                for attribute in sorted(names & set(vars(value))):
-                    self.add(vars(value)[attribute], f"{place}.{name}.{attribute}", depth)
+            if isinstance(value, types.ModuleType):
+                self._module(value, reads.attributes, f"{place}.{name}", depth)
+        for name in sorted(reads.modules):
+            self._import(name, function, reads.attributes, place, depth)
 
-    def _code(self, code: types.CodeType, place: str, depth: int) -> set[str]:
-        """Put in what a function does; the names that it may read."""
-        names = set(code.co_names)
+    def _import(
+        self,
+        name: str,
+        function: types.FunctionType,
+        attributes: Set[str],
+        place: str,
+        depth: int,
+    ) -> None:
+        """Put in what a function reads of a module that it imports itself."""
+        self._write("import", name)
+        package = function.__globals__.get("__package__") or ""
+        if not name.startswith(".") and _is_library(name):
+            return
+        try:
+            module = importlib.import_module(name, package)
+        except Exception:  # whatever a module of the user's raises, it will when it is called
+            self.vague.append(f"{place} (import {name})")
+            return
+        self._module(module, attributes, f"{place}.{name}", depth)
+
+    def _module(
+        self,
+        module: types.ModuleType,
+        attributes: Set[str],
+        place: str,
+        depth: int,
+        above: Sequence[types.ModuleType] = (),
+    ) -> None:
+        """Put in what may be read of a module of the user's, and of those in it."""
+        if _is_library(module.__name__) or module in above:
+            return
+        for name in sorted(attributes & set(vars(module))):
+            value = vars(module)[name]
+            self._write("attribute", name)
+            self.add(value, f"{place}.{name}", depth)
+            if isinstance(value, types.ModuleType):
+                self._module(value, attributes, f"{place}.{name}", depth, (*above, module))
+
+    def _code(self, code: types.CodeType, reads: "_Reads", place: str, depth: int) -> None:
+        """Put in what a function does; gathers what it may read."""
+        reads.of(code)
         self._write("code", code.co_code, code.co_names, code.co_varnames, code.co_flags)
         for constant in code.co_consts:
             if isinstance(constant, types.CodeType):
-                names |= self._code(constant, place, depth)
+                self._code(constant, reads, place, depth)
             elif isinstance(constant, frozenset):
                 self._write("constant", sorted(map(repr, constant)))
             else:
                 self._write("constant", type(constant).__name__, repr(constant))
-        return names
 
     def _class(self, kind: type, place: str, depth: int) -> None:
         self._write("class", kind.__module__, kind.__qualname__)
@@ -166,7 +209,7 @@ class Identity:
             return
         self._items("bases", kind.__bases__, place, depth)
         for name, value in sorted(vars(kind).items()):
-            value = inspect.unwrap(value) if isinstance(value, types.FunctionType) else value
+            value = _without_wraps_of_libraries(value)
             made = getattr(getattr(value, "__code__", None), "co_filename", "") == "<string>"
             hidden = name.startswith("__") and name not in _SPECIAL
             if made or hidden or name in _BESIDES:  # by dataclasses, by Python, by flax
@@ -176,25 +219,69 @@ class Identity:
 
     def _object(self, value: Any, place: str, depth: int) -> None:
         self.add(type(value), place, depth)
-        state: dict[str, Any] = {}
         if dataclasses.is_dataclass(value):
             fields = [f.name for f in dataclasses.fields(value) if f.name not in _BESIDES]
             state = {name: getattr(value, name, None) for name in fields}
         else:
-            for kind in type(value).__mro__:
-                slots = vars(kind).get("__slots__", ())
-                for name in (slots,) if isinstance(slots, str) else slots:
-                    if hasattr(value, name) and not name.startswith("__"):
-                        state[name] = getattr(value, name)
-            state |= getattr(value, "__dict__", {})
+            state = _state_of(value)
         if not state and not isinstance(value, BaseException) and " at 0x" in repr(value):
             self.vague.append(place)
+        self._state(state, place, depth)
+        if not state:
+            self._write(repr(value) if " at 0x" not in repr(value) else type(value).__qualname__)
+
+    def _state(self, state: Mapping[str, Any], place: str, depth: int) -> None:
         self._write("state", len(state))
         for name in sorted(state):
             self._write(name)
             self.add(state[name], f"{place}.{name}", depth)
-        if not state:
-            self._write(repr(value) if " at 0x" not in repr(value) else type(value).__qualname__)
+
+
+class _Reads:
+    """What functions may read from outside: globals, attributes of anything, modules."""
+
+    def __init__(self) -> None:
+        self.globals, self.attributes, self.modules = set[str](), set[str](), set[str]()
+
+    def of(self, code: types.CodeType) -> None:
+        """Gather what this code reads."""
+        before: list[Any] = [0, 0]
+        for one in dis.get_instructions(code):
+            if one.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+                self.globals.add(one.argval)
+            elif one.opname in ("LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM"):
+                self.attributes.add(one.argval)
+            elif one.opname == "IMPORT_NAME":  # after how far up it is, and what is taken of it
+                self.modules.add("." * before[-2] + one.argval)
+            before.append(one.argval)
+
+
+def _beside_the_wrapped(value: Any) -> dict[str, Any]:
+    """The own state of what wraps a function, without what wrapping copies from it."""
+    hidden = "_" if _is_library(type(value).__module__) else "__"
+    return {k: v for k, v in _state_of(value).items() if not k.startswith(hidden)}
+
+
+def _state_of(value: Any) -> dict[str, Any]:
+    """The attributes of an object, in slots or not."""
+    state: dict[str, Any] = {}
+    for kind in type(value).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if hasattr(value, name) and not name.startswith("__"):
+                state[name] = getattr(value, name)
+    return state | getattr(value, "__dict__", {})
+
+
+def _without_wraps_of_libraries(value: Any) -> Any:
+    """A method as the user wrote it, where a library, such as flax, has wrapped it."""
+    while (
+        isinstance(value, types.FunctionType)
+        and hasattr(value, "__wrapped__")
+        and value.__code__.co_filename.startswith(tuple(filter(None, _LIBRARIES)))
+    ):
+        value = value.__wrapped__
+    return value
 
 
 def identity(value: Any, place: str = "") -> tuple[str, list[str]]:

@@ -287,7 +287,7 @@ def find_point(config: SweepConfig, record: SizeRecord, goal: Goal) -> SizePoint
 def _budgets(config: SweepConfig, record: SizeRecord) -> dict[str, Budget]:
     size = record.batch_size
     ends = {
-        "same examples": min(max(1, round(config.examples / size)), config.most_updates),
+        "same examples": max(1, round(config.examples / size)),
         "same updates": config.updates,
         "unlimited": config.most_updates,
     }

@@ -291,7 +291,11 @@ def _train(
         progress=reporter(progress, plan, "train"),
         keeper=Keeper(
             _unfinished(folder, plan),
-            {**config_of(of, plan.name, members), "looks": sorted(plan.evaluations)},
+            {
+                **config_of(of, plan.name, members),
+                "looks": sorted(plan.evaluations),
+                "parts": job.parts,
+            },
         ),
         populate=lambda plan: programs.population(plan, members, later),
     )

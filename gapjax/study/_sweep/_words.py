@@ -264,8 +264,9 @@ def sweep_notes(result: SweepResult) -> list[str]:
         "figures are a little better than it would be on new seeds, by the same number of trials "
         "at every size.",
         f"The best test figure within budgets: as many examples ({config.examples}), as many "
-        f"updates ({config.updates}), all that was trained ({config.most_updates} updates). Rate "
-        "and time are chosen on the validation split; the figure is of the test set.",
+        f"updates ({config.updates}), all that was trained ({config.most_updates} updates); none "
+        "of a size that was not trained so long. Rate and time are chosen on the validation split; "
+        "the figure is of the test set.",
         "Critical batch: where updates and examples are both twice what is least (McCandlish et "
         "al. 2018). 20% batch: where a larger batch costs 20% more examples than the largest size "
         "that still scaled perfectly (Zhang et al. 2024); another quantity, a fifth of the "

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import sys
 import types
 
@@ -52,6 +53,40 @@ class _Settings:
     names: tuple = ("a",)
 
 
+def _with_a_rule(rate):
+    @jax.custom_vjp
+    def straight(x):
+        return x
+
+    straight.defvjp(lambda x: (x, None), lambda saved, g: (rate * g,))
+    return straight
+
+
+class _Wrapper:
+    def __init__(self, rate):
+        functools.update_wrapper(self, _with_default)
+        self._rate = rate
+
+    def __call__(self, x):
+        return _with_default(x, self._rate)
+
+
+def _decorated(rate):
+    def scaled(method):
+        @functools.wraps(method)
+        def call(self, x):
+            return rate * method(self, x)
+
+        return call
+
+    class Scaled:
+        @scaled
+        def __call__(self, x):
+            return x
+
+    return Scaled
+
+
 class Net(nn.Module):
     width: int = 3
 
@@ -92,6 +127,9 @@ def _make(rate):
         "numpy scalar": np.float32(rate),
         "optax schedule": optax.cosine_decay_schedule(rate, 10),
         "jitted": jax.jit(_factory(rate)),
+        "rule of a derivative": _with_a_rule(rate),
+        "wrapper with a state": _Wrapper(rate),
+        "method that is decorated": _decorated(rate),
         "wrapped": functools.wraps(_with_default)(_factory(rate)),
         "module of the user's": reads,
         "linen": Net(width=int(rate)),
@@ -110,6 +148,86 @@ def test_globals_that_a_function_reads(monkeypatch):
     before = identity(_reads_a_global)[0]
     monkeypatch.setattr(sys.modules[__name__], "FACTOR", 2.0)
     assert identity(_reads_a_global)[0] != before
+
+
+def test_attributes_are_no_globals(monkeypatch):
+    def error(outputs, batch):
+        return (outputs - batch).mean()
+
+    before = identity(error)[0]
+    monkeypatch.setattr(sys.modules[__name__], "mean", np.ones(3), raising=False)
+    assert identity(error)[0] == before
+
+
+PACKAGE = {
+    "__init__": "",
+    "losses": "def f(x): return {} * x\ndef g(x): return x",
+    "uses": """
+import own_package.losses
+import own_package.losses as alias
+from own_package import losses
+from own_package.losses import f as named
+def chain(x): return own_package.losses.f(x)
+def by_alias(x): return alias.f(x)
+def by_module(x): return losses.f(x)
+def by_name(x): return named(x)
+def inside(x):
+    from own_package.losses import f
+    return f(x)
+def inside_as(x):
+    import own_package.losses as inner
+    return inner.f(x)
+def inside_chain(x):
+    import own_package.losses
+    return own_package.losses.f(x)
+def relative(x):
+    from . import losses as near
+    return near.f(x)
+def relative_name(x):
+    from .losses import f
+    return f(x)
+def other(x): return losses.g(x)
+""",
+}
+
+
+@pytest.fixture
+def own_package(tmp_path, monkeypatch):
+    """Makes a package of the user's, of a factor, and gives what uses it."""
+
+    def make(factor):
+        folder = tmp_path / str(factor) / "own_package"
+        folder.mkdir(parents=True)
+        for name, text in PACKAGE.items():
+            (folder / f"{name}.py").write_text(text.replace("{}", str(factor)))
+        for name in [name for name in sys.modules if name.startswith("own_package")]:
+            del sys.modules[name]
+        monkeypatch.syspath_prepend(folder.parent)
+        importlib.invalidate_caches()
+        return importlib.import_module("own_package.uses")
+
+    yield make
+    for name in [name for name in sys.modules if name.startswith("own_package")]:
+        del sys.modules[name]
+
+
+def test_functions_of_modules_of_ones_own_are_read_however_they_are_reached(own_package):
+    def hashes(uses):
+        own = [f for f in vars(uses).values() if getattr(f, "__module__", "") == uses.__name__]
+        return {f.__name__: identity(f) for f in own}
+
+    first, second = hashes(own_package(1)), hashes(own_package(2))
+    assert len(first) == 10 and not any(vague for _, vague in first.values())
+    assert [name for name in first if first[name] == second[name]] == ["other"]
+
+
+def test_a_module_that_is_not_there_is_named():
+    def f(x):
+        from own_package_that_is_not import g
+
+        return g(x)
+
+    assert identity(f, "loss")[1] == ["loss (import own_package_that_is_not)"]
 
 
 def test_what_loops_back_to_itself_ends():

@@ -106,6 +106,11 @@ def test_budgets_choose_on_validation_and_tell_the_test():
     assert best.test.mean == pytest.approx(2 - 3.2 + 0.5)
 
 
+def test_a_size_that_was_not_trained_for_as_many_examples_does_not_tell_that_budget():
+    found = find_point(CONFIG, record(4, np.full((1, 2), 10.0), last=128), GOAL)
+    assert set(found.budgets) == {"same updates", "unlimited"}  # as many examples: 256 updates
+
+
 def test_a_size_that_stopped_early_tells_the_budgets_that_it_was_trained_for():
     found = find_point(CONFIG, record(32, np.full((1, 2), 10.0), last=40), GOAL)
     assert set(found.budgets) == {"same examples"} and found.best == 0

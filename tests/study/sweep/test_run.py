@@ -5,6 +5,7 @@ import dataclasses
 import json
 
 import numpy as np
+import optax
 import pytest
 
 from gapjax import cli, study
@@ -25,7 +26,9 @@ def test_every_size_is_trained_with_every_rate_and_seed(swept):
         # The same seed starts alike at every size and rate.
         start = made.curves.array("validation_loss")[0].reshape(2, 2)
         np.testing.assert_array_equal(start[0], start[1])
-        assert set(point.budgets) == {"same examples", "same updates", "unlimited"}
+        # As many examples as the small batch of 8 are twice the updates at 4, and 1.5 the most.
+        equal = {"same examples"} if point.batch_size > 4 else set()
+        assert set(point.budgets) == {*equal, "same updates", "unlimited"}
 
 
 def test_the_files_hold_what_was_found(swept):
@@ -125,6 +128,25 @@ def test_a_harder_target_than_the_one_it_stopped_at_is_trained_for(tmp_path):
     fresh = study.run_sweep(hard, tmp_path / "other")
     (one,), (other,) = (result.lines["none"].points for result in (again, fresh))
     assert (one.trials, one.best, one.steps) == (other.trials, other.best, other.steps)
+
+
+def test_a_sweep_that_was_interrupted_goes_on_with_the_same_remedy_alone(tmp_path, monkeypatch):
+    told = []
+
+    def keeper(path, config):
+        told.append(config)
+        raise InterruptedError("enough")
+
+    monkeypatch.setattr(_run, "Keeper", keeper)
+    for scale in (0.5, 0.5, 2.0):
+        mine = study.Remedy("MINE", "scaled", optimizer=_scaled(scale))
+        with pytest.raises(InterruptedError):
+            study.run_sweep(tiny_sweep((32,), remedies=((mine,),)), tmp_path / str(len(told)))
+    assert told[0] == told[1] != told[2]
+
+
+def _scaled(scale):
+    return lambda tx, plan: optax.chain(tx, optax.scale(scale))
 
 
 def test_the_looks_of_a_size_are_its_own():
