@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from gapjax._checks import positive_int
+from gapjax._varying import varying_like
 from gapjax.diffusion._cond import cond_any
 from gapjax.diffusion._distance import distance, geometric, norm
 
@@ -116,8 +117,8 @@ def track_diffusion(
             num_updates=jnp.zeros((), jnp.int32),
             recorded=jnp.zeros((), jnp.int32),
             step=jnp.zeros(grid.shape, jnp.int32),
-            distance=jnp.zeros(grid.shape, jnp.float32),
-            update_norm=jnp.zeros(grid.shape, jnp.float32),
+            distance=varying_like(jnp.zeros(grid.shape, jnp.float32), params),
+            update_norm=varying_like(jnp.zeros(grid.shape, jnp.float32), params),
         )
 
     def update_fn(
@@ -142,10 +143,9 @@ def track_diffusion(
         def one(index: jax.Array) -> jax.Array:
             return (index >= 0).astype(jnp.float32)
 
-        log, at = (
-            (state.step, state.distance, state.update_norm),
-            (state.recorded, state.num_updates),
-        )
+        # In shard_map the norms of a shard vary, and so do the buffers that they go into.
+        norms = [varying_like(x, (params, updates)) for x in (state.distance, state.update_norm)]
+        log, at = (state.step, *norms), (state.recorded, state.num_updates)
         due = state.num_updates == jnp.asarray(grid)[state.recorded]
         (step, travelled, update_norm), factor = cond_any(
             due,

@@ -133,7 +133,8 @@ def ghost_moments(
     part = rows_per_part(cut.run * per_example)
     if mask is None:
         mean, var = cut.map(lambda block: _moments(block, reduced, part, use_fast_variance), [x])
-        count = np.full(mean.shape[0], x.size / max(mean.size, 1), x.dtype)
+        full = np.full if isinstance(x.size, int) else jnp.full  # known, but in an export
+        count = full(mean.shape[0], x.size / max(mean.size, 1), x.dtype)
     else:
         keep = _aligned_mask(mask, x.shape, axes)
         mean, var, count = cut.map(

@@ -99,6 +99,13 @@ def partition(x: jax.Array, ghost_size: int | None, remainder: str = "error") ->
     """
     one_of("remainder", remainder, REMAINDERS)
     batch = x.shape[0]
+    if not isinstance(batch, int):  # of a program that is exported for any batch
+        if ghost_size is not None:
+            raise ValueError(
+                f"a batch of {batch} examples cannot be cut into ghosts of {ghost_size}: export "
+                "the model in evaluation, which has none, or for a batch of a known size."
+            )
+        return Partition((batch,), batch, batch)
     sharding, shard = _shard(x)
 
     def cut(sizes: Sequence[int], block: int, shown: NamedSharding | None = None) -> Partition:

@@ -29,6 +29,8 @@ _ROWS = (*range(16, 7, -1), *range(17, 33))
 
 def rows_per_part(together: int) -> int:
     """Of so many rows that lie together, how many are added in one go; 0: none in particular."""
+    if not isinstance(together, int):  # a number that is not known yet
+        return 0
     return next((n for n in _ROWS if together % n == 0), 0)
 
 

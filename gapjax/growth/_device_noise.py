@@ -1,5 +1,6 @@
 """Gradient noise from devices: each has the gradient of its own share of the batch."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -66,7 +67,10 @@ def value_grad_and_device_noise(
     Args:
         loss_fn: ``(params, batch, *args) -> loss``, or ``-> (loss, aux)``, of a share of the batch.
         mesh: the devices, at least 2 along the axis.
-        axis: the mesh axis that batches are split over. Parameters and ``args`` are replicated.
+        axis: the mesh axis that batches are split over. Parameters and ``args`` are replicated, but
+            for random keys (of ``jax.random.key``): the number of the device is folded into each,
+            so that shares draw numbers of their own. Of keys in the old form, bare numbers, fold in
+            ``jax.lax.axis_index(axis)`` in the loss.
         has_aux: whether ``loss_fn`` gives a pair.
         num_examples: of the training set, as in :func:`gradient_noise_scale`.
 
@@ -101,6 +105,7 @@ def value_grad_and_device_noise(
 
     def share(params: Any, batch: Any, args: Any) -> tuple[Any, Any, NoiseScale]:
         local = jax.tree.map(lambda x: jax.lax.pcast(x, axis, to="varying"), params)
+        args = jax.tree.map(lambda x: _own_key(x, axis), args)
         value, grads = jax.value_and_grad(loss_fn, has_aux=has_aux)(local, batch, *args)
         weights, size = example_weights(batch), effective_examples(batch)
         weight = None if weights is None else jnp.sum(weights)
@@ -135,6 +140,16 @@ def value_grad_and_device_noise(
         return mapped(params, batch, args)
 
     return call
+
+
+def _own_key(x: Any, axis: str) -> Any:
+    """A random key of this device alone; what is no key, as it is."""
+    if not jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key):
+        return x
+    fold = functools.partial(jax.random.fold_in, data=jax.lax.axis_index(axis))
+    for _ in x.shape:
+        fold = jax.vmap(fold)
+    return fold(x)
 
 
 def _mean(x: Any, axis: str, mean: Callable[..., jax.Array]) -> jax.Array:

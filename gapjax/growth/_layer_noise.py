@@ -15,6 +15,7 @@ from jax.extend.core import get_opaque_trace_state
 
 from gapjax._examples import effective_examples, example_weights
 from gapjax._precision import widen
+from gapjax._varying import varies_over, varying_like
 from gapjax.growth._noise_scale import NoiseScale, gradient_noise_scale, squared_norm
 
 # What a layer reports to, within one pass. jax.jit keeps a program for each, so that none of
@@ -84,7 +85,7 @@ def report(
         y = layer(jax.lax.stop_gradient(parameters))
         plain = jax.lax.stop_gradient(normalized(jax.eval_shape(widen, y).dtype))
     over = tuple(axis for axis in range(1, x.ndim) if axis not in kept)
-    varying = {kind: _varying_like(value, x) for kind, value in parameters.items()}
+    varying = {kind: varying_like(value, x) for kind, value in parameters.items()}
     return _tap(over, y, plain, varying, to.probes[name])
 
 
@@ -152,7 +153,7 @@ def value_grad_and_noise(
         )
         probes: dict[str, jax.Array] = {}
         for name, x in met.inputs.items():
-            axes, zeros = tuple(_varies_over(x)), jnp.zeros(2, _norm_type())
+            axes, zeros = tuple(varies_over(x)), jnp.zeros(2, _norm_type())
             probes[name] = jax.lax.pcast(zeros, axes, to="varying") if axes else zeros
         value, (grads, norms) = jax.value_and_grad(
             lambda params, probes: loss(params, Probes(probes)), argnums=(0, 1), has_aux=has_aux
@@ -189,16 +190,6 @@ def follow_with_noise(
         told[f"noise_{field}"] = sum(layers.values(), start=jnp.zeros(()))
         told |= {f"noise_{field}/{name}": value for name, value in layers.items()}
     return grads, after, {**metrics, **told}
-
-
-def _varying_like(value: jax.Array, x: jax.Array) -> jax.Array:
-    """Cast to vary over the axes (of ``shard_map``) that the input of a layer varies over."""
-    axes = _varies_over(jax.typeof(x)) - _varies_over(jax.typeof(value))
-    return jax.lax.pcast(value, tuple(axes), to="varying") if axes else value
-
-
-def _varies_over(kind: Any) -> frozenset[str]:
-    return getattr(getattr(kind, "manual_axis_type", None), "varying", frozenset())
 
 
 def _batch_size(num_examples: dict[str, int]) -> int:

@@ -148,7 +148,8 @@ def noise_scale_tracker(
         num_examples: of the training set, as in :func:`gradient_noise_scale`.
 
     Returns:
-        The transform; ``update`` raises a ValueError if an extra argument is missing.
+        The transform; ``update`` raises a ValueError if an extra argument is missing, or inside
+        of ``optax.masked`` and ``optax.partition``, which give it a part of the gradient alone.
 
     Example:
         >>> tx = optax.chain(noise_scale_tracker(), optax.sgd(0.1))
@@ -196,6 +197,7 @@ def noise_scale_tracker(
                 "on the mean squared norm of their gradients."
             )
         size = batch_size if effective_size is None else effective_size
+        _check_whole(updates)
         norm = squared_norm(updates)
         if effective_size is None:
             _check_sizes(part_size, size, num_examples)
@@ -218,6 +220,16 @@ def noise_scale_tracker(
         return updates, jax.tree.map(lambda new, old: jnp.where(told, new, old), new, state)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _check_whole(updates: Any) -> None:
+    """Refuse a part of the gradient, beside which the norm of all microbatches means nothing."""
+    leaves = jax.tree.leaves(updates, is_leaf=lambda x: isinstance(x, optax.MaskedNode))
+    if any(isinstance(leaf, optax.MaskedNode) for leaf in leaves):
+        raise ValueError(
+            "noise_scale_tracker measures the whole gradient, and is given a part of it: put it "
+            "first in the chain, outside of optax.masked and optax.partition."
+        )
 
 
 def noise_scale_record(opt_state: Any) -> NoiseScale:

@@ -6,7 +6,8 @@ follows from the seed and the epoch alone, and a batch is the next window of the
 can depend on how a batch is spread or on the sizes of the batches before it.
 """
 
-import functools
+import collections
+import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -71,8 +72,38 @@ def epoch_order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     )
 
 
-@functools.lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
+class _Kept:
+    """The orders that were asked for last, since each takes a sort: as many as memory allows."""
+
+    def __init__(self, fewest: int, most: int, size: int):
+        """From `fewest`, however large, to `most` of them, or as many as take `size` bytes."""
+        self._fewest, self._most, self._size = fewest, most, size
+        self._lock = threading.Lock()
+        self._orders = collections.OrderedDict[tuple[int, int, int], np.ndarray]()
+
+    def __call__(self, seed: int, epoch: int, num_examples: int) -> np.ndarray:
+        key = seed, epoch, num_examples
+        with self._lock:
+            if key in self._orders:
+                self._orders.move_to_end(key)
+                return self._orders[key]
+        order = _sorted(*key)
+        with self._lock:
+            self._orders[key] = order
+            while self._is_full():
+                self._orders.popitem(last=False)
+        return order
+
+    def _is_full(self) -> bool:
+        size = sum(order.nbytes for order in self._orders.values())
+        count = len(self._orders)
+        return count > self._most or (count > self._fewest and size > self._size)
+
+
+_order = _Kept(4, 256, 256 << 20)  # for two epochs of two streams at least
+
+
+def _sorted(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     bits = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(num_examples)
     dtype = np.int32 if num_examples <= np.iinfo(np.int32).max else np.int64
     order = np.argsort(bits, kind="stable").astype(dtype)

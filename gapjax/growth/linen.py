@@ -40,7 +40,8 @@ def value_grad_and_noise(
     Where an argument has a mask (an entry or field ``mask``, as in ``growth.Batch``), the loss must
     be the mean weighted by it, and B is the number of examples that count; one alone gives NaN.
     Inside ``pmap`` or ``shard_map`` the estimates are those of a device's share: average them over
-    devices. A layer inside ``nn.scan`` counts as one, its noise summed over the scan.
+    devices. A layer inside ``nn.scan`` counts as one, its noise summed over the scan. Call it under
+    ``jax.jit``: outside it compiles anew at every call.
 
     Args:
         loss_fn: ``(params, *args) -> loss``, or ``-> (loss, aux)``, in which linen modules are

@@ -77,7 +77,8 @@ def value_grad_and_noise(
     """Like ``nnx.value_and_grad``, with the gradient noise of every normalization layer.
 
     What is measured, what it says and what it does not is told by
-    :func:`gapjax.growth.linen.value_grad_and_noise`. The model is one of :func:`reporting`.
+    :func:`gapjax.growth.linen.value_grad_and_noise`. The model is one of :func:`reporting`. Call it
+    under ``nnx.jit``: outside it compiles anew at every call.
 
     Args:
         loss_fn: ``(model, *args) -> loss``, or ``-> (loss, aux)``. Or, for models taken apart by

@@ -38,6 +38,11 @@ def compile_ahead(
     Raises:
         ValueError: the step cannot be lowered.
 
+    .. note::
+       Compilation runs in a thread of its own, which sees none of the contexts around the loop:
+       ``ghostify``, ``jax.default_matmul_precision`` and the like belong inside the function that
+       is jitted. Around it the numbers stay right, and a growth waits for its compilation.
+
     Example:
         >>> import jax, jax.numpy as jnp
         >>> from gapjax.growth import GrowingBatches, piecewise_batch
@@ -64,6 +69,7 @@ class CompiledAhead:
         self._step, self._batches, self._rehearse = step, batches, rehearse
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "gapjax-compiler")
         self._started: dict[tuple[int, ...], concurrent.futures.Future[None]] = {}
+        self._known: set[int] = set()  # sizes that are started, for which no shape is made anew
 
     def __call__(self, state: Any, batch: Any) -> Any:
         """One update."""
@@ -71,7 +77,8 @@ class CompiledAhead:
         if future is None:
             future = self._started[_shape(batch)] = concurrent.futures.Future()
             future.set_result(None)  # compiled by the call below
-        concurrent.futures.wait([future])  # a failed compilation fails again below, where it is due
+        if not future.done():  # a failed compilation fails again below, where it is due
+            concurrent.futures.wait([future])
         out = self._step(state, batch)
         # One at a time, so that the end of a program waits for one compilation at most.
         if all(started.done() for started in self._started.values()):
@@ -80,7 +87,10 @@ class CompiledAhead:
 
     def _start_next(self, state: Any) -> None:
         for size in self._batches.sizes():
+            if size in self._known:
+                continue
             spec = self._batches.spec(size)
+            self._known.add(size)
             if _shape(spec) not in self._started:
                 rehearse = _on_one_cpu(state) if self._rehearse is None else self._rehearse
                 copy = jax.tree.map(lambda leaf: leaf.copy(), state) if rehearse else None

@@ -22,7 +22,7 @@ def as_batches(batches: Iterable[Any]) -> Iterator[Any]:
 
 def knows_its_place(batches: Any) -> bool:
     """Whether a run that goes on can take it to where it was."""
-    return hasattr(batches, "state") and hasattr(batches, "restore")
+    return all(callable(getattr(batches, name, None)) for name in ("state", "restore"))
 
 
 def without_tensors(batch: Any) -> Any:

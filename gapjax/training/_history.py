@@ -21,8 +21,11 @@ class History(NamedTuple):
     metrics: dict[str, np.ndarray]
 
 
+_CHUNK, _IN_FLIGHT = 1024, 64  # updates: that are fetched at once, that may still be computed
+
+
 class Recorder:
-    """Collects the metrics of updates, on the device until a history is asked for.
+    """Collects the metrics of updates; the last ones stay on the device until they are asked for.
 
     They may be any tree of arrays, and others than those of a ``past``, which are known by their
     names alone: what one side lacks is filled, by -1 for faults and NaN for all else.
@@ -33,6 +36,7 @@ class Recorder:
         self._shapes = {path: x.shape[1:] for path, x in _columns(self._past.metrics).items()}
         self._like: Any = None
         self._new: list[tuple[int, Any]] = []
+        self._chunks: list[tuple[np.ndarray, Any]] = []  # of many updates, on the host
 
     def add(self, update: int, metrics: Any) -> None:
         """Record the metrics of an update.
@@ -46,6 +50,8 @@ class Recorder:
             self._check(update, metrics, structure)
             self._like = like
         self._new.append((update, metrics))
+        if len(self._new) == _CHUNK + _IN_FLIGHT:  # small arrays on a device take much memory each
+            self._fetch(_CHUNK)
 
     def _check(self, update: int, metrics: Any, structure: Any) -> None:
         if self._like is None:
@@ -68,11 +74,19 @@ class Recorder:
     def history(self) -> History:
         """All that was recorded; waits for what is still on its way."""
         if self._new:
-            values = jax.device_get([metrics for _, metrics in self._new])
-            stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *values)
-            new = History(np.array([update for update, _ in self._new]), stacked)
-            self._past, self._new = _joined(self._past, new), []
+            self._fetch(len(self._new))
+        if self._chunks:
+            updates, stacked = zip(*self._chunks, strict=True)
+            new = jax.tree.map(lambda *leaves: np.concatenate(leaves), *stacked)
+            self._past = _joined(self._past, History(np.concatenate(updates), new))
+            self._chunks = []
         return self._past
+
+    def _fetch(self, count: int) -> None:
+        first, self._new = self._new[:count], self._new[count:]
+        values = jax.device_get([metrics for _, metrics in first])
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *values)
+        self._chunks.append((np.array([update for update, _ in first]), stacked))
 
 
 def put(tree: dict[str, Any], path: Path, leaf: Any) -> None:

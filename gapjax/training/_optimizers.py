@@ -217,9 +217,9 @@ def _is_transform(held: Any) -> bool:
 
 
 def _is_update(function: Callable[..., Any]) -> bool:
-    """Whether a bare function is an update: ``(updates, state, ...)``, as a chain holds them."""
+    """Whether a bare function is an update, as a chain holds them: ``(updates, state, params)``."""
     names = list(_parameters(function))
-    return len(names) > 1 and "state" in names[1]
+    return len(names) > 2 and "state" in names[1] and "param" in names[2]
 
 
 def _is_full(cell: Any) -> bool:

@@ -6,6 +6,7 @@ import pytest
 
 from gapjax.diffusion import diffusion_record, track_diffusion
 from gapjax.diffusion._track import steps_to_record
+from tests.meshes import data_mesh
 
 
 def trained(tx, params, grads):
@@ -137,3 +138,20 @@ def test_bad_input():
     uneven = jax.vmap(tx.init)(jnp.zeros((2, 3)))._replace(recorded=jnp.array([0, 1]))
     with pytest.raises(ValueError, match="different numbers of updates"):
         diffusion_record(uneven)
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_in_shard_map_the_norms_are_those_of_the_shard(check):
+    mesh, spec = data_mesh(4), jax.sharding.PartitionSpec("data")
+    tx = optax.chain(optax.sgd(0.5), track_diffusion(capacity=8))
+
+    def body(params):
+        state = trained(tx, params, jnp.broadcast_to(params, (3, *params.shape)))
+        return state[-1].distance[None]
+
+    mapped = jax.shard_map(body, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=check)
+    params = jnp.arange(8.0)
+    found = jax.jit(mapped)(params)
+    for shard, own in zip(params.reshape(4, 2), found, strict=True):
+        alone = trained(tx, shard, jnp.broadcast_to(shard, (3, 2)))[-1].distance
+        np.testing.assert_allclose(own, alone, rtol=1e-6)

@@ -133,3 +133,22 @@ def test_errors_name_the_layer_and_the_remedy():
         GhostBatchNorm(remainder="merged")
     with pytest.raises(ValueError, match="ghost_size must be a whole number"):
         GhostBatchNorm(ghost_size=0)
+
+
+def test_a_model_is_exported_for_any_batch():
+    examples = jax.export.symbolic_shape("b")[0]
+    shape = jax.ShapeDtypeStruct((examples, 4, 3), jnp.float32)
+    x = jax.random.normal(jax.random.key(0), (6, 4, 3))
+    for layer in (GhostBatchNorm(True), GhostBatchNorm(False)):
+        variables = layer.init(jax.random.key(1), x)
+
+        def apply(x, layer=layer, variables=variables):
+            return layer.apply(variables, x, mutable=["batch_stats"])[0]
+
+        exported = jax.export.export(jax.jit(apply))(shape)
+        np.testing.assert_allclose(exported.call(x), apply(x), atol=1e-6)
+    cut = GhostBatchNorm(False, ghost_size=2)
+    with pytest.raises(ValueError, match="a batch of b examples cannot be cut into ghosts of 2"):
+        jax.export.export(jax.jit(lambda x: cut.apply(variables, x, mutable=["batch_stats"])))(
+            shape
+        )

@@ -145,3 +145,19 @@ def test_inside_a_mapped_axis(how):
 def test_bad_input(kwargs, message):
     with pytest.raises(ValueError, match=message):
         value_grad_and_device_noise(_loss, **kwargs)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_shares_draw_numbers_of_their_own(several):
+    def loss(w, x, keys):
+        key = keys[0] if several else keys
+        return jnp.mean(jnp.where(jax.random.bernoulli(key, 0.5, x.shape), 2 * w * x, 0))
+
+    compute = jax.jit(value_grad_and_device_noise(loss, data_mesh(2)))
+    keys = jax.random.split(jax.random.key(0), 400)
+    found = [
+        compute(jnp.zeros(()), jnp.ones(16), jax.random.split(key) if several else key)
+        for key in keys
+    ]
+    assert np.mean([noise.trace for _, _, noise in found]) == pytest.approx(1.0, rel=0.2)
+    assert np.var([grad for _, grad, _ in found]) == pytest.approx(1 / 16, rel=0.2)

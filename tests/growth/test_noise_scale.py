@@ -209,3 +209,16 @@ def test_updates_pass_unchanged_and_the_first_record_is_the_first_estimate():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda tx: optax.masked(tx, {"a": True, "b": False}),
+        lambda tx: optax.partition({"x": tx, "y": optax.identity()}, {"a": "x", "b": "y"}),
+    ],
+)
+def test_a_part_of_the_gradient_is_refused(around):
+    tx, params = around(noise_scale_tracker()), {"a": jnp.ones(3), "b": jnp.ones(50)}
+    with pytest.raises(ValueError, match=r"outside of optax.masked and optax.partition"):
+        tx.update(params, tx.init(params), params, batch_size=8, part_size=2, part_squared_norm=1.0)

@@ -250,3 +250,27 @@ def test_the_shape_of_a_record_is_read_once():
     assert batches.spec(4)["x"].shape == (4, 3)
     assert batches.spec(8)["x"].shape == (8, 3)
     assert len(read) == 1
+
+
+def test_records_that_are_augmented_at_random_can_be_resumed():
+    rng = np.random.default_rng(0)
+
+    def batches(kind=np.float32, n=50):
+        records = Records(lambda i: {"x": kind(i) + rng.normal(size=2).astype(kind)}, n)
+        return GrowingBatches(records, constant_batch(4), seed=0)
+
+    first = batches()
+    next(first)
+    again = batches()
+    again.restore(first.state())
+    np.testing.assert_array_equal(np.rint(next(again)["x"]).shape, (4, 2))
+    assert again.state()["offset"] == 8
+    with pytest.raises(ValueError, match="another data set"):
+        batches(np.float64).restore(first.state())
+
+
+def test_a_file_of_arrays_is_a_source(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.arange(20.0), y=np.arange(20))
+    with np.load(tmp_path / "a.npz") as arrays:
+        batch, rows = _first(arrays)
+    assert batch["x"].tolist() == batch["y"].tolist() == rows.tolist()

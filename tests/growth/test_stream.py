@@ -166,3 +166,24 @@ def test_the_largest_seeds():
     for seed, epoch in ((2**64, 0), (0, 2**64)):
         with pytest.raises(ValueError, match="at most 18446744073709551615"):
             epoch_order(seed, epoch, 5)
+
+
+def test_streams_side_by_side_sort_an_epoch_once_each(monkeypatch):
+    made = []
+    monkeypatch.setattr(_stream, "_order", _stream._Kept(4, 256, 1 << 20))
+    monkeypatch.setattr(_stream, "_sorted", lambda *key: made.append(key) or np.arange(key[-1]))
+    for start in range(0, 100, 10):
+        for seed in range(64):
+            stream_rows(seed, start, start + 10, num_examples=100)
+    assert len(made) == len(set(made)) == 64
+
+
+def test_large_orders_are_kept_as_far_as_memory_allows(monkeypatch):
+    monkeypatch.setattr(_stream, "_sorted", lambda *key: np.zeros(key[-1], np.int32))
+    kept = _stream._Kept(4, 6, 4 * 250)
+    for seed in range(9):
+        kept(seed, 0, 100)
+    assert len(kept._orders) == 4 and kept(8, 0, 100) is kept(8, 0, 100)  # the fewest
+    for seed in range(9):
+        kept(seed, 0, 10)
+    assert list(kept._orders) == [(seed, 0, 10) for seed in range(3, 9)]  # the most

@@ -146,3 +146,16 @@ def test_the_microbatch_is_the_largest_within_the_budget():
     split = GrowingBatches(_source(), GROWTH, seed=0, mesh=data_mesh(8))
     with pytest.raises(ValueError, match="8 examples take more, and 4 cannot be laid out"):
         largest_microbatch(step, _state(data_mesh(8)), split.spec, start=64, budget=8)
+
+
+def test_what_is_compiled_is_asked_for_no_more(monkeypatch):
+    batches = GrowingBatches(_source(), GROWTH, seed=0)
+    step, state = compile_ahead(jax.jit(_step), batches), _state(None)
+    asked = []
+    monkeypatch.setattr(
+        batches, "spec", lambda size, spec=batches.spec: asked.append(size) or spec(size)
+    )
+    for _ in range(9):
+        state, _ = step(state, next(batches))
+        _settle(step)
+    assert asked == [8, 16, 32]

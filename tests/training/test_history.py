@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from gapjax import growth, training
+from gapjax.training import _history
 
 
 class Pair(NamedTuple):
@@ -118,3 +119,16 @@ def test_a_metric_whose_shape_changes_is_told_when_it_does(tmp_path):
     _run(steps[0], tmp_path, 2)
     with pytest.raises(ValueError, match=r"'loss' has the shape \(3,\) at update 3"):
         _run(steps[1], tmp_path, 4)
+
+
+def test_long_runs_keep_their_metrics_on_the_host():
+    recorder = _history.Recorder()
+    last = 2 * _history._CHUNK + 100
+    for update in range(1, last + 1):
+        recorder.add(update, {"loss": jnp.float32(update), "pair": Pair(np.float32(1), [2])})
+        assert len(recorder._new) < _history._CHUNK + _history._IN_FLIGHT
+    history = recorder.history()
+    assert history.step.tolist() == list(range(1, last + 1))
+    np.testing.assert_array_equal(history.metrics["loss"], history.step)
+    recorder.add(last + 1, {"loss": jnp.float32(0), "pair": Pair(np.float32(1), [2])})
+    assert recorder.history().metrics["loss"].shape == (last + 1,)

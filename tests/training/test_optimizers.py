@@ -431,3 +431,38 @@ def test_an_optimizer_whose_state_depends_on_values_starts_too():
     tx = optax.GradientTransformation(init, lambda updates, state, params=None: (updates, state))
     state = training.init_state({"w": jnp.ones(4)}, tx, key=jax.random.key(0))
     assert bool(state.opt_state["large"])
+
+
+def _by_a_rule(rule):
+    def update(updates, state, params=None, *, batch_size=None, **extra):
+        del params, extra
+        factor = 1.0 if batch_size is None else rule(batch_size, state)
+        return jax.tree.map(lambda u: u * factor, updates), state + 1
+
+    return optax.GradientTransformationExtraArgs(lambda params: jnp.zeros(()), update)
+
+
+def test_a_helper_of_a_transform_of_ones_own_is_taken_for_no_update():
+    tx = optax.chain(optax.sgd(1.0), _by_a_rule(lambda batch, state: batch / 4))
+    step = training.make_train_step(
+        lambda w, state, x, key: (jnp.sum(w) + jnp.sum(x), (state, {})), tx
+    )
+    state = training.init_state(jnp.zeros(2), tx, key=jax.random.key(0))
+    state, _ = jax.jit(step)(state, jnp.zeros(8))
+    np.testing.assert_array_equal(state.params, -2.0)  # 8 examples are twice 4
+
+
+def test_a_transform_that_holds_functions_of_a_state_goes_with_any_chain():
+    def measured(norm):
+        def update(updates, state, params=None):
+            del params
+            return updates, norm(updates, state)
+
+        return optax.GradientTransformation(lambda params: jnp.zeros(()), update)
+
+    tx = optax.chain(
+        measured(lambda updates, state: state + optax.tree.norm(updates)),
+        diffusion.scale_by_batch_size(4),
+        optax.sgd(0.1),
+    )
+    training.make_train_step(lambda w, state, x, key: (jnp.sum(w), (state, {})), tx)

@@ -174,7 +174,7 @@ class Checkpoints:
             "gapjax": gapjax.__version__,
             "config": self._config,
             "update": int(update),
-            "batches": batches.state() if hasattr(batches, "state") else None,
+            "batches": batches.state() if callable(getattr(batches, "state", None)) else None,
         }
         writer = self._writer
         self._try(lambda: writer.start(int(update), state, history, about))  # type: ignore[union-attr]
