@@ -12,6 +12,7 @@ import enum
 import functools
 import hashlib
 import importlib
+import importlib.util
 import inspect
 import sys
 import sysconfig
@@ -306,9 +307,13 @@ def _is_library(module: str | None) -> bool:
     root = (module or "").partition(".")[0]
     if root in ("gapjax", "builtins") or root in sys.builtin_module_names:
         return True
-    file = getattr(sys.modules.get(root), "__file__", None)
-    spec = getattr(sys.modules.get(root), "__path__", None)
-    places = [file] if file else list(spec or ())
+    if root in sys.modules:
+        file = getattr(sys.modules[root], "__file__", None)
+        path = getattr(sys.modules[root], "__path__", None)
+    else:  # where it would come from, so that it is the same before and after
+        found = importlib.util.find_spec(root) if root else None
+        file, path = (found.origin, found.submodule_search_locations) if found else (None, None)
+    places = [file] if file else list(path or ())
     return bool(places) and all(
         str(place).startswith(tuple(filter(None, _LIBRARIES))) for place in places
     )

@@ -14,6 +14,7 @@ import optax
 import pytest
 
 from gapjax import study
+from gapjax.study._results import _identity
 from gapjax.study._results._identity import identity
 from tests.study.conftest import tiny_study
 
@@ -219,6 +220,21 @@ def test_functions_of_modules_of_ones_own_are_read_however_they_are_reached(own_
     first, second = hashes(own_package(1)), hashes(own_package(2))
     assert len(first) == 10 and not any(vague for _, vague in first.values())
     assert [name for name in first if first[name] == second[name]] == ["other"]
+
+
+def test_a_library_is_the_same_before_and_after_it_is_imported(monkeypatch):
+    def f(x):
+        import tabnanny
+
+        return tabnanny.check(x)
+
+    monkeypatch.delitem(sys.modules, "tabnanny", raising=False)
+    _identity._is_library.cache_clear()
+    before = identity(f)
+    assert "tabnanny" not in sys.modules  # nor is it imported for this
+    importlib.import_module("tabnanny")
+    _identity._is_library.cache_clear()
+    assert identity(f) == before
 
 
 def test_a_module_that_is_not_there_is_named():
