@@ -145,7 +145,7 @@ def match_diffusion(
 
     Args:
         reference: from :func:`diffusion_record`, at least 5 points. The curves of a population
-            are averaged.
+            are averaged, without those that diverged.
         min_scale: lower bound of the scale.
         max_scale: upper bound of the scale. The defaults are the square-root rule for a batch 400
             times as large and its inverse.
@@ -282,7 +282,9 @@ def _target(reference: DiffusionRecord, steps_per_update: float) -> tuple[Any, i
             f"reference must be a DiffusionRecord, with steps and distances, not {reference!r}."
         )
     step = np.asarray(reference.step, np.float64)
-    distance = np.asarray(reference.distance, np.float64).reshape(-1, step.size).mean(axis=0)
+    curves = np.asarray(reference.distance, np.float64).reshape(-1, step.size)
+    sound = np.isfinite(curves[:, step >= 1]).all(axis=1)
+    distance = (curves[sound] if sound.any() else curves).mean(axis=0)
     used = (step >= 1) & np.isfinite(distance) & (distance > 0)
     step, distance = step[used], distance[used]
     if step.size < FEWEST:

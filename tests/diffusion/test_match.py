@@ -12,6 +12,7 @@ from gapjax.diffusion import (
     scale_by_batch_size,
     track_diffusion,
 )
+from gapjax.diffusion._match import _target
 
 
 def reference_record(step, distance):
@@ -153,6 +154,18 @@ def test_past_its_end_the_reference_goes_on_by_its_last_decade():
     # A reference that comes back at its end is held flat.
     falling = reference_record(STEP, 10 - np.log(STEP))
     assert target_at(falling, 60_000).target == pytest.approx(falling.distance[-1], rel=1e-5)
+
+
+def test_of_a_population_those_that_diverged_are_left_out():
+    curves = np.stack([1 + 0.5 * np.log(STEP)] * 3)
+    curves[1, len(STEP) // 2 :] = np.nan
+    curves[1, : len(STEP) // 2] *= 10
+    found, wanted = (
+        _target(reference_record(STEP, distance), 1.0) for distance in (curves, curves[0])
+    )
+    at = jnp.asarray([3.0, 40.0, 4000.0])
+    np.testing.assert_array_equal(found[0](at), wanted[0](at))
+    assert found[1] == wanted[1]
 
 
 def test_a_population_as_reference_is_averaged_and_epochs_can_be_compared():
