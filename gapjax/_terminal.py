@@ -57,13 +57,14 @@ def show(title: str, columns: Iterable[Any], rows: Iterable[list[str]]) -> None:
     import rich.box
     import rich.console
     import rich.table
+    import rich.text
 
     console = rich.console.Console()
     table = rich.table.Table(title=title, box=rich.box.SIMPLE_HEAD, title_justify="left")
     for column in columns:
         table.add_column(column.title, justify="right" if column.numeric else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(rich.text.Text, row))  # brackets are no markup
     wide = console.options.update(width=10_000)
     console.width = max(console.width, console.measure(table, options=wide).maximum)
     console.print(table)

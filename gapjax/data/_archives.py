@@ -32,12 +32,24 @@ def is_hidden(name: str) -> bool:
 
 
 def files_in(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The files in a folder and in those within it, in order, without hidden ones."""
-    for place, folders, files in os.walk(folder):
+    """The files in a folder and in those within it, linked ones too, in order; no hidden ones."""
+    above = folder.resolve().parents
+    seen = {_identity(place) for place in above}  # a link may lead back
+    for place, folders, files in os.walk(folder, followlinks=True):
+        if (here := _identity(place)) in seen:
+            folders[:] = []
+            continue
+        seen.add(here)
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         for name in sorted(files):
             if not is_hidden(name):
                 yield pathlib.Path(place, name)
+
+
+def _identity(folder: str | pathlib.Path) -> tuple[int, int]:
+    """What a folder is, by whatever name."""
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 class Room:
@@ -118,7 +130,7 @@ def _write(folder: pathlib.Path, name: str, member: IO[bytes], room: Room | None
 def _tar_members(stream: BinaryIO, room: Room) -> Iterator[tuple[str, IO[bytes]]]:
     forward: Any = _Forward(stream, room)
     tar: Any
-    with tarfile.open(fileobj=forward, mode="r:") as tar:
+    with tarfile.open(fileobj=forward, mode="r:", tarinfo=_Header) as tar:
         while (member := tar.next()) is not None:
             tar.members.clear()  # it would keep them all
             if member.issparse():
@@ -128,6 +140,19 @@ def _tar_members(stream: BinaryIO, room: Room) -> Iterator[tuple[str, IO[bytes]]
         # the check of the compressed stream comes at its end, behind that of the archive
         while forward.read(_PART):
             pass
+
+
+class _Header(tarfile.TarInfo):
+    """A header that says when it is cut or damaged; a tar file would seem to end there."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> "_Header":
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # of zeros: the end mark
+            raise
+        except tarfile.HeaderError as error:
+            raise EOFError(f"a header is no header: {error}") from error
 
 
 def _zip_members(stream: BinaryIO) -> Iterator[tuple[str, IO[bytes]]]:

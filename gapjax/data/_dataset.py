@@ -249,6 +249,8 @@ def _images(images: Any, part: str) -> np.ndarray:
 
 def _array(leaf: Any, place: str) -> np.ndarray:
     """A leaf with the type that it has on a device, or what is wrong with it."""
+    if np.ma.is_masked(leaf):
+        raise ValueError(f"{place} has missing values: leave those examples out, or fill them.")
     array = np.asarray(leaf)
     if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
         raise ValueError(
@@ -257,8 +259,10 @@ def _array(leaf: Any, place: str) -> np.ndarray:
         )
     if not array.ndim:
         raise ValueError(f"{place} is one number; it needs a leading axis of examples.")
-    if array.dtype.itemsize == 8:
-        narrow = jax.dtypes.canonicalize_dtype(array.dtype)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)  # JAX knows no other
+    if array.dtype.itemsize >= 8:
+        wide = array.dtype if array.dtype.itemsize == 8 else np.dtype(np.float64)
+        narrow = jax.dtypes.canonicalize_dtype(wide)
         if array.dtype.kind in "iu" and array.size:
             bounds, low, high = np.iinfo(narrow), int(array.min()), int(array.max())
             if low < bounds.min or high > bounds.max:

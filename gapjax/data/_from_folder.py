@@ -59,11 +59,14 @@ def from_folder(
         )
     shape = (height, width, channels)
     test = "test" if "test" in local.splits else "validation"
-    splits = [_decoded(local, split, shape) for split in ("train", test)]
+    resize = image_size is not None
+    splits = [_decoded(local, split, shape, resize=resize) for split in ("train", test)]
     return Dataset(splits[0], splits[1], local.class_names, name=name or place.resolve().name)
 
 
-def _decoded(local: _local.Local, split: str, shape: tuple[int, int, int]) -> Split:
+def _decoded(
+    local: _local.Local, split: str, shape: tuple[int, int, int], *, resize: bool
+) -> Split:
     examples: list[Any] = list(local.splits[split]())
     needed = len(examples) * int(np.prod(shape))
     if needed > _local.memory() / 4:
@@ -76,7 +79,10 @@ def _decoded(local: _local.Local, split: str, shape: tuple[int, int, int]) -> Sp
     for row, example in enumerate(examples):
         picture, _ = _images.read_image(example.image)
         try:
-            images[row] = _images.to_pixels(picture, shape[-1], shape[:2])
+            pixels = _images.to_pixels(picture, shape[-1], shape[:2] if resize else None)
+            if pixels.shape != shape:
+                raise ValueError(f"it has {pixels.shape[0]} x {pixels.shape[1]} pixels")
+            images[row] = pixels
         except ValueError as error:
             raise damaged(example.image, error) from error
         labels[row] = local.class_names.index(example.label)

@@ -23,6 +23,7 @@ SUFFIXES = frozenset(
 _PIXELS = 64_000_000  # 8000 by 8000; decoding and converting takes about ten bytes for each
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _ORIENTATION = 0x0112  # the tag of EXIF
+_BITS = 0x0102  # the tag of TIFF
 
 
 def open_image(content: bytes) -> "PIL.Image.Image":
@@ -109,7 +110,9 @@ def _eight_bits(picture: "PIL.Image.Image") -> "PIL.Image.Image":
     if not picture.mode.startswith("I"):
         return picture
     values = np.asarray(picture)
-    if values.min(initial=0) < 0 or values.max(initial=0) > 0xFFFF:
+    # As numbers of 32 bits Pillow also opens some of 16; of a TIFF its tag tells.
+    bits = max(getattr(picture, "tag_v2", {}).get(_BITS, (16,)))
+    if bits > 16 or values.min(initial=0) < 0 or values.max(initial=0) > 0xFFFF:
         raise ValueError("its pixels are numbers of 32 bits")
     return PIL.Image.fromarray((values >> 8).astype(np.uint8))
 
@@ -136,7 +139,8 @@ def look(file: pathlib.Path) -> tuple[tuple[int, int], bool]:
     except ValueError as error:
         raise damaged(file, error) from error
     height, width = picture.height, picture.width
-    return (width, height) if _orientation(picture) > 4 else (height, width), is_grey(picture)
+    turned = _orientation(picture) > 4 and picture.format != "TIFF"  # of which Pillow has done so
+    return (width, height) if turned else (height, width), is_grey(picture)
 
 
 def encode(pixels: Any) -> bytes:

@@ -5,7 +5,7 @@ import os
 import pathlib
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -135,12 +135,16 @@ def _plain(name: str) -> str:
 
 def say_left_out(local: Local) -> None:
     """Warn of files beside the examples that were not read."""
-    if local.left_out:
-        kinds = collections.Counter(path.suffix.lower() or path.name for path in local.left_out)
+    warn_left_out(local.left_out, "images")
+
+
+def warn_left_out(files: Sequence[pathlib.Path], what: str) -> None:
+    """Warn of files beside what was read."""
+    if files:
+        kinds = collections.Counter(path.suffix.lower() or path.name for path in files)
         said = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(8))
         warnings.warn(
-            f"{len(local.left_out)} files beside the images were left out ({said}); the first is "
-            f"{local.left_out[0]}."
+            f"{len(files)} files beside the {what} were left out ({said}); the first is {files[0]}."
         )
 
 

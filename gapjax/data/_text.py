@@ -12,7 +12,7 @@ import numpy as np
 
 from gapjax import _checks, _outside
 from gapjax._paths import local_path
-from gapjax.data import _archives, _import, _tfds
+from gapjax.data import _archives, _import, _local, _tfds
 from gapjax.data._dataset import Dataset
 from gapjax.data._fields import TOKENS, VOCABULARY
 from gapjax.data._folders import SPLITS
@@ -177,6 +177,8 @@ def _texts(place: pathlib.Path) -> dict[str, list[bytes]]:
             "train": [file for file in files if file not in tested],
             "test": [file for file in files if file in tested],
         }
+    taken = {file for part in chosen.values() for file in part}
+    _local.warn_left_out([file for file in files if file not in taken], "texts")
     if not all(chosen.values()):
         raise ValueError(
             f"{place} holds {len(files)} files; it needs at least one to train on and one to test "

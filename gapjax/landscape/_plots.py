@@ -185,7 +185,7 @@ def plot_contour(
         scale = np.geomspace(finite.min(), finite.max(), levels)
     if np.ndim(scale) and np.ptp(scale) == 0:
         scale = None
-    drawn = ax.contour(plane.x, plane.y, values, levels=scale)
+    drawn = ax.contour(*_in_order(plane, values), levels=scale)
     if drawn.levels.size:
         ax.clabel(drawn, drawn.levels[::3], fontsize="x-small")
     if points is not None:
@@ -226,12 +226,19 @@ def plot_surface(plane: Plane, ax: Any = None, *, name: str | None = None) -> An
             "a surface needs an axis of three dimensions: add_subplot(projection='3d')."
         )
     name, values = _chosen(plane.values, name)
-    ax.plot_surface(*np.meshgrid(plane.x, plane.y), values, cmap="viridis", linewidth=0)
+    x, y, values = _in_order(plane, values)
+    ax.plot_surface(*np.meshgrid(x, y), values, cmap="viridis", linewidth=0)
     ax.set_xlabel("first direction")
     ax.set_ylabel("second direction")
     ax.set_zlabel(name)
     _state(ax, plane.statistics)
     return ax
+
+
+def _in_order(plane: Plane, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Coordinates that rise, with the values there."""
+    rows, columns = np.argsort(plane.y), np.argsort(plane.x)
+    return plane.x[columns], plane.y[rows], values[np.ix_(rows, columns)]
 
 
 def plot_trajectory(pca: TrajectoryPCA, ax: Any = None) -> Any:

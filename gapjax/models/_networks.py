@@ -15,6 +15,9 @@ from gapjax.models._nnx_vgg import c2, c4, vgg
 from gapjax.models._resnets import resnet, resnet44, resnet50, wrn16_4
 from gapjax.models._transformer import transformer, transformer_tiny
 
+# What people call the width of the last layer.
+_WIDTHS = ("num_outputs", "num_classes", "classes", "outputs", "num_labels", "out_features")
+
 # Each takes the width of its last layer first (the number of classes, say). The thin ones are the
 # same networks with every width divided, for machines without an accelerator.
 NETWORKS: dict[str, Callable[..., Any]] = {
@@ -83,7 +86,7 @@ def find_network(name: str, num_outputs: int | None = None) -> Any:
                 f"{error} A network of your own goes by package.module:name."
             ) from None
     found = _imported(name, module, attribute)
-    return found(*wide) if _takes_a_width(found) else found
+    return _made(found, name, num_outputs) if _is_constructor(found) else found
 
 
 def _imported(name: str, module: str, attribute: str) -> Any:
@@ -105,8 +108,32 @@ def _imported(name: str, module: str, attribute: str) -> Any:
     return found
 
 
-def _takes_a_width(found: Any) -> bool:
-    """Whether a constructor takes a width: of those that need an argument, not one for rngs."""
+def _made(found: Any, name: str, num_outputs: int | None) -> Any:
+    """What a constructor makes, of a width if it takes one."""
+    variadic = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    parameters = [
+        p
+        for p in signature(found).parameters.values()
+        if p.kind not in variadic and p.name not in ("parent", "name")  # of every linen module
+    ]
+    needed = [p for p in parameters if p.default is p.empty]
+    named = [p for p in parameters if p.name in _WIDTHS]
+    takes = needed or named or (parameters if len(parameters) == 1 else [])
+    if len(needed) > 1 or (needed and num_outputs is None):
+        raise ValueError(
+            f"model {name}: it needs {', '.join(p.name for p in needed)}, and is given the width "
+            f"of its last layer alone, {num_outputs}: name a function that needs no more, or "
+            "nothing."
+        )
+    if not takes or num_outputs is None:
+        return found()
+    if takes[0].kind is inspect.Parameter.POSITIONAL_ONLY:
+        return found(num_outputs)
+    return found(**{takes[0].name: num_outputs})
+
+
+def _is_constructor(found: Any) -> bool:
+    """Whether it has to be called for a network, and not with rngs."""
     import flax.linen as nn
     from flax import nnx
 

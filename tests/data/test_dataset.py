@@ -182,3 +182,18 @@ def test_digits_hold_every_embedded_example_once_with_its_label():
     np.testing.assert_array_equal(np.sort(ours, axis=0), np.sort(theirs, axis=0))
     assert set(map(tuple, ours)) == set(map(tuple, theirs))
     assert all(count > 100 for count in np.bincount(digits.train.labels))
+
+
+@pytest.mark.parametrize("kind", [">f4", ">f2", ">i2", ">f8", ">i8", np.longdouble])
+def test_numbers_in_another_order_or_width_go_onto_a_device(kind):
+    x = np.arange(8).reshape(4, 2).astype(kind)
+    found = Dataset({"x": x}, {"x": x}).train["x"]
+    np.testing.assert_array_equal(jax.numpy.asarray(found), x.astype(found.dtype))
+
+
+def test_missing_values_are_refused():
+    x = np.ma.masked_array(np.zeros((4, 2)), mask=[[1, 0]] * 4)
+    with pytest.raises(ValueError, match="has missing values"):
+        Dataset({"x": x}, {"x": x})
+    whole = np.ma.masked_array(np.zeros((4, 2)))
+    assert Dataset({"x": whole}, {"x": whole}).train["x"].shape == (4, 2)

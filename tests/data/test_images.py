@@ -6,7 +6,7 @@ import PIL.ImageOps
 import pytest
 
 from data import files
-from gapjax.data import _images, import_local, load
+from gapjax.data import _images, from_folder, import_local, load
 
 RNG = np.random.default_rng(0)
 
@@ -174,3 +174,39 @@ def test_an_image_of_another_size_than_the_set_says_is_named(tmp_path):
     about.write_text(about.read_text().replace('"4"', '"5"'))
     with pytest.raises(ValueError, match=r"record 0 cannot be read .its image has 4 x 4 pixels"):
         load("odd", data_dir=tmp_path)
+
+
+def test_numbers_of_32_bits_are_refused_however_small():
+    small = _encoded(PIL.Image.fromarray(np.arange(20, dtype=np.int32).reshape(4, 5)), "TIFF")
+    with pytest.raises(ValueError, match="32 bits"):
+        _pixels(small, 1)
+
+
+@pytest.mark.parametrize("kind", ["tif", "jpg", "png"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_turned_images_of_every_kind_are_upright(tmp_path, kind, orientation):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    made = np.repeat(RNG.integers(0, 256, (8, 1), np.uint8), 6, axis=1)
+    upright = np.asarray(PIL.ImageOps.exif_transpose(_with_exif(made, orientation)))
+    for split in ("train", "test"):
+        for name in "ab":
+            (tmp_path / "in" / split / name).mkdir(parents=True)
+            PIL.Image.fromarray(made).save(
+                tmp_path / "in" / split / name / f"0.{kind}", exif=exif, **_EXACT.get(kind, {})
+            )
+    seen = from_folder(tmp_path / "in").train.images[0, ..., 0]
+    assert seen.shape == upright.shape
+    np.testing.assert_allclose(seen, upright, atol=8 if kind == "jpg" else 0)
+    import_local("own", tmp_path / "in", data_dir=tmp_path / "out")
+    again = load("own", data_dir=tmp_path / "out").train.images[0, ..., 0]
+    np.testing.assert_allclose(again, upright, atol=8 if kind == "jpg" else 0)
+
+
+_EXACT = {"jpg": {"quality": 100}}
+
+
+def _with_exif(pixels, orientation):
+    picture = PIL.Image.fromarray(pixels)
+    picture.getexif()[0x0112] = orientation
+    return picture

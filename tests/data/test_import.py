@@ -2,12 +2,13 @@ import gzip
 import os
 import pickle
 import sys
+import tarfile
 
 import numpy as np
 import pytest
 
 from data import files
-from gapjax.data import import_local, load
+from gapjax.data import from_folder, import_local, load
 
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
@@ -252,3 +253,46 @@ def test_gzip_with_another_header_is_the_same_payload(tmp_path):
         stream.write(files.idx_bytes(made["train"][1]))
     import_local("kmnist", tmp_path / "in", data_dir=tmp_path / "out")
     _same(load("kmnist", data_dir=tmp_path / "out"), made)
+
+
+@pytest.mark.parametrize("where", ["header", "border", "flipped", "no end"])
+def test_a_tar_file_that_is_cut_or_damaged_is_refused(tmp_path, where):
+    files.write_folders(tmp_path / "in", ["a", "b"])
+    archive = files.pack(tmp_path / "in", tmp_path / "in.tar")
+    content = bytearray(archive.read_bytes())
+    with tarfile.open(archive) as tar:
+        members = tar.getmembers()
+    last = members[-2].offset
+    if where == "flipped":
+        content[last + 20] ^= 1
+    else:
+        content = content[: {"header": last + 100, "border": last}.get(where, _end(members[-1]))]
+    archive.write_bytes(content)
+    with pytest.raises(ValueError, match=r"in\.tar is truncated or damaged"):
+        import_local("own", archive, data_dir=tmp_path / "out")
+    assert not _untouched(tmp_path / "out")
+
+
+def _end(member):
+    return member.offset_data + -(-member.size // 512) * 512
+
+
+@pytest.mark.parametrize("kind", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_long_names_and_extended_headers_in_a_tar_file_are_read(tmp_path, kind):
+    made = files.write_folders(tmp_path / "in", ["a", "b" * 120])
+    with tarfile.open(tmp_path / "in.tar", "w", format=kind) as tar:
+        tar.add(tmp_path / "in", arcname="x" * 90)
+    import_local("own", tmp_path / "in.tar", data_dir=tmp_path / "out")
+    _same(load("own", data_dir=tmp_path / "out"), made)
+
+
+def test_folders_behind_links_are_read_and_loops_end(tmp_path):
+    files.write_folders(tmp_path / "in", ["a", "b"])
+    extra = tmp_path / "extra"
+    extra.mkdir()
+    for i in range(5):
+        (extra / f"more{i}.png").write_bytes(files.encoded(np.zeros((32, 32, 3), np.uint8)))
+    (tmp_path / "in" / "train" / "a" / "more").symlink_to(extra)
+    (extra / "back").symlink_to(tmp_path / "in")
+    dataset = from_folder(tmp_path / "in")
+    assert (len(dataset.train), len(dataset.test)) == (6 + 5, 4)

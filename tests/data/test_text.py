@@ -114,7 +114,8 @@ def test_a_folder_that_is_split_already(tmp_path):
     for split, byte in (("train", b"a"), ("val", b"b"), ("test", b"c")):
         (tmp_path / "in" / split).mkdir(parents=True)
         (tmp_path / "in" / split / "x.txt").write_bytes(byte * 50)
-    import_text("own", tmp_path / "in", sequence_length=8, data_dir=tmp_path / "out")
+    with pytest.warns(UserWarning, match=r"1 files beside the texts were left out .*val.x.txt"):
+        import_text("own", tmp_path / "in", sequence_length=8, data_dir=tmp_path / "out")
     dataset = load("own", data_dir=tmp_path / "out")
     assert set(dataset.train["tokens"].flat) == {ord("a")}
     assert set(dataset.test["tokens"].flat) == {ord("c")}

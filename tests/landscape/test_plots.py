@@ -92,3 +92,19 @@ def test_density_and_trajectory(plt):
     landscape.plot_trajectory(landscape.trajectory_pca(run)).figure.canvas.draw()
     with pytest.raises(ValueError, match="two directions"):
         landscape.plot_trajectory(landscape.trajectory_pca(run, num_components=1))
+
+
+def test_a_plane_is_drawn_the_same_in_any_order(plt):
+    x, y = np.linspace(-2, 2, 5), np.linspace(0, 3, 4)
+    values = x[None] ** 2 + 2 * y[:, None]
+    order, other = np.array([2, 3, 1, 4, 0]), np.array([1, 0, 3, 2])
+    planes = [
+        Plane(x, y, {"loss": values}, "mode"),
+        Plane(x[order], y[other], {"loss": values[np.ix_(other, order)]}, "mode"),
+    ]
+    drawn = []
+    for plane in planes:
+        axis = landscape.plot_contour(plane, plt.figure().add_subplot())
+        drawn.append([path.vertices for path in axis.collections[0].get_paths()])
+    for one, two in zip(*drawn, strict=True):
+        np.testing.assert_array_equal(one, two)

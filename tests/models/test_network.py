@@ -182,6 +182,35 @@ def with_a_width(num_outputs, width=4):
     return models.MLP((width,), num_outputs)
 
 
+class Wide(nn.Module):
+    hidden: int = 4
+    last: int = 5
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.last)(nn.Dense(self.hidden)(x))
+
+
+class Named(Wide):
+    num_classes: int = 3
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.num_classes)(nn.Dense(self.hidden)(x))
+
+
+def of_nothing():
+    return models.MLP((4,), 3)
+
+
+def by_any_name(k=3):
+    return models.MLP((4,), k)
+
+
+def of_two(width, depth):
+    return models.MLP((width,) * depth, 3)
+
+
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
@@ -191,6 +220,10 @@ def with_a_width(num_outputs, width=4):
         (f"{__name__}:needs_no_width", (3,)),
         (f"{__name__}:with_a_width", (7,)),
         (f"{__name__}:Bare", (3,)),
+        (f"{__name__}:Wide", (5,)),
+        (f"{__name__}:Named", (7,)),
+        (f"{__name__}:of_nothing", (3,)),
+        (f"{__name__}:by_any_name", (7,)),
     ],
 )
 def test_networks_are_found_by_name(name, shape):
@@ -207,6 +240,7 @@ def test_networks_are_found_by_name(name, shape):
         ("digit-mlp", "Did you mean 'digits-mlp'.*package.module:name"),
         ("no.such:thing", "'no.such' cannot be imported"),
         ("gapjax.models:f3", "has no 'f3'. Did you mean 'f"),
+        (f"{__name__}:of_two", "it needs width, depth, and is given the width"),
     ],
 )
 def test_networks_that_are_not_there(name, message):

@@ -116,10 +116,14 @@ def _drawn(axis: Any) -> Iterator[tuple[Any, ...]]:
     """
     from matplotlib.collections import PathCollection, PolyCollection
 
+    # Of two axes that share a picture one has the label.
+    beside = axis.get_shared_x_axes().get_siblings(axis)
+    across = next((one.get_xlabel() for one in (axis, *beside) if one.get_xlabel()), "")
+
     def rows(artist: Any, mark: str, places: Any) -> Iterator[tuple[Any, ...]]:
         label = artist.get_label()
         series = "" if re.fullmatch(r"_child\d+", label) else label.removeprefix("_")
-        head = (axis.get_xlabel(), axis.get_ylabel(), series.replace(r"\$", "$"), mark)
+        head = (across, axis.get_ylabel(), series.replace(r"\$", "$"), mark)
         empty = (math.nan,) * 2
         return ((*head, *map(float, (*place, *empty)[:4])) for place in places)
 

@@ -288,7 +288,10 @@ def _overfitting(result: StudyResult, seen: Observations) -> str:
     test = result.gap.beside(large, small)  # of the training set single examples are not kept
 
     def points(value: Interval) -> str:
-        rounded = (None if v is None else round(v, 5) for v in (value.mean, value.low, value.high))
+        # A difference of shares is of whole examples: what is less is rounding, and would be told.
+        places = 5 if unit else 15
+        ends = (value.mean, value.low, value.high)
+        rounded = (None if end is None else round(end, places) for end in ends)
         return bounds(Interval(*rounded), task.scale(task.headline)) + unit
 
     return (

@@ -52,8 +52,10 @@ def plot_steps(result: SweepResult, axis: Any) -> None:
             axis.plot(
                 sizes, steps * first / sizes, color=MUTED, ls=(0, (4, 3)), lw=1, label="perfect"
             )
-            axis.set_ylim(bottom=0.5 * min(p.steps.mean or steps for p in line.reached))
     _log(axis, lines, "updates to the target")
+    means = [point.steps.mean for line in lines for point in line.reached if point.steps.mean]
+    if means:  # perfect scaling goes on below them all; the top stays as it is
+        axis.set_ylim(0.5 * min(means), axis.get_ylim()[1])
 
 
 def plot_examples(result: SweepResult, axis: Any) -> None:

@@ -245,3 +245,24 @@ def test_names_with_signs_of_mathematics_are_drawn_as_they_are(finished, tmp_pat
     study.write_report(find_all(result.config, records, examples), tmp_path / "x.html")
     text = (tmp_path / "x.html").read_text()
     assert "<b></td>" not in text and "$x$ &amp; &lt;b&gt;" in text
+
+
+def test_the_band_of_a_measure_below_0_is_about_its_mean(finished):
+    _, result, _ = finished
+    record = result.regimes["SB"]
+    curves = record.curves
+    rows, _ = curves.measured("test_loss")
+    values = [[None] * len(row) for row in curves.values["test_loss"]]
+    for place, row in enumerate(np.flatnonzero(rows)):
+        values[row] = [place - 3.0 + 0.1 * i for i in range(len(values[row]))]
+    lower = dataclasses.replace(curves, values={**curves.values, "test_loss": values})
+    own = dataclasses.replace(result, regimes={"SB": dataclasses.replace(record, curves=lower)})
+    axis = _axis()
+    study.plot_curves(own, axis, name="test_loss")
+    (line,), (band,) = axis.lines, axis.collections
+    assert axis.get_yscale() == "linear"
+    ends = band.get_paths()[0].vertices
+    for at, mean in line.get_xydata():
+        here = ends[np.isclose(ends[:, 0], at), 1]
+        assert here.min() < mean < here.max()
+        assert mean - here.min() == pytest.approx(here.max() - mean)

@@ -238,3 +238,16 @@ def test_an_easier_target_whose_first_rate_is_not_known_is_not_answered():
     assert one.answers(make_goal(FACTS, 1.9, "validation"), 128)  # the second cannot overtake
     assert not one.answers(make_goal(FACTS, 1.2, "validation"), 128)
     assert dataclasses.replace(one, diverged=[3] * 4).answers(GOAL, 128)  # none ever will
+
+
+def test_every_remedy_lies_inside_the_figure_of_updates():
+    from matplotlib.figure import Figure
+
+    sizes = (4, 8, 16)
+    records = [record(s, np.full((1, 4), 60.0 + s)) for s in sizes]
+    records += [record(s, np.full((1, 4), 3.0 + s / 9), "MINE") for s in sizes]
+    result, axis = find(CONFIG, records, GOAL), Figure().subplots()
+    study.plot_steps(result, axis)
+    low, high = axis.get_ylim()
+    means = [point.steps.mean for line in result.lines.values() for point in line.points]
+    assert len(means) == 6 and all(low < mean < high for mean in means)

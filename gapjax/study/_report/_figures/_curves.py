@@ -33,19 +33,21 @@ def plot_curves(result: StudyResult, axis: Any, *, name: str, against: str = "up
     measure = name.partition("_")[2]
     percent = measure in task.percent
     scale = task.scale(measure)
-    for i, (regime, record) in enumerate(result.regimes.items()):
-        update, mean, deviation = over_members(record, name)
+    found = {regime: over_members(record, name) for regime, record in result.regimes.items()}
+    seen = [mean for _, mean, _ in found.values() if mean.size]
+    log = not percent and bool(seen) and all((mean > 0).all() for mean in seen)
+    for i, (regime, (update, mean, deviation)) in enumerate(found.items()):
         if not update.size:
             continue
+        record = result.regimes[regime]
         at = _spent(record, against)[np.isin(record.curves.update, update)]
         mean, deviation = scale * mean, scale * deviation
         # A logarithmic axis has no room for what is not above 0.
-        low = mean - deviation if percent else np.maximum(mean - deviation, 0.5 * mean)
+        low = np.maximum(mean - deviation, 0.5 * mean) if log else mean - deviation
         _band(axis, at, low, mean + deviation, i, regime)
         axis.plot(at, mean, color=color(i), label=figure_text(regime))
     _against(axis, name.replace("_", " ") + (", %" if percent else ""), AXES[against])
-    positive = all((line.get_ydata() > 0).all() for line in axis.lines)
-    if not percent and axis.lines and positive:
+    if log:
         axis.set_yscale("log")
 
 

@@ -50,7 +50,7 @@ def plot_lines(result: StudyResult, axis: Any) -> None:
             told = figure_text(name) if split == "train" else f"_{figure_text(name)}, {split}"
             values = found.line[f"{split}/loss"].mean
             axis.plot(found.t, values, color=own, ls=style, lw=1.4, label=told)
-    axis.set_yscale("log")
+    _log_where_positive(axis)
     axis.set_ylabel("mean loss")
     axis.set_xlabel("position on the line, in lengths of the filters")
 
@@ -75,6 +75,7 @@ def plot_way(result: StudyResult, axis: Any) -> None:
             values = np.array(between.curves[f"{split}/{task.headline}"].mean, np.float64)
             scaled = task.scale(task.headline) * values
             other.plot(between.alpha, scaled, color=PALETTE[1], ls=style, lw=1.2, label=f"_{split}")
+    _log_where_positive(axis)
     for place, name in ((0, small), (1, large)):
         axis.axvline(place, color=MUTED, lw=1, ls=":")
         axis.annotate(
@@ -86,13 +87,19 @@ def plot_way(result: StudyResult, axis: Any) -> None:
             color=MUTED,
             va="top",
         )
-    axis.set_yscale("log")
     axis.set_ylabel("mean loss", color=PALETTE[0])
     axis.set_xlabel(figure_text(f"α: (1 − α) {small} + α {large}"))
     if other is not None:
         other.set_ylabel(label(result, task.headline), color=PALETTE[1])
         other.grid(visible=False)
         other.spines["right"].set_visible(True)
+
+
+def _log_where_positive(axis: Any) -> None:
+    """A loss that may be negative has no logarithm."""
+    drawn = [np.asarray(line.get_ydata(), np.float64) for line in axis.lines]
+    if drawn and all((values[np.isfinite(values)] > 0).all() for values in drawn):
+        axis.set_yscale("log")
 
 
 def measured(result: StudyResult, *needed: str) -> dict[str, Any]:
