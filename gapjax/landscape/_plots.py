@@ -74,7 +74,7 @@ def plot_density(
     band = {"color": line.get_color(), "alpha": 0.2, "linewidth": 0}
     ax.fill_between(density.grid, low, high, label=label and f"_{label}", **band)
     ax.set_yscale("log")
-    ax.set_ylim(bottom=floor)
+    ax.set_ylim(bottom=floor, auto=True)  # or the top would stay where the first density ends
     ax.set_xlabel("eigenvalue")
     ax.set_ylabel("density")
     return ax

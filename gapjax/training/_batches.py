@@ -22,7 +22,12 @@ def as_batches(batches: Iterable[Any]) -> Iterator[Any]:
 
 def knows_its_place(batches: Any) -> bool:
     """Whether a run that goes on can take it to where it was."""
-    return all(callable(getattr(batches, name, None)) for name in ("state", "restore"))
+    return can(batches, "state") and can(batches, "restore")
+
+
+def can(batches: Any, method: str) -> bool:
+    """Whether they have a method, and not only an attribute of its name."""
+    return callable(getattr(batches, method, None))
 
 
 def without_tensors(batch: Any) -> Any:

@@ -108,3 +108,17 @@ def test_a_plane_is_drawn_the_same_in_any_order(plt):
         drawn.append([path.vertices for path in axis.collections[0].get_paths()])
     for one, two in zip(*drawn, strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def test_a_higher_density_beside_a_lower_one_is_seen_whole(plt):
+    def density(width):
+        op = diagonal(np.linspace(0, width, 40))
+        return landscape.spectral_density(op, jax.random.key(0), num_probes=2, num_steps=10)
+
+    ax = plt.figure().add_subplot()
+    for width in (100.0, 1.0):  # the second is a hundred times as high
+        landscape.plot_density(density(width), ax)
+    ax.figure.canvas.draw()
+    bottom, top = ax.get_ylim()
+    assert all(line.get_ydata().max() < top for line in ax.lines)
+    assert bottom == pytest.approx(min(line.get_ydata().min() for line in ax.lines))

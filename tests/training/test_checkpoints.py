@@ -610,3 +610,19 @@ def test_what_cannot_come_back_is_not_saved(tmp_path, leaf, message):
         pytest.raises(ValueError, match=message),
     ):
         checkpoints.save(1, {"x": leaf})
+
+
+def test_a_loader_with_an_attribute_of_that_name_has_no_state(tmp_path):
+    class Loader:
+        state, restore = {"shuffled": True}, None  # no methods
+
+        def __iter__(self):
+            return iter([jnp.ones(())] * 6)
+
+    step = jax.jit(lambda total, batch: (total + batch, {}))
+    for last in (2, 4):
+        with Checkpoints(tmp_path / "run", every=2) as checkpoints:
+            total, _ = training.fit(
+                step, jnp.zeros(()), Loader(), num_updates=last, checkpoints=checkpoints
+            )
+        assert float(total) == last

@@ -14,6 +14,7 @@ import gapjax
 from gapjax import _checks
 from gapjax._lock import FolderInUse, FolderLock
 from gapjax._paths import local_path
+from gapjax.training._batches import can
 from gapjax.training._checkpoints._contents import FORMAT
 from gapjax.training._checkpoints._storage import Broken, Unwritten, Writer, clear, present, read
 from gapjax.training._history import History
@@ -174,7 +175,7 @@ class Checkpoints:
             "gapjax": gapjax.__version__,
             "config": self._config,
             "update": int(update),
-            "batches": batches.state() if callable(getattr(batches, "state", None)) else None,
+            "batches": batches.state() if can(batches, "state") else None,
         }
         writer = self._writer
         self._try(lambda: writer.start(int(update), state, history, about))  # type: ignore[union-attr]
@@ -246,7 +247,7 @@ class Checkpoints:
             except Broken as error:
                 damaged[update] = error
                 continue
-            if hasattr(batches, "restore"):
+            if can(batches, "restore"):
                 if place is None:
                     raise ValueError(
                         f"the checkpoint of update {update} in {self.folder} does not say where "
