@@ -55,7 +55,7 @@ def _gap_and_verdict(name: str) -> str:
     kept = _kept(f"papers/{name}")
     if not kept:
         return NOT_MEASURED
-    return f"{_gap(name)}, {'' if gap_is_clear(kept) else 'not '}told from chance"
+    return f"{_gap(name)}, {'' if gap_is_clear(kept) else 'not '}significant"
 
 
 def _adapted(kept: str, beside: int | str) -> str:

@@ -59,7 +59,7 @@ def test_pictures_that_were_compressed_are_said_to_be():
 def test_a_kept_sentence_tells_no_gap_from_chance_that_the_numbers_do_not():
     for name, found in kept.all_kept().items():
         low, high = found["gap"]["low"], found["gap"]["high"]
-        told = ["That is not told from chance.", "There is no gap to close"]
+        told = ["That is not statistically significant.", "There is no gap to close"]
         sign = 1 if found["task"]["maximize"] else -1
         clear = sign * low > 0 and sign * high > 0
         better = sign * low < 0 and sign * high < 0
@@ -73,7 +73,7 @@ def test_what_a_preset_found_is_of_a_kept_run():
         found = json.loads((kept.FOLDER / f"{name}.json").read_text())
         assert f"{100 * found['gap']['mean']:.2f} points" in text
         assert f"{found['settings']['seeds']} seeds" in text
-        assert ("not told from chance" in text) == (found["gap"]["low"] <= 0)
+        assert ("not statistically significant" in text) == (found["gap"]["low"] <= 0)
         if "times as sharp" in text:
             ratio = found["landscape"]["ratios"]["keskar_0.001"]["mean"]
             assert f"{ratio:.1f} times as sharp" in text

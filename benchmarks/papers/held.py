@@ -243,7 +243,7 @@ CLAIMS = (
     dataclasses.replace(_GAP, keep="loss"),
     dataclasses.replace(_GAP, keep="updates"),
     Claim(
-        "A rate that grows with the root of the batch closes some of it.",
+        "Square-root scaling of the learning rate closes some of the gap.",
         _HOFFER,
         _STUDIES,
         _share("LB+LR"),
@@ -252,7 +252,7 @@ CLAIMS = (
         100.0,
     ),
     Claim(
-        "Such a rate and ghosts close some of it.",
+        "Square-root scaling with ghost batch norm closes some of the gap.",
         _HOFFER,
         _STUDIES,
         _share("LB+LR+GBN"),
@@ -261,7 +261,7 @@ CLAIMS = (
         100.0,
     ),
     Claim(
-        "Ghosts close more of it than such a rate alone.",
+        "Ghost batch norm closes more of the gap than square-root scaling alone.",
         _HOFFER,
         _STUDIES,
         _paired("LB+LR+GBN", "LB+LR"),
@@ -270,7 +270,7 @@ CLAIMS = (
         100.0,
     ),
     Claim(
-        "With as many updates, all of it: there is no inherent gap.",
+        "With as many updates the whole gap closes: there is no inherent gap.",
         _HOFFER,
         _STUDIES,
         _difference("LB+LR+GBN+RA", 0),
@@ -280,7 +280,7 @@ CLAIMS = (
         budget="same updates, more examples",
     ),
     Claim(
-        "So it does beside a small batch that sees as many examples.",
+        "It closes beside a small batch that sees as many examples, too.",
         f"asked of {_HOFFER}",
         _STUDIES,
         _difference("LB+LR+GBN+RA", "SB+LONG"),
@@ -344,7 +344,7 @@ CLAIMS = (
         seeds=_measured,
     ),
     Claim(
-        "The same, along 100 random directions.",
+        "Large batches end in sharper minima (Keskar's measure in 100 random directions).",
         _KESKAR,
         _KESKARS,
         _seen("ratios", "keskar_subspace"),
@@ -353,7 +353,7 @@ CLAIMS = (
         seeds=_measured,
     ),
     Claim(
-        "The same, by the largest eigenvalue of the Hessian.",
+        "Large batches end in sharper minima (largest eigenvalue of the Hessian).",
         _KESKAR,
         _KESKARS,
         _seen("ratios", "top"),
@@ -362,7 +362,7 @@ CLAIMS = (
         seeds=_measured,
     ),
     Claim(
-        "The same where the training losses are equal (Keskar's measure).",
+        "Large batches are sharper at equal training loss, too (Keskar's measure).",
         f"asked of {_KESKAR}",
         _KESKARS,
         _at_equal_loss("keskar_0.001"),
@@ -373,7 +373,7 @@ CLAIMS = (
         seeds=_measured_at("keskar_0.001"),
     ),
     Claim(
-        "The same where the training losses are equal (100 random directions).",
+        "Large batches are sharper at equal training loss, too (100 random directions).",
         f"asked of {_KESKAR}",
         _KESKARS,
         _at_equal_loss("keskar_subspace"),
@@ -384,7 +384,7 @@ CLAIMS = (
         seeds=_measured_at("keskar_subspace"),
     ),
     Claim(
-        "The same where the training losses are equal (largest eigenvalue).",
+        "Large batches are sharper at equal training loss, too (largest eigenvalue).",
         f"asked of {_KESKAR}",
         _KESKARS,
         _at_equal_loss("top"),

@@ -67,7 +67,7 @@ def study_section(name: str, kept: Kept) -> str:
     lines += ["", *table(rows), ""]
     small, large = kept["baseline"]
     if not clear and kept["regimes"].keys() - {small, large}:
-        lines += [f"No share of a gap: {large} is not told to be worse than {small}.", ""]
+        lines += [f"No share of a gap: {large} is not significantly worse than {small}.", ""]
     if edge(*kept["regimes"].values()):
         lines += ["† the best rate is the smallest or largest of those tried.", ""]
     if paper:
@@ -269,11 +269,11 @@ def budgets_page() -> str:
         gap = comparison(kept, large, 0)
         worse = resolved(gap) and gap["difference"]["mean"] < 0
         better = resolved(gap) and not worse
-        verdict = "yes" if worse else "not told from chance"
+        verdict = "yes" if worse else "not significant"
         verdict = "no: the large batch is better" if better else verdict
         closing = [
             f"{regime} {closed(found['gap_closed'])}%"
-            + ("" if resolved(beside) else f", not told from {large}")
+            + ("" if resolved(beside) else f", not significantly different from {large}")
             for regime, found in kept["regimes"].items()
             if (beside := comparison(kept, regime, 1)) and worse and closed(found["gap_closed"])
         ]

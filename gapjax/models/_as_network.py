@@ -18,7 +18,8 @@ def as_network(model: Any) -> Network:
     A module that takes one input is given the inputs whole. One that takes several is given the
     fields of a dict, by name: ``{"tokens", "mask"}`` for ``__call__(self, tokens, mask)``. That it
     trains, or does not, it is told by whichever of ``train``, ``training``, ``is_training``,
-    ``deterministic`` and ``use_running_average`` it has, as arguments of its call or as attributes.
+    ``is_train``, ``deterministic``, ``use_running_average``, ``eval``, ``is_eval``, ``evaluate``
+    and ``inference`` it has, as arguments of its call or, the first six, as attributes.
 
     What a module keeps but does not train (running statistics, say) is the model state. What it
     leaves behind for someone to look at, by ``sow`` or ``perturb``, is dropped.

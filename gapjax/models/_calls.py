@@ -12,8 +12,13 @@ _FLAGS: Mapping[str, Callable[[bool], bool]] = {
     "train": lambda train: train,
     "training": lambda train: train,
     "is_training": lambda train: train,
+    "is_train": lambda train: train,
     "deterministic": lambda train: not train,
     "use_running_average": lambda train: not train,
+    "eval": lambda train: not train,
+    "is_eval": lambda train: not train,
+    "evaluate": lambda train: not train,
+    "inference": lambda train: not train,
 }
 
 

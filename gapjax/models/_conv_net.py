@@ -7,7 +7,7 @@ import jax
 
 from gapjax import _checks
 from gapjax._precision import widen
-from gapjax.models._images import windows
+from gapjax.models._images import image_of, windows
 from gapjax.models._norm import BatchNorm, Norm
 from gapjax.models._settings import check_settings, in_dtype
 from gapjax.models._starts import CODES, STARTS
@@ -48,6 +48,7 @@ class ConvNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Outputs ``[B, num_outputs]`` of images ``[B, H, W, C]``."""
+        image_of(x)
         keskar, start = self.code == "keskar", STARTS[CODES[self.code]]
         padding = "SAME" if keskar else "VALID"
         conv, first, second = thinned((64, 384, 192), self.thin)

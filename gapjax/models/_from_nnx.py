@@ -45,7 +45,8 @@ def from_nnx(build: Callable[..., nnx.Module], name: str, *, fresh: bool) -> Net
         _reseed(parts, jax.random.key(0) if key is None else key)
         model = nnx.merge(*parts)
         (model.train if train else model.eval)()
-        model.set_attributes(training=train, is_training=train, raise_if_not_found=False)
+        for name in ("training", "is_training", "is_train"):
+            model.set_attributes(**{name: train}, raise_if_not_found=False)
         return model
 
     def called(model: Any, inputs: Any, train: bool) -> Any:

@@ -42,6 +42,13 @@ class MLP(nn.Module):
 
     def __post_init__(self) -> None:
         check_settings(self.num_outputs, self.norm, self.dtype, "linen")
+        if not isinstance(self.features, Sequence) or isinstance(self.features, str):
+            raise ValueError(
+                f"features must be the width of each hidden layer, such as (128, 128), not "
+                f"{self.features!r}."
+            )
+        for width in self.features:
+            _checks.positive_int("each of features", width)
         _checks.one_of("start", self.start, STARTS)
         super().__post_init__()
 

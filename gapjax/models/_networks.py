@@ -57,16 +57,19 @@ def find_network(name: str, num_outputs: int | None = None) -> Any:
 
     Args:
         name: one of ``NETWORKS``; or ``"package.module:name"``, an object that is imported: a
-            module, a function from ``rngs`` to an nnx module, or a function (or a linen class) that
-            makes a network when it is called with the width of its last layer as the only argument
-            it needs.
-        num_outputs: that width; where it is not known, the constructor's own default.
+            module, a function from ``rngs`` to an nnx module (an nnx class, say), or a function (or
+            a linen class) that makes a network when it is called.
+        num_outputs: the width of the last layer. It is given to the argument that is called
+            ``num_outputs``, ``num_classes``, ``classes``, ``outputs``, ``num_labels`` or
+            ``out_features``; else to the only argument that is needed, if there is one. Where it
+            is not known, the constructor's own default.
 
     Returns:
         A linen or nnx module, or a function from rngs to one.
 
     Raises:
-        ValueError: an unknown name (the nearest are suggested), or an object that is not there.
+        ValueError: an unknown name (the nearest are suggested), an object that is not there, or one
+            that needs something else, or fails when it is called.
 
     Example:
         >>> find_network("f1", 10).features
@@ -86,7 +89,10 @@ def find_network(name: str, num_outputs: int | None = None) -> Any:
                 f"{error} A network of your own goes by package.module:name."
             ) from None
     found = _imported(name, module, attribute)
-    return _made(found, name, num_outputs) if _is_constructor(found) else found
+    if _is_constructor(found):
+        return _made(found, name, num_outputs)
+    named = _named_width(found) if num_outputs is not None and callable(found) else None
+    return found if named is None else functools.partial(found, **{named: num_outputs})
 
 
 def _imported(name: str, module: str, attribute: str) -> Any:
@@ -117,19 +123,37 @@ def _made(found: Any, name: str, num_outputs: int | None) -> Any:
         if p.kind not in variadic and p.name not in ("parent", "name")  # of every linen module
     ]
     needed = [p for p in parameters if p.default is p.empty]
-    named = [p for p in parameters if p.name in _WIDTHS]
-    takes = needed or named or (parameters if len(parameters) == 1 else [])
-    if len(needed) > 1 or (needed and num_outputs is None):
+    wide = _named_width(found)
+    # Another argument is a width only where nothing else could be meant: what has a default may be
+    # a hidden width, a depth or a rate.
+    takes = [p for p in parameters if p.name == wide] or needed
+    others = [p for p in needed if p not in takes[:1]]
+    if others or (needed and num_outputs is None):
         raise ValueError(
             f"model {name}: it needs {', '.join(p.name for p in needed)}, and is given the width "
             f"of its last layer alone, {num_outputs}: name a function that needs no more, or "
             "nothing."
         )
-    if not takes or num_outputs is None:
-        return found()
-    if takes[0].kind is inspect.Parameter.POSITIONAL_ONLY:
-        return found(num_outputs)
-    return found(**{takes[0].name: num_outputs})
+    try:
+        if not takes or num_outputs is None:
+            return found()
+        if takes[0].kind is inspect.Parameter.POSITIONAL_ONLY:
+            return found(num_outputs)
+        return found(**{takes[0].name: num_outputs})
+    except ValueError:  # which says what is wrong
+        raise
+    except Exception as error:  # whatever a function of the user's may raise
+        told = "" if not takes or num_outputs is None else f" with {takes[0].name}={num_outputs}"
+        raise ValueError(
+            f"model {name}: calling it{told} failed ({type(error).__name__}: {error}). Give "
+            "package.module:name of a function that takes the width of the last layer, or of one "
+            "from rngs= to an nnx module."
+        ) from error
+
+
+def _named_width(found: Any) -> str | None:
+    """The argument that is the width of the last layer by its name."""
+    return next((name for name in signature(found).parameters if name in _WIDTHS), None)
 
 
 def _is_constructor(found: Any) -> bool:

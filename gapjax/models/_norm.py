@@ -23,7 +23,7 @@ NnxBatchNorm: NnxNorm = functools.partial(ghost_nnx.GhostBatchNorm, momentum=0.9
 
 
 def check_norm(norm: Any, kind: str) -> None:
-    """Refuse what makes no norm, or one of the other kind.
+    """Refuse what makes no norm, one of the other kind, or one that is not told of training.
 
     Args:
         norm: what a network was given.
@@ -34,9 +34,17 @@ def check_norm(norm: Any, kind: str) -> None:
     """
     made = functools.partial(norm).func if callable(norm) else norm
     other = nnx.Module if kind == "linen" else nn.Module
-    if not callable(norm) or (inspect.isclass(made) and issubclass(made, other)):
+    ready = isinstance(made, nn.Module | nnx.Module)  # not what makes one
+    if not callable(norm) or ready or (inspect.isclass(made) and issubclass(made, other)):
         raise ValueError(
             f"norm must make the norm of a layer, of flax.{kind} as this network is: "
             f"functools.partial(gapjax.ghost.{kind}.GhostBatchNorm, ghost_size=128), say, not "
             f"{norm!r}."
         )
+    if kind == "linen" and inspect.isclass(made) and issubclass(made, nn.Module):
+        flag = "use_running_average"  # of a norm without statistics there is none
+        if flag not in made.__dataclass_fields__:
+            raise ValueError(
+                f"norm is called as norm({flag}=not train), and {made.__name__} has no {flag}: "
+                f"norm=lambda {flag}: nn.{made.__name__}()."
+            )

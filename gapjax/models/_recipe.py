@@ -34,6 +34,10 @@ class Recipe:
         build: Callable[..., nnx.Module] = self.module
         return build(rngs=rngs, **self.settings, **found)
 
+    def __hash__(self) -> int:
+        """Equal recipes have equal names of settings, whose values need not be hashable."""
+        return hash((self.module, frozenset(self.settings), self.sizes))
+
     def __repr__(self) -> str:
         """As the module is written, without what it does by itself."""
         parameters = signature(self.module).parameters

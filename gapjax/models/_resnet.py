@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from gapjax import _checks
 from gapjax._precision import widen
+from gapjax.models._images import image_of
 from gapjax.models._norm import BatchNorm, Norm
 from gapjax.models._settings import check_settings, in_dtype
 from gapjax.models._starts import STARTS
@@ -64,11 +65,17 @@ class ResNet(nn.Module):
         check_stages(self.blocks, self.widths)
         for name, words in (("shortcut", SHORTCUTS), ("block", BLOCKS), ("stem", STEMS)):
             _checks.one_of(name, getattr(self, name), words)
+        if self.shortcut == "padding" and list(self.widths) != sorted(self.widths):
+            raise ValueError(
+                f"shortcut='padding' adds channels and takes none away: widths must not fall, as "
+                f"{self.widths!r} do. Use shortcut='projection'."
+            )
         super().__post_init__()
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """Outputs ``[B, num_outputs]`` of images ``[B, H, W, C]``."""
+        image_of(x)
 
         def conv_norm(x: jax.Array, width: int, size: int = 3, stride: int = 1) -> jax.Array:
             x = nn.Conv(

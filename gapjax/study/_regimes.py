@@ -20,7 +20,7 @@ BATCHES: dict[str, tuple[str, str]] = {
     "SEESAW": (
         "seesaw",
         "from small towards large, doubling where any schedule would halve the rate, which falls "
-        "by the root of that (Adam) or stays (SGD)",
+        "by the square root of that (Adam) or stays (SGD)",
     ),
 }
 _WORDS = {word: name for name, (word, _) in BATCHES.items()}

@@ -150,7 +150,7 @@ REMEDIES: dict[str, Remedy] = {
     for remedy in (
         Remedy(
             "LR",
-            "the rate grows with the root of the batch; Adam's half-lives stay in examples",
+            "the rate grows with the square root of the batch; Adam's half-lives stay in examples",
             f"{_HOFFER}, section 4; Adam: diffusion.scale_adamw",
             plan=_carried,
             excludes=("LINEAR", *_GROWS_AHEAD),

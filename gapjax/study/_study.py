@@ -135,16 +135,18 @@ class Study:
     )
     maximum: float = setting(
         10.0,
-        "loss and plateau: at most so many times the epochs",
+        "loss and plateau: the most training, as a multiple of the epochs",
         number(least=1, most=1e6),
     )
     plateau_factor: float = setting(
         0.99,
-        "plateau: the loss no longer improves where it is not below this times its best",
+        "plateau: an improvement counts where the loss falls below this times its best",
         number(above=0, below=1),
     )
     plateau_epochs: float = setting(
-        2.0, "plateau: its best so many passes over the data before", number(above=0, most=1e9)
+        2.0,
+        "plateau: patience, in passes over the data without an improvement",
+        number(above=0, most=1e9),
     )
     small_batch: int = setting(16, "examples per update in the small-batch regime", whole(1, 2**31))
     large_batch: int = setting(
@@ -152,7 +154,7 @@ class Study:
     )
     controller: Any = setting(
         None,
-        f"what the batch of GROW goes by in place of the drops of the rate: {_named(CONTROLLERS)}; "
+        f"what decides when GROW grows, in place of the drops of the rate: {_named(CONTROLLERS)}; "
         "it is asked at every evaluation, and the rate keeps its schedule",
         controller,
     )

@@ -130,6 +130,13 @@ class ByKeyword(nn.Module):
         return x + is_training
 
 
+class ByAnotherName(nn.Module):
+    @nn.compact
+    def __call__(self, x, is_train=False, inference=True):
+        assert is_train is not inference
+        return x + is_train
+
+
 class ByAttribute(nn.Module):
     train: bool = True
 
@@ -155,7 +162,7 @@ class NoFlag(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "model", [ByArgument(), ByKeyword(), ByAttribute(), ByEither(), ByEither(True)]
+    "model", [ByArgument(), ByKeyword(), ByAnotherName(), ByAttribute(), ByEither(), ByEither(True)]
 )
 def test_linen_modules_are_told_that_they_train(model):
     np.testing.assert_array_equal(_trained(model)[0], X + 1)

@@ -72,3 +72,8 @@ def test_ghosts_go_in_by_norm_and_by_ghostify_and_dropout_is_drawn_per_example()
         jax.eval_shape(
             functools.partial(plain.apply, train=True), params, state, jnp.asarray(alike)
         )
+
+
+def test_a_batch_is_not_taken_for_one_image():
+    with pytest.raises(ValueError, match=r"takes images \[B, H, W, C\]"):
+        jax.eval_shape(models.ConvNet().init, jax.random.key(0), jnp.zeros((4, 28, 28)))

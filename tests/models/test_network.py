@@ -199,12 +199,40 @@ class Named(Wide):
         return nn.Dense(self.num_classes)(nn.Dense(self.hidden)(x))
 
 
+class WideNnx(nnx.Module):
+    def __init__(self, num_classes=3, *, rngs):
+        self.last = nnx.Linear(X.shape[-1], num_classes, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(x)
+
+
+class Hidden(nn.Module):
+    hidden: int = 4
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(nn.Dense(self.hidden)(x))
+
+
 def of_nothing():
     return models.MLP((4,), 3)
 
 
-def by_any_name(k=3):
+def by_any_name(k):
     return models.MLP((4,), k)
+
+
+def by_another_default(k=3):
+    return models.MLP((4,), k)
+
+
+def broken(k):
+    raise RuntimeError("boom")
+
+
+def of_rngs(r):
+    return Nnx(rngs=r)
 
 
 def of_two(width, depth):
@@ -224,6 +252,9 @@ def of_two(width, depth):
         (f"{__name__}:Named", (7,)),
         (f"{__name__}:of_nothing", (3,)),
         (f"{__name__}:by_any_name", (7,)),
+        (f"{__name__}:by_another_default", (3,)),
+        (f"{__name__}:Hidden", (3,)),
+        (f"{__name__}:WideNnx", (7,)),
     ],
 )
 def test_networks_are_found_by_name(name, shape):
@@ -234,6 +265,10 @@ def test_networks_are_found_by_name(name, shape):
     assert outputs.shape == (8, *shape)
 
 
+def test_what_has_a_default_and_another_name_keeps_it():
+    assert models.find_network(f"{__name__}:Hidden", 7).hidden == 4
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -241,6 +276,10 @@ def test_networks_are_found_by_name(name, shape):
         ("no.such:thing", "'no.such' cannot be imported"),
         ("gapjax.models:f3", "has no 'f3'. Did you mean 'f"),
         (f"{__name__}:of_two", "it needs width, depth, and is given the width"),
+        ("gapjax.models:resnet", "it needs depth, and is given the width"),
+        ("gapjax.models:MLP", "it needs features, and is given the width"),
+        (f"{__name__}:broken", r"calling it with k=7 failed .RuntimeError: boom"),
+        (f"{__name__}:of_rngs", r"calling it with r=7 failed .*one from rngs= to an nnx module"),
     ],
 )
 def test_networks_that_are_not_there(name, message):

@@ -165,6 +165,12 @@ def test_norms_are_exchangeable(name):
         (lambda: models.ResNet((1,), (4,), block="plain"), "block must be one of 'basic'"),
         (lambda: models.ResNet((0,), (4,)), "each of blocks must be a whole number"),
         (lambda: models.MLP((4,), start="keres"), "Did you mean 'keras'"),
+        (lambda: models.MLP(128), "features must be the width of each hidden layer.* not 128"),
+        (lambda: models.MLP("128"), "features must be the width of each hidden layer"),
+        (lambda: models.MLP((4, 0)), "each of features must be a whole number of at least 1"),
+        (lambda: models.ResNet((1, 1), (8, 4), shortcut="padding"), "widths must not fall"),
+        (lambda: models.f1(norm=nn.LayerNorm), "LayerNorm has no use_running_average: norm=lambda"),
+        (lambda: models.f1(norm=nn.BatchNorm()), "norm must make the norm of a layer"),
     ],
 )
 def test_mistakes_are_named_at_once(make, message):
@@ -176,6 +182,7 @@ def test_mistakes_are_named_at_once(make, message):
     ("name", "shape", "message"),
     [
         ("c1", (2, 784), r"takes images \[B, H, W, C\], not inputs of shape \[2, 784\]"),
+        ("resnet8", (4, 28, 28), r"takes images \[B, H, W, C\], not inputs of shape"),
         ("alexnet", (2, 32, 32, 3), "the image is too small: 1 pixels are left where a pool"),
         ("c1-hoffer", (2, 4, 4, 3), "the image is too small"),
     ],
@@ -228,3 +235,8 @@ def test_thin_siblings_are_small(name):
     network = models.as_network(models.find_network(name, 7))
     params, _ = jax.eval_shape(network.init, jax.random.key(0), _inputs(name))
     assert 10_000 < _size(params) < 600_000
+
+
+def test_a_recipe_may_be_a_static_argument():
+    assert hash(models.c1()) == hash(models.c1()) and models.c1() == models.c1()
+    assert models.c1() != models.c1(thin=4)

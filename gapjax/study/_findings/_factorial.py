@@ -36,7 +36,7 @@ class Effect:
 
     @property
     def resolved(self) -> bool:
-        """Whether it is told from none, all effects counted."""
+        """Whether it is significant, all effects counted."""
         return self.p_adjusted is not None and self.p_adjusted < 1 - LEVEL
 
 

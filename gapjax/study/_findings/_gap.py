@@ -40,7 +40,7 @@ class Comparison:
 
     @property
     def resolved(self) -> bool:
-        """Whether the difference is told from none, all comparisons of the study counted."""
+        """Whether the difference is significant, all comparisons of the study counted."""
         return self.p_adjusted is not None and self.p_adjusted < 1 - LEVEL
 
 
@@ -52,7 +52,7 @@ class GapFindings:
         gap: of the headline metric, what the small batch has less what the large has; None where
             one of them is missing or diverged in every seed.
         shares: regime -> the share of the gap it closes; all None where the large batch is not
-            worse, told from chance: there is no gap to close then.
+            significantly worse: there is no gap to close then.
         simultaneous: the same, all intervals right at once at 95%.
         comparisons: every regime beside both ends, and those that saw more examples than the small
             batch beside the control.
@@ -71,7 +71,7 @@ class GapFindings:
         return next((c for c in self.comparisons if (c.regime, c.baseline) == pair), None)
 
     def is_clear(self, maximize: bool) -> bool:
-        """Whether the large batch is worse, told from chance."""
+        """Whether the large batch is significantly worse."""
         return _is_clear(self.gap, maximize)
 
 

@@ -104,8 +104,8 @@ def share_of_gap(
     .. math:: \rho = \frac{m - m_L}{m_S - m_L}
 
     of means over seeds and test examples. The interval is Fieller's: every :math:`\rho` for which
-    the mean of :math:`(m - m_L) - \rho\,(m_S - m_L)` is not told from zero, by the variance of that
-    table over seeds and examples.
+    the mean of :math:`(m - m_L) - \rho\,(m_S - m_L)` does not differ significantly from zero, by
+    the variance of that table over seeds and examples.
 
     Args:
         metric: of the regime, every example, ``[S, n]``.
@@ -115,7 +115,7 @@ def share_of_gap(
         level: of the interval.
 
     Returns:
-        An ``Interval``; low and high are None where the gap itself is not told from nothing (then
+        An ``Interval``; low and high are None where the gap itself is not significant (then
         no share can be excluded), or of a single seed. All None without a gap at all.
 
     Raises:
@@ -411,7 +411,7 @@ def fieller(top: float, bottom: float, both: Covariance, level: float = LEVEL) -
 
     # An angle instead of a ratio: the whole line is then one turn, also where bounds are far off.
     start = math.atan(value)
-    if excess(math.pi / 2) <= 0:  # the gap itself is not told from nothing
+    if excess(math.pi / 2) <= 0:  # the gap itself is not significant
         return Interval(value)
     ends = []
     for edge in (-math.pi / 2, math.pi / 2):

@@ -5,7 +5,7 @@ both sharpness and gap, so beside it stands the granulated :math:`\psi` of Jiang
 :math:`\tau` within groups of runs, of one seed, that differ in a single hyperparameter.
 
 Seeds of a regime are alike, so runs are no independent evidence of an association: regimes are.
-Whether :math:`\tau` is told from chance is an exact test, which gives the regimes' gaps to one
+Whether :math:`\tau` is significant is an exact test, which gives the regimes' gaps to one
 another in every order, seeds left as they are. It holds whatever regimes and seeds do to either
 side alone, and few regimes have few orders: then nothing is told.
 """

@@ -19,7 +19,7 @@ DIGITS: dict[str, Preset] = {
     ),
     "goyal-digits": _digits(
         "the digits, Goyal et al. (2017): the linear rule, warm-up, ghosts of the small batch's "
-        "size, and the root rule beside it",
+        "size, and the square-root rule beside it",
         Study(
             optimizer="nesterov",
             momentum=0.9,

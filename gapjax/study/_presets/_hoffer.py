@@ -78,7 +78,7 @@ HOFFER: dict[str, Preset] = {
         num_examples=60_000,
         mflops=8.0,
         cpu_gflops=DENSE_GFLOPS,
-        found="3.56 points with 3 seeds, a gap that is not told from chance",
+        found="3.56 points with 3 seeds, a gap that is not statistically significant",
     ),
     "hoffer-c1-cifar10": _preset(
         "C1 on CIFAR-10, without momentum, as their code has it",

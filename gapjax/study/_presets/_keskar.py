@@ -102,7 +102,7 @@ KESKAR: dict[str, Preset] = {
         8.0,
         4096,
         "mnist",
-        found="0.10 points with 3 seeds, a gap that is not told from chance",
+        found="0.10 points with 3 seeds, a gap that is not statistically significant",
     ),
     "keskar-f2": _row(
         "f2",
@@ -129,8 +129,8 @@ KESKAR: dict[str, Preset] = {
         11.2,
         4096,
         "mnist",
-        found="-0.37 points with 5 seeds, a gap that is not told from chance, though the large "
-        "batch ends 22.8 times as sharp by the paper's measure",
+        found="-0.37 points with 5 seeds, a gap that is not statistically significant, though the "
+        "large batch ends 22.8 times as sharp by the paper's measure",
     ),
     "keskar-c1": _row("c1", 50_000, 165.0, (80.04, 77.26)),
     "keskar-c1-small": _small(
@@ -140,7 +140,7 @@ KESKAR: dict[str, Preset] = {
         14.1,
         2048,
         "cifar10",
-        found="1.11 points with 3 seeds, a gap that is not told from chance",
+        found="1.11 points with 3 seeds, a gap that is not statistically significant",
     ),
     "keskar-c2": _row("c2", 50_000, 1495.0, (89.24, 87.26)),
     "keskar-c2-small": _small(
@@ -150,8 +150,8 @@ KESKAR: dict[str, Preset] = {
         25.5,
         1024,
         "cifar10",
-        found="1.74 points with 3 seeds, a gap that is not told from chance; both batches are "
-        "still near it themselves",
+        found="1.74 points with 3 seeds, a gap that is not statistically significant; both batches "
+        "are still near it themselves",
     ),
     "keskar-c3": _row("c3", 50_000, 165.0, (49.58, 46.45), dataset="cifar100"),
     "keskar-c3-small": _small("c3", "c3-thin", 50_000, 14.1, 2048, "cifar100"),

@@ -172,7 +172,7 @@ def sharpness(result: StudyResult) -> str | None:
     told += [f"{what} {times(ratios[name])}" for name, what in others if name in ratios]
     if not told or "train_loss" not in ratios:
         return None
-    apart = "In loss they are not told apart"
+    apart = "In loss they do not differ significantly"
     if ratios["train_loss"].side_of(1.0):
         apart = "These are not solutions of equal loss"
     return (
@@ -196,7 +196,7 @@ def ranks(found: LandscapeFindings) -> list[dict[str, str]]:
 
 
 def rank_words(result: StudyResult) -> str | None:
-    """Whether any measure of sharpness goes with the gap, and is told from none."""
+    """Whether any measure of sharpness goes with the gap significantly."""
     found = result.landscape
     if found is None or not found.ranks:
         return None
@@ -206,9 +206,9 @@ def rank_words(result: StudyResult) -> str | None:
     if not told:
         least = fewest_regimes(len(found.ranks))
         return (
-            f"{over} no measure of sharpness is told from going with the gap by chance (Kendall's "
-            "rank correlation, regimes exchanged, all measures counted)"
-            + (f"; it takes {least} regimes to tell any." if len(found.regimes) < least else ".")
+            f"{over} no measure of sharpness correlates significantly with the gap (Kendall's rank "
+            "correlation, regimes exchanged, all measures counted)"
+            + (f"; it takes {least} regimes to tell." if len(found.regimes) < least else ".")
         )
     parts = []
     for way, sign in (("with", 1), ("against", -1)):

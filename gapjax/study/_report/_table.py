@@ -249,8 +249,8 @@ def notes(result: StudyResult) -> list[str]:
         )
         why = {
             NOT_WORSE: f"{large} ends better than {small}: there is no gap to close.",
-            NO_GAP: f"{small} is not told from {large} by Student's t, and a share of nothing "
-            "means nothing.",
+            NO_GAP: f"{small} and {large} do not differ significantly (Student's t), and a share "
+            "of nothing means nothing.",
             TOO_FEW: "an interval takes two seeds that went through in both and in the regime.",
         }
         lines.insert(1, " ".join([told, *(f"{k}: {v}" for k, v in why.items() if k in cells)]))

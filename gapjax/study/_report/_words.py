@@ -54,12 +54,12 @@ def finding(result: StudyResult, which: str = "run") -> str:
     )
     unmet = _unmet(result)
     if found.gap.low is None or found.gap.high is None:
-        return " ".join([f"{text}({seeds}: nothing tells how much of that is chance).", *unmet])
+        return " ".join([f"{text}({seeds}: no confidence interval).", *unmet])
     scale = task.scale(task.headline)
     low, high = sorted(abs(scale * end) for end in (found.gap.low, found.gap.high))
     clear, controlled = found.is_clear(task.maximize), _controlled(result, found)
     if not clear:
-        why = "That is not told from chance."
+        why = "That is not statistically significant."
         if found.is_clear(not task.maximize):
             why = f"There is no gap to close: {names[1]} ends better than {names[0]}."
         ends = sorted((-scale * found.gap.low, -scale * found.gap.high))
@@ -83,7 +83,7 @@ def _unmet(result: StudyResult) -> list[str]:
 
 
 def _closed(result: StudyResult, found: GapFindings, small: RegimeRecord) -> list[str]:
-    """What share of the gap the remedies close, and which are not told from the large batch."""
+    """What share of the gap the remedies close, and for which that is not significant."""
     told = {
         name: value
         for name, value in found.shares.items()
@@ -101,7 +101,7 @@ def _closed(result: StudyResult, found: GapFindings, small: RegimeRecord) -> lis
 
 
 def _added(result: StudyResult, found: GapFindings) -> list[str]:
-    """What the remedies add to the large batch, and which are not told from it."""
+    """What the remedies add to the large batch, and for which that is not significant."""
     task, (small, large) = result.config.task, result.config.baseline
     told = {
         one.regime: one.difference
@@ -124,11 +124,14 @@ def _added(result: StudyResult, found: GapFindings) -> list[str]:
 
 
 def _open(result: StudyResult, found: GapFindings, names: Iterable[str]) -> list[str]:
-    """Which regimes are not told from the large batch."""
+    """Which regimes do not differ significantly from the large batch."""
     large = result.config.baseline[1]
     beside = {name: found.beside(name, large) for name in names}
     left = [name for name, one in beside.items() if one is None or not one.resolved]
-    return [f"Not told from {large}, all comparisons counted: {', '.join(left)}."] if left else []
+    if not left:
+        return []
+    counted = f"Not significantly different from {large}, all comparisons counted"
+    return [f"{counted}: {', '.join(left)}."]
 
 
 def _rates(result: StudyResult, found: GapFindings) -> str:

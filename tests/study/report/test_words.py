@@ -133,16 +133,18 @@ def test_what_saw_more_stands_beside_a_small_batch_that_did():
 
 def test_what_is_not_told_from_the_large_batch_is_said():
     tables = {"SB": _draws(0.98), "LB": _draws(0.9), "LB+LR": _draws(0.901), "LB+A": _draws(0.96)}
-    assert "Not told from LB, all comparisons counted: LB+LR." in study.finding(made(tables))
+    assert "Not significantly different from LB, all comparisons counted: LB+LR." in study.finding(
+        made(tables)
+    )
 
 
 def test_no_gap_is_claimed_that_is_not_told_from_chance():
     result = made({"SB": _draws(0.951), "LB": _draws(0.950), "LB+LR": _draws(0.96)})
     text = study.finding(result)
-    assert "That is not told from chance." in text and "closed" not in text
+    assert "That is not statistically significant." in text and "closed" not in text
     assert f"Beside LB, at the rates of the rules, with 95% intervals: {_beside(result)}" in text
     assert closed(result) == {"LB+LR": "no clear gap"}
-    assert any("SB is not told from LB" in note for note in study.notes(result))
+    assert any("SB and LB do not differ significantly" in note for note in study.notes(result))
 
 
 def _beside(result):
@@ -163,7 +165,7 @@ def test_a_large_batch_that_is_better_leaves_no_gap_to_close():
     said = " ".join(study.notes(result))
     assert (
         "LB ends better than SB: there is no gap to close" in said
-        and "not told from LB" not in said
+        and "do not differ significantly" not in said
     )
     # No other door tells a share.
     empty = {"mean": None, "low": None, "high": None}
@@ -186,7 +188,7 @@ def test_no_gap_to_close_follows_from_the_interval_and_not_from_the_mean():
     gap = result.gap.gap
     assert gap.mean < 0 < gap.high
     text = study.finding(result)
-    assert "That is not told from chance." in text and "no gap to close" not in text
+    assert "That is not statistically significant." in text and "no gap to close" not in text
     assert closed(result) == {"LB+LR": "no clear gap"}
     assert all(r["gap_closed"]["mean"] is None for r in _json(result))
 
@@ -238,7 +240,7 @@ def test_of_a_loss_more_is_worse():
 
 def test_one_seed_has_no_interval():
     result = made({"SB": _draws(0.98, 1), "LB": _draws(0.94, 1), "LB+LR": _draws(0.97, 1)})
-    assert "(one seed: nothing tells how much of that is chance)" in study.finding(result)
+    assert "(one seed: no confidence interval)" in study.finding(result)
     assert "±" not in " ".join(study.notes(result))
     assert closed(result) == {"LB+LR": "too few seeds"}
     assert any("too few seeds: an interval takes two" in note for note in study.notes(result))
@@ -279,7 +281,7 @@ def _diverging(result, lost):
     ("lost", "said"),
     [
         ({"LB": [0, 1]}, "over the 2 of 4 seeds that went through in both and the test examples"),
-        ({"LB": [0, 1], "SB": [2]}, "(the 1 of 4 seeds that went through in both: nothing tells"),
+        ({"LB": [0, 1], "SB": [2]}, "(the 1 of 4 seeds that went through in both: no confidence"),
         ({"LB": [0, 1], "SB": [2, 3]}, "No seed went through in both SB and LB"),
         ({"LB": [0, 1, 2, 3]}, "LB diverged in every seed: there is no gap"),
     ],
