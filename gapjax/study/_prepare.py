@@ -133,7 +133,8 @@ def _check_outputs(setup: Setup, dataset: data.Dataset) -> None:
             f"model {network.describe} does not run on inputs of shape {shape}: {first_line(error)}"
         ) from error
     width = None if task.width is None else task.width(dataset)
-    last = getattr(outputs, "shape", ())[-1:]
+    # One number per example may stand without an axis of its own.
+    last = getattr(outputs, "shape", ())[1:][-1:] or (1,) * hasattr(outputs, "shape")
     if width is not None and last and (last[0] < width or (last[0] > width and not task.wider)):
         raise ValueError(
             f"model {network.describe} gives outputs of shape {list(outputs.shape[1:])} for "

@@ -227,7 +227,8 @@ REMEDIES: dict[str, Remedy] = {
         ),
         Remedy(
             "EMA",
-            "evaluated at a moving average of the weights, of a half-life of one epoch",
+            "evaluated at a moving average of the weights, of a half-life of one epoch, with "
+            "statistics of batch norms taken anew",
             "Polyak, Juditsky 1992, doi:10.1137/0330046; half-life in examples: Busbridge et al. "
             "2023, arXiv:2307.13813",
             optimizer=_average,

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gapjax.training._names import Path, path_names
+from gapjax.training._names import Path, names_along
 from gapjax.training._optimizers import trained
 
 
@@ -109,7 +109,7 @@ def _is_spec(x: Any) -> bool:
 
 def _names(path: Any) -> Path:
     # Boxes and variables hold their array as their only child.
-    return path_names(entry for entry in path if getattr(entry, "name", None) != "value")
+    return names_along(entry for entry in path if getattr(entry, "name", None) != "value")
 
 
 def _axes(spec: PartitionSpec | None) -> list[str]:

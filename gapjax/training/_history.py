@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gapjax.training._names import Path, path_names
+from gapjax.training._names import Path, names_along
 
 
 class History(NamedTuple):
@@ -97,7 +97,7 @@ def put(tree: dict[str, Any], path: Path, leaf: Any) -> None:
 
 
 def _columns(metrics: Any) -> dict[Path, Any]:
-    return {path_names(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(metrics)}
+    return {names_along(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(metrics)}
 
 
 def _with_those_of(past: Any, metrics: Any) -> Any:
@@ -124,7 +124,7 @@ def _joined(past: History, new: History) -> History:
 
     def column(path: Any, like: np.ndarray) -> np.ndarray:
         sides = ((old, past.step), (own, new.step))
-        name = path_names(path)
+        name = names_along(path)
         return np.concatenate(
             [side[name] if name in side else _unknown(name, like, len(at)) for side, at in sides]
         )

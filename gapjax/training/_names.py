@@ -3,13 +3,11 @@
 from collections.abc import Iterable
 from typing import Any
 
+import jax
+
 Path = tuple[str, ...]
 
 
-def path_names(path: Iterable[Any]) -> Path:
+def names_along(path: Iterable[Any]) -> Path:
     """The keys, attributes and numbers along the path of a leaf."""
-    kinds = ("key", "name", "idx")
-    return tuple(
-        str(next((getattr(entry, kind) for kind in kinds if hasattr(entry, kind)), entry))
-        for entry in path
-    )
+    return tuple(jax.tree_util.keystr((entry,), simple=True) for entry in path)

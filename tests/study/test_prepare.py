@@ -217,3 +217,29 @@ def test_a_named_network_of_tokens_depends_on_no_text():
         jax.eval_shape(own.make_network(text).init, jax.random.key(0), tokens) for text in texts
     ]
     assert jax.tree.map(np.shape, shapes[0]) == jax.tree.map(np.shape, shapes[1])
+
+
+class Alone(nn.Module):
+    """One number per example, without an axis of its own."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.Dense(1)(nn.BatchNorm(use_running_average=not train)(x))[..., 0]
+
+
+def test_outputs_of_a_regression_may_have_the_shape_of_its_targets():
+    x = np.arange(192.0).reshape(64, 3)
+    waves = data.Dataset({"x": x, "y": x[:, 0]}, {"x": x, "y": x[:, 0]}, name="waves")
+    own = study.Study(
+        dataset=waves,
+        model=Alone(),
+        task=study.regression(),
+        small_batch=4,
+        large_batch=32,
+        ghost_size=4,
+    )
+    prepare_study(own)
+    with pytest.raises(ValueError, match=r"outputs of shape \[\] for 2 classes: make its last"):
+        labels = (x[:, 0] > 90).astype(int)
+        two = data.Dataset(data.Split(x, labels), data.Split(x, labels), ("no", "yes"))
+        prepare_study(dataclasses.replace(own, dataset=two, task=study.classification()))

@@ -35,6 +35,7 @@ def test_folder_holds_what_it_should(finished, small):
             np.testing.assert_allclose(regime[name]["std"], values.std(ddof=1))
         assert 0 <= regime["test_accuracy"]["mean"] <= 1
         assert set(regime["gap_closed"]) == {"mean", "low", "high"}
+        assert 0 < regime["training_seconds"] <= regime["seconds"]
         for name in ("batch_size", "updates", "epochs", "examples", "seconds", "learning_rate"):
             assert regime[name] > 0
     assert (found["regimes"]["SB"]["updates"], found["regimes"]["LB"]["updates"]) == (32, 8)

@@ -16,7 +16,7 @@ from gapjax.study._results import _folder
 from gapjax.study._results._records import FORMAT, Config, Convex, RegimeRecord, Run, to_plain
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class StudyResult:
     """What a study found.
 
@@ -41,6 +41,17 @@ class StudyResult:
     travel: dict[str, Travel | None]
     convex: Travel | None = None
     landscape: LandscapeFindings | None = None
+
+    def __repr__(self) -> str:
+        """In one line: the regimes, and the gap as it is measured, with its interval."""
+        gap, (small, large) = self.gap.gap, self.config.baseline
+        ends = () if gap is None else (gap.mean, gap.low, gap.high)
+        told = [f"{end:.4g}" for end in ends if end is not None] or ["not known"]
+        interval = f" [{', '.join(told[1:])}]" if told[1:] else ""
+        return (
+            f"StudyResult({', '.join(self.regimes)}; test {self.config.task.headline}, {small} - "
+            f"{large}: {told[0]}{interval})"
+        )
 
     @property
     def ends(self) -> tuple[RegimeRecord | None, RegimeRecord | None]:
@@ -148,6 +159,8 @@ def _regime_json(result: StudyResult, name: str) -> dict[str, Any]:
     }
     return {
         **facts,
+        # `seconds` of the facts are those of everything, compiling and measuring too.
+        "training_seconds": record.curves.seconds[-1] if record.curves.seconds else None,
         "flops": record.curves.flops[-1] if record.curves.flops else None,
         **_run_json(record.run),
         **_share_json(result.gap, name, record.same_as),

@@ -76,7 +76,7 @@ def summarize(
         pair = [[kept[name][m] for m in both] for name in (small, large)]
         ratios = _ratios(pair[1], pair[0], measures, lambda number: number.compared, part)
         between = _between(list(paths.values())) if paths else None
-        observations = _observations(pair, both, records, config)
+        observations = _observations(pair, records, config)
     ranks = find_ranks(
         {name: one.numbers for name, one in regimes.items()},
         {name: one.seeds for name, one in regimes.items()},
@@ -260,10 +260,7 @@ def _level_findings(
 
 
 def _observations(
-    pair: Sequence[Sequence[Measured]],
-    members: Sequence[int],
-    records: Mapping[str, RegimeRecord],
-    config: Config,
+    pair: Sequence[Sequence[Measured]], records: Mapping[str, RegimeRecord], config: Config
 ) -> Observations:
     small, large = (records[name] for name in config.baseline)
     headline = config.task.headline

@@ -27,6 +27,7 @@ PAPER: dict[str, Any] = {
     "svg.fonttype": "path",  # letters as outlines, TrueType in PDF: fonts need not be there
     "pdf.fonttype": 42,
 }
+_INSIDE = 5  # entries of a legend that stands on the axis
 _WITHOUT_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 _DATA = ("x_axis", "y_axis", "series", "mark", "x", "y", "low", "high")
 
@@ -99,7 +100,13 @@ def _draw(
             axis = canvas.add_subplot()
             draw(axis)
             handles, labels = axis.get_legend_handles_labels()
-            if handles:
+            if len(handles) > _INSIDE:  # they would cover what is drawn
+                beside = 2 if columns == "one-column" else 4
+                canvas.set_figheight(tall + 0.16 * -(-len(handles) // beside))
+                canvas.legend(
+                    handles, labels, frameon=False, loc="outside lower center", ncols=beside
+                )
+            elif handles:
                 axis.legend(handles, labels, frameon=False)
             for kind, metadata in _WITHOUT_DATE.items():
                 data = io.BytesIO()

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from gapjax.study._findings._gap import GapFindings
 from gapjax.study._findings._result import StudyResult
+from gapjax.study._remedies import REMEDIES
 from gapjax.study._report._numbers import NOTHING, count_of, plus_minus, share, short, spread
 from gapjax.study._results._records import Diverged, RegimeRecord, Run, TaskFacts
 
@@ -258,6 +259,17 @@ def notes(result: StudyResult) -> list[str]:
     lines += [
         _driven(record, config.study) for record in result.regimes.values() if record.decisions
     ]
+    averaged = [
+        name
+        for name, record in result.regimes.items()
+        if any(REMEDIES[own].weights for own in record.remedies if own in REMEDIES)
+    ]
+    if averaged:
+        lines.append(
+            f"{', '.join(averaged)}: evaluated at other weights than the last, with statistics of "
+            "batch norms taken anew there. After few updates that alone can help, since running "
+            "statistics lag behind the weights."
+        )
     for name, record in result.regimes.items():
         if record.same_as is not None:
             lines.append(

@@ -153,12 +153,18 @@ def _controlled(result: StudyResult, found: GapFindings) -> list[str]:
     if control is None:
         return []
     points = _points(result, found)
-    beside = [
-        f"{points(one.difference, -1)} from {one.regime}"
-        + ("" if one.resolved else " (not resolved, all comparisons counted)")
-        for one in found.comparisons
-        if one.baseline == control and one.difference.mean is not None
-    ]
+    seen = result.regimes[control].examples
+    beside = []
+    for one in found.comparisons:
+        if one.baseline != control or one.difference.mean is None:
+            continue
+        less = seen / result.regimes[one.regime].examples
+        told = [
+            *([f"which saw {less:.3g} times fewer"] if less > MORE else []),
+            *([] if one.resolved else ["not resolved, all comparisons counted"]),
+        ]
+        behind = f" ({'; '.join(told)})" if told else ""
+        beside.append(f"{points(one.difference, -1)} from {one.regime}{behind}")
     if not beside:
         return []
     return [

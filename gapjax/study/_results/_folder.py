@@ -116,18 +116,17 @@ def open_folder(folder: pathlib.Path, config: Config) -> None:
     study = json.loads(dumps(config.study))
     begun = path.exists() and not _is_blank(folder)
     if begun:
-        there = read_config(folder).study
+        found = read_config(folder)
+        there = found.study
         differing = [k for k in {**study, **there} if study.get(k) != there.get(k)]
         if differing:
-            changes = "; ".join(
-                f"{k} is {_short(there.get(k))} there, and {_short(study.get(k))} here"
-                for k in differing[:4]
-            )
+            changes = "; ".join(_change(k, there.get(k), study.get(k)) for k in differing[:4])
             raise ValueError(
                 f"{folder} holds another study, which is left as it is: {changes}"
                 f"{f' (and {len(differing) - 4} more fields)' if len(differing) > 4 else ''}. "
                 "Give another folder (--out)."
             )
+        _warn_of_versions(found.environment, config, folder)
     try:
         for part in ("regimes", "checkpoints"):
             (folder / part).mkdir(exist_ok=True)
@@ -142,6 +141,23 @@ def open_folder(folder: pathlib.Path, config: Config) -> None:
     for name in config.regimes:
         if regime_path(folder, name).exists():
             _check_regime(folder, read_regime(folder, name, config))
+
+
+def _warn_of_versions(there: Mapping[str, Any], config: Config, folder: pathlib.Path) -> None:
+    """Warn where a folder goes on with what may round otherwise, which its report does not name."""
+    here = config.environment
+    if all(regime_path(folder, name).exists() for name in config.regimes):
+        return
+    names = ("jax", "flax", "optax", "numpy", "device", "processor")
+    both = [k for k in names if k in there and k in here]
+    other = [f"{k} {there[k]} (now {here[k]})" for k in both if there[k] != here[k]]
+    if other:
+        warnings.warn(
+            f"{folder} was begun with {', '.join(other)}: what is trained now may differ in its "
+            "last digits and its times, and the report names the first. For one of a kind give "
+            "another folder (--out).",
+            stacklevel=4,
+        )
 
 
 def read_config(folder: pathlib.Path) -> Config:
@@ -309,6 +325,24 @@ def _place(folder: pathlib.Path, path: pathlib.Path) -> str:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def _change(field: str, there: Any, here: Any) -> str:
+    """How a field differs; where that would read alike, which of its parts have other code."""
+    old, new = _short(there), _short(here)
+    if old != new or not isinstance(there, list) or len(there) != len(here):
+        return f"{field} is {old} there, and {new} here"
+    told = [_code(a, b) for a, b in zip(there, here, strict=True) if a != b]
+    return f"{field}: {', '.join(told)} is made by other code there than here"
+
+
+def _code(there: Any, here: Any) -> str:
+    """The named thing that differs, and which of its remedies do."""
+    if not isinstance(there, dict) or there.get("remedies") == here.get("remedies"):
+        return str(there.get("name") if isinstance(there, dict) else there)
+    pairs = zip(there["remedies"], here["remedies"], strict=False)
+    names = [str(new).partition(" [")[0] for old, new in pairs if old != new]
+    return f"remedy {' and '.join(names)} of {here['name']}"
 
 
 def _short(value: Any) -> str:

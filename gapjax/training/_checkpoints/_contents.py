@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gapjax.training._names import path_names
+from gapjax.training._names import names_along
 from gapjax.training._sharding import outside_meshes, put
 
 FORMAT = 3
@@ -102,7 +102,7 @@ def names_of(tree: Any) -> list[str]:
 
 def _names(paths: list[Any]) -> list[list[str]]:
     """The keys by which each leaf is found in a nested dictionary."""
-    return [[_key(name) for name in path_names(path)] or ["state"] for path in paths]
+    return [[_key(name) for name in names_along(path)] or ["state"] for path in paths]
 
 
 def _key(key: str) -> str:

@@ -29,7 +29,7 @@ from gapjax.training._checkpoints import _contents
 from gapjax.training._checkpoints._said import Quiet, reason
 from gapjax.training._history import History, put
 from gapjax.training._hosts import is_first, on_first, together
-from gapjax.training._names import path_names
+from gapjax.training._names import names_along
 
 _UNFINISHED, _REMOVED = ".unfinished", ".removed"
 
@@ -274,7 +274,7 @@ def _describe(history: History | None) -> tuple[dict[str, Any], dict[str, np.nda
     tree = history._asdict()
     named, numbered = jax.tree_util.tree_leaves_with_path(tree), dict[str, Any]()
     for number, (path, _) in enumerate(named):
-        put(numbered, path_names(path), number)
+        put(numbered, names_along(path), number)
     rows, spelled = _contents.describe(tree), _contents.names_of(tree)
     leaves = [leaf for _, leaf in named]
     about = {

@@ -9,6 +9,7 @@ import pytest
 
 from gapjax import study
 from gapjax.study._findings._gap import of_run
+from gapjax.study._findings._intervals import Interval
 from gapjax.study._findings._result import find_all, results_json
 from gapjax.study._report._figures._list import figures_of
 from gapjax.study._report._numbers import interval, plus_minus, share
@@ -129,6 +130,40 @@ def test_what_saw_more_stands_beside_a_small_batch_that_did():
     alike = study.finding(made({**tables, "SB+LONG": _draws(0.95, key=2)}, factor=40))
     assert "points from LB+RA (not resolved, all comparisons counted)." in alike
     assert made(tables, factor=40).gap.control is None
+
+
+def test_a_control_that_saw_more_is_not_said_to_see_as_much():
+    tables = {"SB": _draws(0.95), "LB": _draws(0.90), "160+RA": _draws(0.95, key=1)}
+    result = made({**tables, "SB+LONG": _draws(0.99)}, factor=40)
+    less = dataclasses.replace(result.regimes["160+RA"], examples=1600)
+    result = dataclasses.replace(result, regimes={**result.regimes, "160+RA": less})
+    assert "points from 160+RA (which saw 4 times fewer)." in study.finding(result)
+
+
+def test_what_is_evaluated_at_other_weights_has_statistics_of_its_own():
+    result = made({"SB": _draws(0.95), "LB": _draws(0.90), "LB+EMA": _draws(0.92)})
+    (said,) = (line for line in notes(result) if line.startswith("LB+EMA: evaluated at other"))
+    assert "statistics of batch norms taken anew" in said
+    assert not any("taken anew" in line for line in notes(made({"SB": [[1.0, 1.0]]})))
+
+
+def test_shares_without_simultaneous_bounds_are_drawn_across():
+    from matplotlib.figure import Figure
+
+    result = made({"SB": _draws(0.98), "LB": _draws(0.90), "LB+LR": _draws(0.95, key=1)})
+    open_ended = {**result.gap.simultaneous, "LB+LR": Interval(0.6)}
+    gap = dataclasses.replace(result.gap, simultaneous=open_ended)
+    axis = Figure().add_subplot()
+    study.plot_gap_closed(dataclasses.replace(result, gap=gap), axis)
+    (line,) = (one for one in axis.lines if one.get_label().endswith("no bound"))
+    assert line.get_transform() == axis.get_yaxis_transform() and list(line.get_xdata()) == [0, 1]
+
+
+def test_a_result_is_told_in_one_line():
+    result = made({"SB": _draws(0.98), "LB": _draws(0.90)})
+    gap = result.gap.gap
+    told = f"{gap.mean:.4g} [{gap.low:.4g}, {gap.high:.4g}]"
+    assert repr(result) == f"StudyResult(SB, LB; test accuracy, SB - LB: {told})"
 
 
 def test_what_is_not_told_from_the_large_batch_is_said():

@@ -47,6 +47,37 @@ def test_folder_belongs_to_one_study_once_something_is_trained(tmp_path):
     assert (out / "config.json").read_text() == kept
 
 
+def test_other_code_under_the_same_names_is_told(tmp_path):
+    out = tmp_path / "run"
+
+    def regimes(digest):
+        return [
+            {"name": "SB", "remedies": []},
+            {"name": "LB+M", "remedies": ["LR", f"M [{digest}]"]},
+        ]
+
+    with _folder.hold(out):
+        _folder.open_folder(out, _config(regimes=regimes("1")))
+        (out / "checkpoints" / "x").write_text("something")
+        with pytest.raises(ValueError, match=r": regimes: remedy M of LB\+M is made by other code"):
+            _folder.open_folder(out, _config(regimes=regimes("2")))
+
+
+def test_other_versions_are_told_where_something_is_still_to_be_trained(tmp_path):
+    out = tmp_path / "run"
+
+    def config(**versions):
+        return Config(STUDY, TASK, {"command": "a", **versions})
+
+    with _folder.hold(out):
+        _folder.open_folder(out, config(jax="0.10.2", flax="1"))
+        (out / "checkpoints" / "x").write_text("something")
+        with pytest.warns(
+            UserWarning, match=r"begun with jax 0.10.2 .now 0.11.0.: what is trained"
+        ):
+            _folder.open_folder(out, config(jax="0.11.0", flax="1", optax="2"))
+
+
 def _fail(out, error, file=None):
     with _folder.hold(out):
         _folder.open_folder(out, _config())

@@ -6,7 +6,7 @@ import numpy as np
 
 from gapjax.study._findings._intervals import Interval, mean_interval
 from gapjax.study._findings._result import StudyResult
-from gapjax.study._report._figures._style import INK, MUTED, color, label
+from gapjax.study._report._figures._style import INK, MUTED, color, label, name_points
 from gapjax.study._results._names import figure_text
 
 
@@ -71,6 +71,8 @@ def plot_gap_closed(result: StudyResult, axis: Any) -> None:
         if together.low is not None and together.high is not None:
             ends = [100 * together.low, 100 * together.high]
             axis.plot(ends, [i, i], color=own, lw=1.2, alpha=0.8, label=f"{told}, simultaneous")
+        else:
+            axis.axhline(i, color=own, lw=1.2, alpha=0.8, label=f"{told}, simultaneous, no bound")
         low, mean, high = (100 * (end or 0.0) for end in (share.low, share.mean, share.high))
         axis.plot([low, high], [i, i], color=own, lw=4, alpha=0.45, label=f"{told}, interval")
         axis.plot(mean, i, "o", color=own, ms=8, label=f"{told}, mean")
@@ -93,13 +95,14 @@ def plot_gap_closed(result: StudyResult, axis: Any) -> None:
             va="top",
         )
     _rows(axis, list(bounded))
-    axis.set_xlabel("share of the generalization gap closed, %")
+    axis.set_xlabel("share of the gap closed, %")
 
 
 def plot_travelled(result: StudyResult, axis: Any) -> None:
     """The share of the gap closed against how far the weights went, every regime a point."""
     small, large = result.config.baseline
     ends = {large: Interval(0.0), small: Interval(1.0)}
+    names: list[tuple[str, tuple[float, float]]] = []
     for i, (name, record) in enumerate(result.regimes.items()):
         far = mean_interval(record.run.values["distance"].array)
         share = {**result.gap.shares, **ends}.get(name)  # none of a regime that is one with another
@@ -113,11 +116,10 @@ def plot_travelled(result: StudyResult, axis: Any) -> None:
             span = [100 * share.low, 100 * share.high]
             axis.plot([at[0]] * 2, span, label=f"{told}, interval", **look)
         axis.plot(*at, "o", color=color(i), ms=7, label=told)
-        axis.annotate(
-            figure_text(name), at, (7, 5), textcoords="offset points", color=INK, fontsize=8
-        )
+        names.append((figure_text(name), at))
     axis.set_xlabel("distance from the start, at the end")
     axis.set_ylabel("share of the gap closed, %")
+    name_points(axis, names)
 
 
 def plot_pareto(result: StudyResult, axis: Any, *, against: str = "examples") -> None:
@@ -130,7 +132,7 @@ def plot_pareto(result: StudyResult, axis: Any, *, against: str = "examples") ->
     """
     task = result.config.task
     scale = task.scale(task.headline)
-    points = []
+    points, names = [], []
     for i, (name, record) in enumerate(result.regimes.items()):
         found = mean_interval(scale * record.run.values[f"test_{task.headline}"].array)
         if found.mean is None:
@@ -142,9 +144,7 @@ def plot_pareto(result: StudyResult, axis: Any, *, against: str = "examples") ->
             ends, own = [found.low, found.high], f"{told}, interval"
             axis.plot([at[0]] * 2, ends, color=color(i), alpha=0.45, lw=1.5, label=own)
         axis.plot(*at, "o", color=color(i), ms=7, label=told)
-        axis.annotate(
-            figure_text(name), at, (7, 5), textcoords="offset points", color=INK, fontsize=8
-        )
+        names.append((figure_text(name), at))
     front, best = [], -np.inf
     for spent, value in sorted(points, key=lambda p: (p[0], -p[1] if task.maximize else p[1])):
         if (value if task.maximize else -value) > best:
@@ -157,3 +157,4 @@ def plot_pareto(result: StudyResult, axis: Any, *, against: str = "examples") ->
         axis.set_xscale("log")
     axis.set_xlabel(against)
     axis.set_ylabel(f"test {label(result, task.headline)}")
+    name_points(axis, names)

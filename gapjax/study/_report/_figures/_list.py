@@ -77,7 +77,8 @@ FIGURES: tuple[Figure, ...] = (
         (
             "The share of the gap that each regime closes.",
             "Thick: its 95% interval over seeds and test examples; thin: intervals that hold for "
-            "all at once. The dotted lines are the two ends of the gap.",
+            "all at once, across the whole figure where they have no bound. The dotted lines are "
+            "the two ends of the gap.",
         ),
         _by_regime,
         lambda result: any(share.is_bounded for share in result.gap.shares.values()),

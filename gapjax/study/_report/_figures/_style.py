@@ -19,6 +19,15 @@ PALETTE = (
     "#0b8793",
     "#c2508b",
     "#75644f",
+    # Of more regimes than eight the others, of the same hues, darker or lighter.
+    "#16296b",
+    "#ef8f98",
+    "#6b4700",
+    "#8fcf5a",
+    "#3f1c78",
+    "#63cfd8",
+    "#7d1f55",
+    "#b8a892",
 )
 WIDTH = 5.2  # inches
 STYLE: Any = {
@@ -46,6 +55,29 @@ STYLE: Any = {
 def color(index: int) -> str:
     """The colour of the regime at ``index``."""
     return PALETTE[index % len(PALETTE)]
+
+
+def name_points(axis: Any, names: Iterable[tuple[str, tuple[float, float]]]) -> None:
+    """A name beside every point, above those that are in its way; after all else is drawn.
+
+    Args:
+        axis: with its scales and limits.
+        names: each with the place of its point.
+    """
+    size, points = 8, 72 / axis.figure.dpi
+    taken: list[tuple[float, float, float]] = []
+    axis.autoscale_view()  # which waits until limits are asked for
+    where = [(points * axis.transData.transform(at), at, name) for name, at in names]
+    for (x, y), at, name in sorted(where, key=lambda one: (one[0][1], one[0][0])):
+        # Room to spare: the layout, which comes later, leaves the axis less than it has now.
+        width, tall, up = 0.75 * size * len(name), 1.35 * size, 5.0
+        while any(
+            x < right and left < x + width and abs(y + up - height) < tall
+            for left, right, height in taken
+        ):
+            up += 1
+        taken.append((x, x + width, y + up))
+        axis.annotate(name, at, (7, up), textcoords="offset points", color=INK, fontsize=size)
 
 
 def to_svg(draw: Callable[[Any], None], *, width: float = WIDTH, height: float = 3.5) -> str:
