@@ -58,8 +58,8 @@ class Holder:
 class FolderLock:
     """The right to write to a folder, of one process at a time.
 
-    A process may hold it several times over. It is given back by ``release``, at the end of a
-    ``with``, when the object is gone, or when the process is.
+    A process may hold it several times over; a child forked from it does not hold it. It is given
+    back by ``release``, at the end of a ``with``, when the object is gone, or when the process is.
 
     Args:
         folder: which has to be there.
@@ -87,7 +87,7 @@ class FolderLock:
             FolderInUse: another process holds it.
             OSError: the folder cannot be written.
         """
-        if self._holder is not None:
+        if self._holder is not None and _is_this_process(self._holder):
             return
         deadline = time.monotonic() + wait
         while True:
@@ -118,7 +118,11 @@ class FolderLock:
 
     def is_held(self) -> bool:
         """Whether this object holds the lock, and nobody took it over while this process slept."""
-        return self._holder is not None and _read(self._path) == self._holder
+        return (
+            self._holder is not None
+            and _is_this_process(self._holder)
+            and _read(self._path) == self._holder
+        )
 
     def __enter__(self) -> "FolderLock":
         self.acquire()
@@ -128,16 +132,21 @@ class FolderLock:
         self.release()
 
 
-# How often each lock is held by this process.
+# How often each lock is held by this process. A forked child has a copy of it and of every
+# FolderLock, and holds nothing: a lock is that of the process whose number it bears.
 _held: dict[str, int] = {}
 _guard = threading.Lock()
+
+
+def _is_this_process(holder: Holder) -> bool:
+    return holder.process == os.getpid()
 
 
 def _take(path: pathlib.Path) -> Holder | None:
     """The lock, if it is free or this process has it already; None if another holds it."""
     with _guard:
         here = _read(path)
-        if here is not None and _held.get(here.token):
+        if here is not None and _is_this_process(here) and _held.get(here.token):
             _held[here.token] += 1
             return here
         holder = Holder(
@@ -174,7 +183,7 @@ def _link(beside: pathlib.Path, path: pathlib.Path) -> None:
 
 def _release(path: pathlib.Path, holder: Holder, stop: threading.Event) -> None:
     stop.set()
-    if holder.process != os.getpid():  # a child, which has not taken it
+    if not _is_this_process(holder):  # a child, which has not taken it
         return
     with _guard:
         _held[holder.token] -= 1

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import pytest
 
@@ -195,3 +196,36 @@ def test_file_systems_without_second_names(tmp_path, monkeypatch):
 def test_a_folder_that_cannot_be_written_says_so(tmp_path):
     with pytest.raises(OSError, match="No such file"):
         FolderLock(tmp_path / "nothing").acquire()
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+def test_a_forked_child_does_not_hold_the_lock_of_its_parent(tmp_path):
+    with FolderLock(tmp_path) as lock:
+        assert _in_a_child(lambda: not lock.is_held())
+        assert _in_a_child(lambda: _is_refused(FolderLock(tmp_path)))
+        assert _in_a_child(lambda: _is_refused(lock))  # its copy of the parent's, too
+        assert _in_a_child(lambda: lock.release() is None)
+        assert lock.is_held() and _names(tmp_path) == [".lock"]
+    assert _names(tmp_path) == []
+
+
+def _is_refused(lock):
+    try:
+        lock.acquire()
+    except FolderInUse as error:
+        return f"process {os.getppid()} on" in str(error)
+    return False
+
+
+def _in_a_child(call):
+    """Whether a call holds true in a forked child, which ends without a word."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # forks beside threads
+        child = os.fork()
+    if not child:
+        try:
+            os._exit(0 if call() else 1)
+        finally:
+            os._exit(2)
+    return os.waitpid(child, 0)[1] == 0

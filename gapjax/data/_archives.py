@@ -2,10 +2,12 @@
 
 import os
 import pathlib
+import posixpath
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Iterator
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, NamedTuple
 
 from gapjax import _outside
 from gapjax._text import readable_bytes
@@ -19,6 +21,10 @@ MOST = 8  # archives in one place
 _HEADER = 1 << 20  # bytes of one header of a tar file
 _DIRECTORY = 64 << 20  # and of the directory of a zip file
 _PART = 1 << 18
+_HOPS = 40  # from link to link, as Linux allows
+_TARGET = 4096  # bytes of the name that a link leads to
+_LINKS = 256 << 20  # bytes of memory for all links of an archive,
+_OBJECTS = 256  # and for one beside its names
 
 
 def is_archive(path: pathlib.Path) -> bool:
@@ -32,10 +38,14 @@ def is_hidden(name: str) -> bool:
 
 
 def files_in(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The files in a folder and in those within it, linked ones too, in order; no hidden ones."""
+    """The files in a folder and in those within it, linked ones too, in order; no hidden ones.
+
+    Raises:
+        OSError: a folder cannot be read, with its name.
+    """
     above = folder.resolve().parents
     seen = {_identity(place) for place in above}  # a link may lead back
-    for place, folders, files in os.walk(folder, followlinks=True):
+    for place, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
         if (here := _identity(place)) in seen:
             folders[:] = []
             continue
@@ -44,6 +54,10 @@ def files_in(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         for name in sorted(files):
             if not is_hidden(name):
                 yield pathlib.Path(place, name)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _identity(folder: str | pathlib.Path) -> tuple[int, int]:
@@ -68,8 +82,13 @@ class Room:
             )
 
 
-def unpack(archive: pathlib.Path, folder: pathlib.Path, room: Room) -> None:
-    """Write the files of an archive into a folder; hidden ones, links and devices are left out.
+def unpack(archive: pathlib.Path, folder: pathlib.Path, room: Room) -> list[str]:
+    """Write the files of an archive into a folder; hidden ones and devices are left out.
+
+    A link to a file of the archive becomes a copy of it, which takes room as any file does.
+
+    Returns:
+        The names of the links that lead to no file of the archive; they are left out.
 
     Raises:
         ValueError: it is damaged, no archive, or more than there is room for.
@@ -80,6 +99,7 @@ def unpack(archive: pathlib.Path, folder: pathlib.Path, room: Room) -> None:
             zipped = raw.read(2) == b"PK"
         with _outside.open_unpacked(archive) as stream:
             files = nested = 0
+            links = _Links()
             for name, member in _zip_members(stream) if zipped else _tar_members(stream, room):
                 files, nested = files + 1, nested + name.lower().endswith(SUFFIXES)
                 if files > _FILES or nested > MOST:
@@ -88,7 +108,14 @@ def unpack(archive: pathlib.Path, folder: pathlib.Path, room: Room) -> None:
                         if files > _FILES
                         else f"it holds more than {MOST} archives"
                     )
-                _write(folder, name, member, room if zipped else None)
+                parts = _parts(name)
+                if not parts:
+                    continue
+                if isinstance(member, _Link):
+                    links.add("/".join(parts), member)
+                else:
+                    _write(folder.joinpath(*parts), member, room if zipped else None)
+            return links.copy(folder, room)
     except OSError as error:
         if error.errno is not None:  # the disk, not the archive
             raise
@@ -112,13 +139,73 @@ def damaged(file: pathlib.Path, why: object) -> ValueError:
     return ValueError(f"{file} is truncated or damaged ({lines[0][:200]}); nothing was imported.")
 
 
-def _write(folder: pathlib.Path, name: str, member: IO[bytes], room: Room | None) -> None:
-    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+def _parts(name: str) -> list[str]:
+    """The steps of a member's name; none of a folder or of what is hidden."""
+    spelled = name.replace("\\", "/")  # as some programs of Windows write it
+    parts = [part for part in spelled.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise ValueError(f"it holds the name {name!r}, which leads out of the folder")
-    if not parts or any(map(is_hidden, parts)):
-        return
-    path = folder.joinpath(*parts)
+    return [] if spelled.endswith("/") or any(map(is_hidden, parts)) else parts
+
+
+class _Link(NamedTuple):
+    """A link among the members: the name it leads to, seen from the archive or from its place."""
+
+    name: str
+    is_symbolic: bool
+
+    def target(self, place: str) -> str | None:
+        """The name in the archive that it leads to from its own, if it is one."""
+        around = posixpath.dirname(place) if self.is_symbolic else ""
+        told = self.name if self.is_symbolic else self.name.lstrip("/")
+        name = posixpath.normpath(posixpath.join(around, told))
+        out = name in (".", "..") or name.startswith(("/", "../")) or "\0" in name
+        return None if out else name
+
+
+class _Links:
+    """The links of an archive by name, kept until all files are there, within bounds."""
+
+    def __init__(self) -> None:
+        self._targets: dict[str, str | None] = {}
+        self._held = 0
+
+    def add(self, place: str, link: _Link) -> None:
+        """Keep a link."""
+        self._held += _OBJECTS + len(place) + len(link.name)
+        if self._held > _LINKS:
+            raise ValueError("it holds more links than any data set")
+        self._targets[place] = link.target(place)
+
+    def copy(self, folder: pathlib.Path, room: Room) -> list[str]:
+        """Copy the files that links lead to into their places; the names of links to none."""
+        left = []
+        for place, target in self._targets.items():
+            for _ in range(_HOPS):
+                if target is None or target not in self._targets:
+                    break
+                target = self._targets[target]
+            path = folder / place
+            # what is unpacked holds no links, so a file by that name lies in the folder
+            if target is None or not (file := folder / target).is_file() or path.exists():
+                left.append(place)
+                continue
+            room.take(file.stat().st_size)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, path)
+        return left
+
+
+def unreadable(error: OSError, place: pathlib.Path) -> ValueError:
+    """What is said of a file or folder that the disk does not give."""
+    name = error.filename or place
+    why = "it is a link to nothing" if os.path.islink(name) and not os.path.exists(name) else None
+    return ValueError(
+        f"{name} cannot be read ({why or error.strerror or error}): mend that, or take it away."
+    )
+
+
+def _write(path: pathlib.Path, member: IO[bytes], room: Room | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as out:
         while part := member.read(_PART):
@@ -127,7 +214,7 @@ def _write(folder: pathlib.Path, name: str, member: IO[bytes], room: Room | None
             out.write(part)
 
 
-def _tar_members(stream: BinaryIO, room: Room) -> Iterator[tuple[str, IO[bytes]]]:
+def _tar_members(stream: BinaryIO, room: Room) -> Iterator[tuple[str, IO[bytes] | _Link]]:
     forward: Any = _Forward(stream, room)
     tar: Any
     with tarfile.open(fileobj=forward, mode="r:", tarinfo=_Header) as tar:
@@ -137,6 +224,8 @@ def _tar_members(stream: BinaryIO, room: Room) -> Iterator[tuple[str, IO[bytes]]
                 raise ValueError(f"{member.name} is a sparse file")
             if member.isreg() and (content := tar.extractfile(member)) is not None:
                 yield member.name, content
+            elif member.issym() or member.islnk():
+                yield member.name, _Link(member.linkname, member.issym())
         # the check of the compressed stream comes at its end, behind that of the archive
         while forward.read(_PART):
             pass
@@ -155,13 +244,16 @@ class _Header(tarfile.TarInfo):
             raise EOFError(f"a header is no header: {error}") from error
 
 
-def _zip_members(stream: BinaryIO) -> Iterator[tuple[str, IO[bytes]]]:
+def _zip_members(stream: BinaryIO) -> Iterator[tuple[str, IO[bytes] | _Link]]:
     with zipfile.ZipFile(_Capped(stream)) as zipped:
         for member in zipped.infolist():
             kind = member.external_attr >> 28  # of a file written on Unix; 0 elsewhere
-            if not member.is_dir() and kind in (0, 8):
+            if not member.is_dir() and kind in (0, 8, 10):
                 with zipped.open(member) as content:
-                    yield member.filename, content
+                    if kind == 10:  # a symbolic link, whose content is the name it leads to
+                        yield member.filename, _Link(os.fsdecode(content.read(_TARGET)), True)
+                    else:
+                        yield member.filename, content
 
 
 class _Forward:

@@ -125,7 +125,7 @@ def make_augment(transforms: Sequence[str | Callable[[jax.Array, Any], Any]]) ->
         ``(keys [B], batch) -> batch``, traceable; keys are those of :func:`example_keys`.
 
     Raises:
-        ValueError: an unknown name, a number that does not fit, or no function.
+        ValueError: no list, an unknown name, a number that does not fit, or no function.
 
     Example:
         >>> augment = make_augment(["flip", lambda key, batch: {"x": batch["x"] + 1}])
@@ -133,7 +133,12 @@ def make_augment(transforms: Sequence[str | Callable[[jax.Array, Any], Any]]) ->
         >>> augment(keys, {"x": jnp.zeros((3, 4, 4, 1))})["x"].mean().item()
         1.0
     """
-    each = [_named(t) if isinstance(t, str) else _own(t, i) for i, t in enumerate(transforms)]
+    if isinstance(transforms, str) or callable(transforms):
+        raise ValueError(
+            f"augment must be a list of augmentations, not {transforms!r}: put it into brackets."
+        )
+    given = _checks.several("augment", transforms)
+    each = [_named(t) if isinstance(t, str) else _own(t, i) for i, t in enumerate(given)]
 
     def augment(keys: jax.Array, batch: Any) -> Any:
         # Each draws its own numbers, whatever the others are.

@@ -10,7 +10,7 @@ from gapjax import _outside
 from gapjax.data import _pickled
 from gapjax.data._archives import damaged
 from gapjax.data._known import CIFAR10_CLASSES
-from gapjax.data._local import Local, from_arrays
+from gapjax.data._local import Local, check_class_names, from_arrays
 
 _BINARY = {
     10: {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]},
@@ -120,7 +120,9 @@ def _class_names(folder: pathlib.Path, classes: int) -> tuple[str, ...]:
         names = _table(table).get(b"fine_label_names")
     if not isinstance(names, list | range) or len(names) != classes:
         raise damaged(text if text.is_file() else table, f"it does not name {classes} classes")
-    return tuple(n.decode("utf-8", "replace") if isinstance(n, bytes) else str(n) for n in names)
+    found = [n.decode("utf-8", "replace") if isinstance(n, bytes) else str(n) for n in names]
+    check_class_names(folder, found)
+    return tuple(found)
 
 
 def _all_files(folder: pathlib.Path, splits: Mapping[str, list[str]]) -> bool:

@@ -29,7 +29,8 @@ class Split:
         images: ``uint8`` of shape ``[N, H, W, C]``, or ``float32`` of shape ``[N, features]`` where
             the data are not images.
         labels: ``int32`` of shape ``[N]``, from 0 to the number of classes minus 1; or whatever
-            another task than classification predicts, with a leading axis of N.
+            another task than classification predicts, with a leading axis of N. What may be meant
+            as either, True and False or whole numbers ``[N, 1]``, is refused.
     """
 
     images: Any
@@ -322,6 +323,7 @@ def _class_names(dataset: Dataset, examples: Mapping[str, Any]) -> tuple[str, ..
         names = tuple(map(str, _checks.several("class_names", names)))
     labels = {part: one.labels for part, one in examples.items() if isinstance(one, Split)}
     for part, label in labels.items():
+        _check_either(label, part)
         if names is not None and not label.ndim and label.dtype.kind not in "iu":
             raise ValueError(
                 f"{part}.labels has dtype {label.dtype}; with class names it must hold "
@@ -345,6 +347,21 @@ def _class_names(dataset: Dataset, examples: Mapping[str, Any]) -> tuple[str, ..
                 f"0 to {len(names) - 1}{hint}."
             )
     return names
+
+
+def _check_either(label: Any, part: str) -> None:
+    """Labels must be plainly those of classes, or plainly the targets of another task."""
+    remedy = "Targets of another task are floats, or go into a dict of arrays in place of a Split."
+    if not label.ndim and label.dtype.kind == "b":
+        raise ValueError(
+            f"{part}.labels are True and False; the classes of a Split are whole numbers: "
+            f"labels.astype(np.int32). {remedy}"
+        )
+    if label.shape == (1,) and label.dtype.kind in "biu":
+        raise ValueError(
+            f"{part}.labels have shape [N, 1]; the classes of a Split are one number per example: "
+            f"labels[:, 0]. {remedy}"
+        )
 
 
 def _is_class(label: Any) -> bool:

@@ -17,7 +17,8 @@ _PATIENCE = 10.0  # seconds to wait for an answer, name look-up included
 
 def prepare(name: str, builder: Any, folder: pathlib.Path) -> None:
     """Download and prepare a data set, or raise a ValueError with the command to use instead."""
-    if name not in FETCHABLE:
+    base = _tfds.parse_name(name).base
+    if base not in FETCHABLE:
         raise ValueError(f"{name} is not in {folder}, and {_why_not(name, builder)}")
     urls = dict(builder.url_infos)
     problem = _unreachable(next(iter(urls)))
@@ -29,7 +30,8 @@ def prepare(name: str, builder: Any, folder: pathlib.Path) -> None:
     ):
         for url, info in urls.items():
             _download(name, url, info, pathlib.Path(scratch), folder)
-        _import.import_local(name, scratch, data_dir=folder)
+        # without the version: of these sets TFDS has one, and `builder` was made for it
+        _import.import_local(base, scratch, data_dir=folder)
 
 
 def _why_not(name: str, builder: Any) -> str:
@@ -39,18 +41,27 @@ def _why_not(name: str, builder: Any) -> str:
     except ValueError as error:
         return f"could not be read if it were: {error}"
     manual = getattr(builder, "MANUAL_DOWNLOAD_INSTRUCTIONS", None)
-    why = "its files must be downloaded by hand, then prepared with" if manual else "to prepare it"
+    why = (
+        "its files must be downloaded by hand, then prepared with TensorFlow"
+        if manual
+        else "to prepare it TensorFlow is needed"
+    )
     build = f"tfds build {name} --file_format=array_record"
     return (
-        f"{why} TensorFlow is needed, once and on any machine: `{build}`, and the folder copied "
-        f"here. Or import it from local files: gapjax data import {name} --from DIR"
+        f"{why}, once and on any machine: `{build}`, and the folder copied here. "
+        f"Or import it from local files: {_command(name)}"
     )
+
+
+def _command(name: str) -> str:
+    """What imports a set; the version is that of TFDS, so it is left out."""
+    return f"gapjax data import {name.partition(':')[0]} --from DIR"
 
 
 def _remedy(name: str, folder: pathlib.Path, problem: str) -> str:
     return (
         f"{name} is not in {folder} and cannot be fetched ({problem}). Get its files another way "
-        f"and import them: gapjax data import {name} --from DIR"
+        f"and import them: {_command(name)}"
     )
 
 

@@ -1,6 +1,8 @@
 """A folder of images as a data set, without an import."""
 
 import os
+import pathlib
+import warnings
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ from gapjax import _checks
 from gapjax._paths import local_path
 from gapjax._text import readable_bytes
 from gapjax.data import _folders, _images, _local
-from gapjax.data._archives import damaged
+from gapjax.data._archives import damaged, unreadable
 from gapjax.data._dataset import Dataset, Split
 
 
@@ -19,7 +21,8 @@ def from_folder(
     """Read folders of images: ``train/CLASS/*.png`` and ``test/CLASS/*.png`` (or ``val``).
 
     Images are in PNG, JPEG, WebP, BMP, GIF, PPM or TIFF; they are turned upright as EXIF says, and
-    of 16 bits the upper 8 are kept. They may lie in folders within that of their class. Everything
+    of 16 bits the upper 8 are kept. They may lie in folders within that of their class. A warning
+    counts other files and pages beyond the first, and names classes that are not tested. Everything
     is decoded at once; :func:`import_local` writes a data set that is decoded once and for all, or
     as it is read where it does not fit in memory.
 
@@ -34,14 +37,23 @@ def from_folder(
         where all of them are.
 
     Raises:
-        ValueError: the folder does not look like that, an image is damaged (it is named), they
-            differ in size, or are too many for a quarter of the memory.
+        ValueError: the folder does not look like that, a split has classes that train lacks, a
+            file or folder cannot be read or an image is damaged (it is named), they differ in
+            size, or are too many for a quarter of the memory.
     """
     place = local_path("folder", folder)
     if not place.is_dir():
         raise ValueError(f"There is no folder at {place}.")
     if image_size is not None:
         _checks.positive_int("image_size", image_size)
+    try:
+        return _read(place, image_size, name)
+    except OSError as error:
+        raise unreadable(error, place) from error
+
+
+def _read(place: pathlib.Path, image_size: int | None, name: str | None) -> Dataset:
+    """The data set of a folder; errors of the disk are as they come."""
     local = _folders.read("", place)
     if local is None:
         raise ValueError(
@@ -49,7 +61,8 @@ def from_folder(
             "split and in each a folder per class, with images of "
             f"{', '.join(sorted(_images.SUFFIXES))}."
         )
-    _local.say_left_out(local)
+    for remark in _local.remarks(local):
+        warnings.warn(remark)
     height, width, channels = _local.common_shape(local)
     if image_size is not None:
         height = width = image_size

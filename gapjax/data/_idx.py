@@ -3,6 +3,7 @@
 import hashlib
 import math
 import pathlib
+import re
 
 import numpy as np
 
@@ -12,35 +13,69 @@ from gapjax.data._archives import damaged
 from gapjax.data._known import PAYLOADS
 from gapjax.data._local import Local, from_arrays
 
+_STEMS = {"train": "train", "test": "t10k"}  # as MNIST names them
+_FILE = re.compile(
+    r"(?:(?P<set>emnist-[a-z]+)-)?(?P<split>train|t10k|test)-"
+    r"(?P<kind>images(?=.idx3)|labels(?=.idx1))[-.]idx[13]-ubyte(?:\.gz)?"
+)
+
 
 def read(name: str, folder: pathlib.Path) -> Local | None:
-    """The data set of a folder that holds the four files."""
+    """The data set of a folder that holds the four files.
 
-    def find(stem: str) -> pathlib.Path | None:
-        names = (stem, stem.replace("-idx", ".idx"))
-        paths = (folder / (n + suffix) for n in names for suffix in ("", ".gz"))
-        return next((path for path in paths if path.exists() and not path.is_dir()), None)
-
+    Those of EMNIST begin with ``emnist-CONFIG-``; of several configurations the name tells which.
+    """
+    family = _family(name, folder)
+    if family is None:
+        return None
     arrays: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for split, stem in (("train", "train"), ("test", "t10k")):
-        files = [find(f"{stem}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")]
-        if files[0] is None or files[1] is None:
-            continue
-        images = _array(name, f"{stem}-images", files[0], 3)
-        labels = _array(name, f"{stem}-labels", files[1], 1)
+    for split, (image_file, label_file) in family.items():
+        stem = _STEMS[split]
+        images = _array(name, f"{stem}-images", image_file, 3)
+        labels = _array(name, f"{stem}-labels", label_file, 1)
         if len(images) != len(labels):
             raise ValueError(
-                f"{files[0]} holds {len(images)} images and {files[1]} {len(labels)} labels; they "
-                "do not belong together."
+                f"{image_file} holds {len(images)} images and {label_file} {len(labels)} labels; "
+                "they do not belong together."
             )
+        if not len(images):
+            raise ValueError(f"{image_file} holds no images; nothing was imported.")
         arrays[split] = images[..., None], labels
-    if len(arrays) < 2:
-        return None
-    classes = 1 + max(int(labels.max(initial=0)) for _, labels in arrays.values())
+    classes = 1 + max(int(labels.max()) for _, labels in arrays.values())
     return Local(
         tuple(map(str, range(max(classes, 10)))),
         {split: from_arrays(*pair) for split, pair in arrays.items()},
     )
+
+
+_Pairs = dict[str, tuple[pathlib.Path, pathlib.Path]]
+
+
+def _family(name: str, folder: pathlib.Path) -> _Pairs | None:
+    """The files of images and of labels of both splits, of the set that is meant."""
+    found: dict[str, dict[tuple[str, str], pathlib.Path]] = {}
+    for path in sorted(folder.iterdir(), reverse=True):  # of two, the one without .gz
+        told = _FILE.fullmatch(path.name)
+        if told is not None and not path.is_dir():
+            split = "train" if told["split"] == "train" else "test"
+            found.setdefault(told["set"] or "", {})[split, told["kind"]] = path
+    whole = {
+        family: {split: (files[split, "images"], files[split, "labels"]) for split in _STEMS}
+        for family, files in found.items()
+        if len(files) == 4
+    }
+    for family in (name.replace("/", "-"), ""):
+        if family in whole:
+            return whole[family]
+    if len(whole) == 1 and "/" not in name:  # under a name of one's own
+        return next(iter(whole.values()))
+    if whole:
+        raise ValueError(
+            f"{folder} holds the files of {', '.join(sorted(whole))}, and none of them is {name}: "
+            "import one by its name, such as 'emnist/letters', or move its four files to a folder "
+            "of their own."
+        )
+    return None
 
 
 def _array(name: str, key: str, file: pathlib.Path, ndim: int) -> np.ndarray:

@@ -20,6 +20,8 @@ SUFFIXES = frozenset(
     for kind in kinds.split()
 )
 
+_PAGED = frozenset((".tif", ".tiff", ".gif", ".webp"))  # may hold several images
+
 _PIXELS = 64_000_000  # 8000 by 8000; decoding and converting takes about ten bytes for each
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _ORIENTATION = 0x0112  # the tag of EXIF
@@ -49,7 +51,10 @@ def open_image(content: bytes) -> "PIL.Image.Image":
 
 def is_grey(picture: "PIL.Image.Image") -> bool:
     """Whether one channel holds all of an image."""
-    return picture.mode in ("1", "L", "LA", "I", "F") or picture.mode.startswith("I;")
+    if picture.mode in ("1", "L", "LA", "I", "F") or picture.mode.startswith("I;"):
+        return True
+    # Pillow opens grey with transparency of 16 bits as RGBA; until it is decoded, its tiles tell
+    return any(tile[3] == "LA;16B" for tile in getattr(picture, "tile", ()))
 
 
 def _orientation(picture: "PIL.Image.Image") -> int:
@@ -132,15 +137,26 @@ def read_image(file: pathlib.Path) -> tuple["PIL.Image.Image", bytes]:
         raise damaged(file, error) from error
 
 
+def pages(file: pathlib.Path) -> int:
+    """How many images a file holds: pages of a TIFF, frames of what moves; 1 if it cannot tell."""
+    if file.suffix.lower() not in _PAGED:
+        return 1
+    try:
+        return int(getattr(open_image(_outside.read_file(file)), "n_frames", 1))
+    except Exception:  # whoever decodes it says what is wrong
+        return 1
+
+
 def look(file: pathlib.Path) -> tuple[tuple[int, int], bool]:
     """Height and width of an image file once upright, and whether it is grey; from its header."""
     try:
         picture = open_image(_outside.read_file(file))
     except ValueError as error:
         raise damaged(file, error) from error
+    grey = is_grey(picture)  # before anything of it is decoded
     height, width = picture.height, picture.width
     turned = _orientation(picture) > 4 and picture.format != "TIFF"  # of which Pillow has done so
-    return (width, height) if turned else (height, width), is_grey(picture)
+    return (width, height) if turned else (height, width), grey
 
 
 def encode(pixels: Any) -> bytes:

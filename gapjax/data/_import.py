@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import pathlib
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,7 +29,8 @@ def import_local(
 
     Recognized are, in ``source_dir`` or up to two levels below it:
 
-    * the four IDX files of MNIST and its kin, gzipped or not,
+    * the four IDX files of MNIST and its kin, gzipped or not (``emnist-letters-train-images-...``
+      too),
     * CIFAR-10 and CIFAR-100, binary or python version,
     * a folder of images per class: ``train/CLASS/*.png`` and ``test/CLASS/*.png`` (or ``val``),
       in PNG, JPEG, WebP, BMP, GIF, PPM or TIFF; images are turned upright as EXIF says, and of 16
@@ -37,7 +39,8 @@ def import_local(
     and one archive (tar, gzipped or not, xz, zip) of any of these, given itself or lying in the
     folder. A name that TFDS knows gets the features and version TFDS gives it; any other name
     becomes a data set of its own. Where the content of a set is known, it is checked by hash.
-    Hidden files are no part of the data; other files beside the images are counted in a warning.
+    Hidden files are no part of the data; a warning counts other files beside the images, pages
+    beyond the first, links that lead out of an archive, and names classes that are not tested.
     Nothing is left behind unless everything went well.
 
     Files are parsed, never executed, within bounds: one file takes at most 640 MiB of memory, one
@@ -56,8 +59,8 @@ def import_local(
 
     Raises:
         ValueError: the files are not recognized, damaged, too large, or not those of the named set;
-            the data set is there already, or is being imported by another process; the disk is
-            full. The file at fault is named.
+            a split has classes that train lacks; the data set is there already, or is being
+            imported by another process; the disk is full. The file at fault is named.
     """
     source = local_path("source_dir", source_dir)
     folder, parsed = check_target(name, data_dir)
@@ -69,17 +72,20 @@ def import_local(
         _check_features(parsed.base, _tfds.info_of(stock).features)
         if (there := pathlib.Path(stock.data_path)).exists():
             raise ValueError(f"{name} is there already, at {there}; remove it to import it again.")
-    found: list[_local.Local] = []
+    config = getattr(stock, "builder_config", None)
+    wanted = f"{parsed.base}/{config.name}" if config else parsed.base
+    remarks: list[str] = []
 
     def make(scratch: pathlib.Path) -> Any:
         if stock is not None:
             _check_archives(source, stock)
-        local = _local.read_local(parsed.base, source, scratch)
-        found.append(local)
+        local = _local.read_local(wanted, source, scratch)
+        remarks.extend(_local.remarks(local))  # what was unpacked is gone afterwards
         return _builder(parsed.base, stock, local, scratch / "prepared")
 
     written = write_prepared(parsed.base, folder, make)
-    _local.say_left_out(found[0])
+    for remark in remarks:
+        warnings.warn(remark)
     return written
 
 

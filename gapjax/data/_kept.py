@@ -3,8 +3,8 @@
 import contextlib
 import os
 import pathlib
-import tempfile
 import time
+import uuid
 import zipfile
 from collections.abc import Callable, Mapping
 
@@ -38,17 +38,18 @@ def kept_arrays(
     with contextlib.suppress(Exception):  # a damaged zip file has errors of many kinds
         return _read(path, key, kinds)
     arrays = make()
-    scratch = None
+    scratch: pathlib.Path | None = None
     try:
         path.parent.mkdir(exist_ok=True)
         _clear(path.parent)
-        descriptor, scratch = tempfile.mkstemp(suffix=".part", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as stream:
+        # not mkstemp, whose files are for their owner alone: others may read what lies beside
+        scratch = path.with_name(f"{uuid.uuid4().hex}.part")
+        with scratch.open("xb") as stream:
             np.savez(stream, allow_pickle=False, **arrays, key=_as_array(key))
         os.replace(scratch, path)
     except OSError:
         if scratch is not None:
-            pathlib.Path(scratch).unlink(missing_ok=True)
+            scratch.unlink(missing_ok=True)
     return arrays
 
 

@@ -5,21 +5,21 @@ import hashlib
 import os
 import pathlib
 import platform
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from gapjax import _checks, _outside
+from gapjax import _checks
 from gapjax._paths import local_path
-from gapjax.data import _archives, _import, _local, _tfds
+from gapjax.data import _import, _tfds
 from gapjax.data._dataset import Dataset
 from gapjax.data._fields import TOKENS, VOCABULARY
-from gapjax.data._folders import SPLITS
+from gapjax.data._texts import SHARE, Text, read_texts
 from gapjax.data._write import make_builder, write_prepared
 
 _BYTES = 256  # the vocabulary of bytes
-_SHARE = 10  # one text in so many is for testing
 
 
 def windows(tokens: np.ndarray, length: int) -> np.ndarray:
@@ -74,7 +74,7 @@ def load_pydoc(sequence_length: int | None = None) -> Dataset:
 
 
 def _is_for_testing(name: str) -> bool:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % _SHARE == 0
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % SHARE == 0
 
 
 def _byte_names() -> tuple[str, ...]:
@@ -93,12 +93,15 @@ def import_text(
 
     An example is ``{"tokens": [T + 1]}``; windows overlap by one token, so that every token of a
     split is predicted once. Texts of a split are joined in the order of their names. A folder with
-    ``train`` and ``test`` (or ``val``) in it is split by them; of any other folder one file in ten
-    is for testing, by a hash of its name, and of a single file the last tenth.
+    ``train`` and ``test`` (or ``val``) in it is split by them, and one whose files say so in their
+    names (``wiki.train.raw`` and ``wiki.test.raw``; a part between ``.``, ``_`` and ``-`` counts)
+    by those; what belongs to neither is left out with a warning. Of any other folder one file in
+    ten is for testing, by a hash of its name, and of a single file the last tenth.
 
     Args:
         name: of the data set; one that TFDS does not know.
-        source: a text file, or a folder of them (hidden ones are left out).
+        source: a text file (also gzip, bzip2 or xz), or a folder or an archive (tar, zip) of them;
+            hidden ones are left out.
         tokenizer: None for bytes, of which there are 256. Or a function from text to whole numbers,
             or an object whose ``encode`` is one (what it returns may have them as ``ids``); texts
             are then read as UTF-8. Its ``vocab_size`` or ``get_vocab_size()`` is the vocabulary;
@@ -111,9 +114,9 @@ def import_text(
         vocabulary.
 
     Raises:
-        ValueError: no text, too little of it for one window in each split, a file that is no UTF-8
-            where a tokenizer needs text, tokens that are no whole numbers, a name that is taken, or
-            what the disk says.
+        ValueError: no text, too little of it for one window in each split, a file that is damaged,
+            packed otherwise, or no UTF-8 where a tokenizer needs text, tokens that are no whole
+            numbers, a name that is taken, or what the disk says.
     """
     place = local_path("source", source)
     folder, parsed = _import.check_target(name, data_dir)
@@ -121,7 +124,7 @@ def import_text(
     if parsed.config is not None or parsed.base in _tfds.known_names():
         raise ValueError(f"{name!r} is a data set of TFDS; import text under a name of your own.")
     tokenize = _tokenizer(tokenizer)
-    texts = _texts(place)
+    texts, remarks = read_texts(place)
     tokens = {split: _tokens(files, tokenize) for split, files in texts.items()}
     for split, row in tokens.items():
         if len(row) <= length:
@@ -139,7 +142,10 @@ def import_text(
         about = {VOCABULARY: vocabulary}
         return make_builder(parsed.base, None, features, splits, scratch / "prepared", about)
 
-    return write_prepared(parsed.base, folder, make)
+    written = write_prepared(parsed.base, folder, make)
+    for remark in remarks:
+        warnings.warn(remark)
+    return written
 
 
 def _examples(tokens: np.ndarray, length: int, features: Any) -> Iterator[tuple[int, Any]]:
@@ -148,49 +154,8 @@ def _examples(tokens: np.ndarray, length: int, features: Any) -> Iterator[tuple[
         yield number, {TOKENS: window.astype(np.int32)}
 
 
-def _texts(place: pathlib.Path) -> dict[str, list[bytes]]:
-    """The texts of each split."""
-    if not place.exists():
-        raise ValueError(f"There is nothing at {place}: give a text file, or a folder of them.")
-    if not place.is_dir():
-        text = _outside.read_file(place)
-        cut = len(text) - len(text) // _SHARE
-        while cut < len(text) and text[cut] & 0xC0 == 0x80:  # not inside a character of UTF-8
-            cut += 1
-        return {"train": [text[:cut]], "test": [text[cut:]]}
-    files = sorted(_archives.files_in(place))
-    splits = {path.name: SPLITS.get(path.name.lower()) for path in place.iterdir() if path.is_dir()}
-    if {"train"} < set(filter(None, splits.values())):
-        chosen: dict[str, list[pathlib.Path]] = {"train": [], "test": []}
-        has_test = "test" in splits.values()
-        for file in files:
-            split = splits.get(file.relative_to(place).parts[0])
-            if split == "train":
-                chosen["train"].append(file)
-            elif split == "test" or (split == "validation" and not has_test):
-                chosen["test"].append(file)
-    else:
-        names = {file: file.relative_to(place).as_posix() for file in files}
-        ranked = sorted(files, key=lambda f: hashlib.sha256(os.fsencode(names[f])).digest())
-        tested = set(ranked[: max(1, len(files) // _SHARE)])
-        chosen = {
-            "train": [file for file in files if file not in tested],
-            "test": [file for file in files if file in tested],
-        }
-    taken = {file for part in chosen.values() for file in part}
-    _local.warn_left_out([file for file in files if file not in taken], "texts")
-    if not all(chosen.values()):
-        raise ValueError(
-            f"{place} holds {len(files)} files; it needs at least one to train on and one to test "
-            "on. To cut one file in two, give it itself."
-        )
-    if sum(file.stat().st_size for part in chosen.values() for file in part) > _outside.MEMORY:
-        raise ValueError(f"{place} holds more than 640 MiB of text; import a part of it.")
-    return {split: [_outside.read_file(file) for file in part] for split, part in chosen.items()}
-
-
-def _tokenizer(tokenizer: Any) -> Callable[[bytes], Any] | None:
-    """From the bytes of a text to its tokens; None where they are the same."""
+def _tokenizer(tokenizer: Any) -> Callable[[Text], Any] | None:
+    """From a text to its tokens; None where they are the same."""
     if tokenizer is None:
         return None
     encode = getattr(tokenizer, "encode", tokenizer)
@@ -200,23 +165,23 @@ def _tokenizer(tokenizer: Any) -> Callable[[bytes], Any] | None:
             f"{tokenizer!r}."
         )
 
-    def tokenize(content: bytes) -> Any:
+    def tokenize(text: Text) -> Any:
         try:
-            text = content.decode()
+            content = text.content.decode()
         except UnicodeDecodeError as error:
             raise ValueError(
-                f"A text is no UTF-8 (at byte {error.start}), which the tokenizer needs; convert "
-                "it, or leave the tokenizer out and take bytes."
+                f"{text.file} is no UTF-8 (at byte {error.start}), which the tokenizer needs; "
+                "convert it, or leave the tokenizer out and take bytes."
             ) from error
-        made = encode(text)
+        made = encode(content)
         return getattr(made, "ids", made)
 
     return tokenize
 
 
-def _tokens(texts: Sequence[bytes], tokenize: Callable[[bytes], Any] | None) -> np.ndarray:
+def _tokens(texts: Sequence[Text], tokenize: Callable[[Text], Any] | None) -> np.ndarray:
     if tokenize is None:
-        return np.frombuffer(b"".join(texts), np.uint8)
+        return np.frombuffer(b"".join(text.content for text in texts), np.uint8)
     rows = [np.asarray(tokenize(text)) for text in texts]
     for row in rows:
         if row.size and (row.ndim != 1 or row.dtype.kind not in "iu" or row.min() < 0):

@@ -182,9 +182,23 @@ def stock_builder(name: Name, folder: pathlib.Path) -> Any:
 
     spelled = "".join(_spelled(name))
     with _in_one_line(f"TFDS cannot open {spelled!r}"), _naming_what_is_missing(name.base):
-        return tfds.builder_cls(name.base)(
-            data_dir=os.fspath(folder), config=name.config, version=name.version
-        )
+        cls = tfds.builder_cls(name.base)
+        _check_config(name, cls)
+        return cls(data_dir=os.fspath(folder), config=name.config, version=name.version)
+
+
+def _check_config(name: Name, cls: Any) -> None:
+    """A configuration must be one that TFDS lists, whose own message leaves them out."""
+    configs = sorted({config.name for config in cls.builder_configs.values()})
+    if name.config is None or name.config in configs:
+        return
+    if not configs:
+        raise ValueError(f"it has no configurations; leave out '/{name.config}'")
+    said = ", ".join(configs[:12]) + (", ..." if len(configs) > 12 else "")
+    raise ValueError(
+        f"it has no configuration {name.config!r}; there are {said}."
+        f"{_checks.near_matches(name.config, configs)}"
+    )
 
 
 def info_of(builder: Any) -> Any:

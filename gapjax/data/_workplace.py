@@ -30,12 +30,14 @@ def workplace(folder: pathlib.Path, name: str) -> Iterator[pathlib.Path]:
     anchor = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
     with leaving_on_sigterm(), FolderLock(anchor, name=_PREFIX + name + _LOCK):
         _remove(anchor, name)
-        scratch = tempfile.mkdtemp(prefix=f"{_PREFIX}{name}-{os.getpid()}-", dir=anchor)
+        owner = os.getpid()
+        scratch = tempfile.mkdtemp(prefix=f"{_PREFIX}{name}-{owner}-", dir=anchor)
         try:
             yield pathlib.Path(scratch)
             _clear(anchor, name)
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            if os.getpid() == owner:  # a child forked meanwhile comes by here too
+                shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _remove(anchor: pathlib.Path, name: str) -> None:

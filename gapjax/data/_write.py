@@ -1,9 +1,9 @@
 """Writing a standard TFDS folder, whole or not at all, without TensorFlow."""
 
+import contextlib
 import errno
 import os
 import pathlib
-import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -97,14 +97,12 @@ def write_prepared(
             relative = pathlib.Path(builder.data_path).relative_to(scratch / "prepared")
             target = folder / relative
             if target.exists():
-                raise ValueError(
-                    f"{name} is there already, at {target}; remove it to import it again."
-                )
+                raise _there_already(name, target)
             builder.download_and_prepare(
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False)
             )
             seal_files(builder.data_path, name=SEAL, suffixes=NAMES)
-            _place(pathlib.Path(builder.data_path), target)
+            _place(name, pathlib.Path(builder.data_path), target)
             return target
     except OSError as error:
         raise ValueError(
@@ -121,13 +119,25 @@ def write_prepared(
         raise ValueError(f"TFDS cannot write {name} ({said}); nothing was imported.") from error
 
 
-def _place(made: pathlib.Path, target: pathlib.Path) -> None:
-    """Move a folder to where it belongs, with the folders above it."""
+def _there_already(name: str, target: pathlib.Path) -> ValueError:
+    return ValueError(f"{name} is there already, at {target}; remove it to import it again.")
+
+
+def _place(name: str, made: pathlib.Path, target: pathlib.Path) -> None:
+    """Move a folder to where it belongs, with the folders above it.
+
+    Raises:
+        ValueError: another thread has put one there meanwhile.
+        OSError: the disk's; then the folders above it are gone again.
+    """
     created = [path for path in (target.parent, *target.parent.parents) if not path.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(made, target)
-    except OSError:
+    except OSError as error:
         for path in created:
-            shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):  # what another thread has put there stays
+                path.rmdir()
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise _there_already(name, target) from error
         raise

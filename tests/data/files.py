@@ -4,6 +4,7 @@ import gzip
 import io
 import pickle
 import tarfile
+import zlib
 
 import numpy as np
 import PIL.Image
@@ -117,6 +118,20 @@ def encoded(image, kind="PNG"):
     buffer = io.BytesIO()
     PIL.Image.fromarray(image).save(buffer, kind)
     return buffer.getvalue()
+
+
+def png(values, *, bits, kind):
+    """Values [H, W, C] as a PNG of a colour type of its standard, which Pillow may not write."""
+
+    def chunk(name, body):
+        check = zlib.crc32(name + body).to_bytes(4, "big")
+        return len(body).to_bytes(4, "big") + name + body + check
+
+    height, width = (n.to_bytes(4, "big") for n in values.shape[:2])
+    rows = b"".join(b"\0" + row.astype(f">u{bits // 8}").tobytes() for row in values)
+    head = chunk(b"IHDR", width + height + bytes([bits, kind, 0, 0, 0]))
+    body = chunk(b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + head + body + chunk(b"IEND", b"")
 
 
 def multiset(images, labels):

@@ -53,11 +53,23 @@ def test_types_are_brought_to_the_documented_ones():
         (Split(np.zeros((2, 3, 3, 1), np.uint8), np.array([0, 2])), "ab", "0 to 1"),
         (Split(np.zeros((2, 4, 4, 1), np.uint8), np.array([0, 1])), "ab", "same kind of example"),
         (_split(), "", "class_names is empty"),
+        (
+            Split(np.zeros((2, 3, 3, 1), np.uint8), np.array([True, False])),
+            None,
+            r"train.labels are True and False.*labels.astype\(np.int32\)",
+        ),
+        (_split(dtype=bool), "ab", "train.labels are True and False"),
+        (
+            Split(np.zeros((2, 3, 3, 1), np.uint8), np.array([[0], [1]])),
+            None,
+            r"train.labels have shape \[N, 1\].*labels\[:, 0\].*another task are floats",
+        ),
+        (Split(np.zeros((2, 3)), np.array([[0], [1]])), "ab", r"train.labels have shape \[N, 1\]"),
     ],
 )
 def test_what_does_not_fit_is_refused(train, names, message):
     with pytest.raises(ValueError, match=message):
-        Dataset(train, _split(), tuple(names))
+        Dataset(train, _split(), None if names is None else tuple(names))
 
 
 def test_classes_are_numbered_where_they_have_no_names():

@@ -1,4 +1,5 @@
 import concurrent.futures
+import os
 import zipfile
 
 import numpy as np
@@ -135,3 +136,13 @@ def test_class_names_that_were_changed_are_named(tmp_path):
     names.write_text(names.read_text().replace("9", "nine"))
     with pytest.raises(ValueError, match=r"label\.labels\.txt: checksum differs"):
         load("mine", data_dir=tmp_path / "out")
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_who_may_read_it_is_what_umask_says(tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        kept_arrays(tmp_path / "x.npz", "key", KINDS, lambda: ARRAYS)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x.npz").stat().st_mode & 0o777 == mode

@@ -1,6 +1,7 @@
 import functools
 import hashlib
 import http.server
+import re
 import threading
 import types
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from data import files
-from gapjax.data import StreamedSplit, _fetch, _prepared, import_local, load
+from gapjax.data import StreamedSplit, _fetch, _load, _prepared, _tfds, import_local, load
 from gapjax.growth import GrowingBatches, constant_batch
 
 
@@ -208,3 +209,44 @@ def test_what_has_no_class_labels_is_refused(tmp_path):
     files.prepare(tmp_path, "unlabelled", features, None, {"train": rows, "validation": rows})
     with pytest.raises(ValueError, match="does not consist of examples with class labels"):
         load("unlabelled", data_dir=tmp_path)
+
+
+def test_a_version_is_fetched_and_the_command_leaves_it_out(tmp_path, site, monkeypatch):
+    made, builder = site
+    monkeypatch.setattr(_load._tfds, "stock_builder", _stock(builder))
+    dataset = load("mnist:3.0.1", data_dir=tmp_path / "out")
+    assert files.multiset(dataset.test.images, dataset.test.labels) == files.multiset(*made["test"])
+    monkeypatch.setattr(_fetch, "_unreachable", lambda url: "no network")
+    with pytest.raises(
+        ValueError, match=r"fashion_mnist:3.\*.\*.*data import fashion_mnist --from"
+    ):
+        load("fashion_mnist:3.*.*", data_dir=tmp_path / "out")
+    with pytest.raises(
+        ValueError, match=r"tfds build svhn_cropped:3.1.0 .*import svhn_cropped --f"
+    ):
+        load("svhn_cropped:3.1.0", data_dir=tmp_path / "out")
+
+
+def _stock(builder):
+    """What makes the builder of a small MNIST from afar, and the plain one for its import."""
+    plain = _tfds.stock_builder
+    return lambda name, folder: builder if name.version == "3.0.1" else plain(name, folder)
+
+
+def test_what_is_downloaded_by_hand_is_said_in_one_sentence(tmp_path):
+    said = (
+        "its files must be downloaded by hand, then prepared with TensorFlow, once and on any "
+        "machine: `tfds build imagenet2012 --file_format=array_record`, and the folder copied here."
+    )
+    with pytest.raises(ValueError, match=re.escape(said)):
+        load("imagenet2012", data_dir=tmp_path)
+
+
+def test_an_unknown_configuration_is_said_with_those_there_are(tmp_path):
+    with pytest.raises(ValueError, match=r"no configurations; leave out '/abc'$"):
+        load("cifar10/abc", data_dir=tmp_path)
+    told = (
+        r"no configuration 'leters'; there are balanced, .*letters, mnist\. Did you mean 'letters'"
+    )
+    with pytest.raises(ValueError, match=told):
+        load("emnist/leters", data_dir=tmp_path)

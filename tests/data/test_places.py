@@ -1,5 +1,6 @@
 """Where data lie, and who writes there."""
 
+import concurrent.futures
 import os
 import pathlib
 import pwd
@@ -7,13 +8,17 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+import warnings
 
 import pytest
 
 from data import files
+from gapjax._lock import FolderInUse
 from gapjax._paths import local_path
-from gapjax.data import _places, import_local, import_text, load
+from gapjax.data import _places, _write, import_local, import_text, load
+from gapjax.data._workplace import workplace
 
 
 @pytest.mark.parametrize(
@@ -158,3 +163,49 @@ def test_signals_leave_nothing_behind_and_a_kill_is_cleared_up(tmp_path):
     import_local("mine", tmp_path / "in", data_dir=out)
     assert [path.name for path in out.iterdir()] == ["mine"]
     assert len(load("mine", data_dir=out).train) == 400
+
+
+def test_of_two_threads_that_import_a_name_one_is_told_that_it_is_there(tmp_path, monkeypatch):
+    files.write_idx(tmp_path / "in", side=4)
+    plain, both = _write._place, threading.Barrier(2)
+
+    def place(*args):
+        both.wait(60)  # until both have made it
+        plain(*args)
+
+    monkeypatch.setattr(_write, "_place", place)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        calls = [
+            pool.submit(import_local, "mine", tmp_path / "in", data_dir=tmp_path / "out")
+            for _ in range(2)
+        ]
+        errors = [error for call in calls if (error := call.exception(120)) is not None]
+    assert [type(error) for error in errors] == [ValueError]
+    assert f"mine is there already, at {tmp_path / 'out' / 'mine'}" in str(errors[0])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
+    assert len(load("mine", data_dir=tmp_path / "out").train) == 20
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("ends", ["within", "through the with of its parent"])
+def test_a_forked_child_leaves_the_scratch_folder_of_its_parent(tmp_path, ends):
+    parent, child = os.getpid(), 0
+    try:
+        with workplace(tmp_path, "mine") as scratch:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # forks beside threads
+                child = os.fork()
+            if not child and ends == "within":
+                with pytest.raises(FolderInUse), workplace(tmp_path, "mine"):
+                    pass
+                os._exit(0)
+            if not child:
+                raise SystemExit
+            assert os.waitpid(child, 0)[1] == 0
+            assert scratch.exists()
+    except SystemExit:
+        os._exit(0)
+    finally:
+        if os.getpid() != parent:
+            os._exit(1)
+    assert not list(tmp_path.iterdir())

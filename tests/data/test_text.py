@@ -1,12 +1,19 @@
+import bz2
+import gzip
+import lzma
 import os
 import platform
+import shutil
 import sys
 import types
+import warnings
+import zipfile
 from pydoc_data.topics import topics
 
 import numpy as np
 import pytest
 
+from gapjax import _outside
 from gapjax.data import import_text, load
 from gapjax.data._text import windows
 
@@ -181,3 +188,113 @@ def test_text_that_does_not_fit(tmp_path):
         with pytest.raises(ValueError, match=message):
             import_text(name, source, data_dir=tmp_path / "out", **options)
     assert sorted(tmp_path.iterdir()) == before
+
+
+def _bytes_of(split):
+    return {chr(byte) for byte in set(split["tokens"].flat)}
+
+
+@pytest.mark.parametrize(
+    ("names", "tested", "left"),
+    [
+        (("ptb.train.txt", "ptb.valid.txt", "ptb.test.txt"), "c", 1),
+        (("wiki.train.raw", "wiki.test.raw", "LICENSE"), "b", 1),
+        (("train.txt", "test.txt"), "b", 0),
+        (("deep/train-0.bin", "deep/val-0.bin"), "b", 0),
+        (("My_Train.txt", "my_test.txt", "train-test.txt", "retrain.txt"), "b", 2),
+    ],
+)
+def test_the_names_of_files_tell_their_split(tmp_path, names, tested, left):
+    for name, byte in zip(names, "abcd", strict=False):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_text(byte * 50)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        import_text("own", tmp_path / "in", sequence_length=8, data_dir=tmp_path / "out")
+    said = [str(w.message) for w in caught if "beside the texts" in str(w.message)]
+    assert [text.split()[0] for text in said] == [str(left)] * bool(left)
+    dataset = load("own", data_dir=tmp_path / "out")
+    assert (_bytes_of(dataset.train), _bytes_of(dataset.test)) == ({"a"}, {tested})
+
+
+def test_a_word_in_one_name_alone_tells_nothing(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.txt", "how-to-test.txt", "b.txt"):
+        (tmp_path / "in" / name).write_text(name[0] * 50)
+    import_text("own", tmp_path / "in", sequence_length=8, data_dir=tmp_path / "out")
+    dataset = load("own", data_dir=tmp_path / "out")
+    assert len(_bytes_of(dataset.train)) == 2
+    assert _bytes_of(dataset.train) | _bytes_of(dataset.test) == {"a", "b", "h"}
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+def test_compressed_texts_are_unpacked(tmp_path, kind):
+    pack = {"gz": gzip, "bz2": bz2, "xz": lzma}[kind].compress
+    (tmp_path / f"a.txt.{kind}").write_bytes(pack(b"a" * 900 + b"b" * 100))
+    import_text("one", tmp_path / f"a.txt.{kind}", sequence_length=8, data_dir=tmp_path / "out")
+    dataset = load("one", data_dir=tmp_path / "out")
+    assert (_bytes_of(dataset.train), _bytes_of(dataset.test)) == ({"a"}, {"b"})
+    (tmp_path / "in").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / "in" / f"{split}.txt.{kind}").write_bytes(pack(split[-1].encode() * 100))
+    import_text("two", tmp_path / "in", sequence_length=8, data_dir=tmp_path / "out")
+    dataset = load("two", data_dir=tmp_path / "out")
+    assert (_bytes_of(dataset.train), _bytes_of(dataset.test)) == ({"n"}, {"t"})
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("kind", ["zip", "tar.xz"])
+def test_archives_of_text_are_unpacked(tmp_path, kind, wrapped):
+    folder = tmp_path / "in" / "corpus" if wrapped else tmp_path / "in"
+    for split, byte in (("train", "a"), ("test", "b")):
+        (folder / split).mkdir(parents=True)
+        (folder / split / "x.txt").write_text(byte * 100)
+    archive = shutil.make_archive(
+        str(tmp_path / "x"), {"zip": "zip", "tar.xz": "xztar"}[kind], tmp_path / "in"
+    )
+    import_text("own", archive, sequence_length=8, data_dir=tmp_path / "out")
+    dataset = load("own", data_dir=tmp_path / "out")
+    assert (_bytes_of(dataset.train), _bytes_of(dataset.test)) == ({"a"}, {"b"})
+    with zipfile.ZipFile(tmp_path / "one.zip", "w", zipfile.ZIP_DEFLATED) as zipped:
+        zipped.writestr("enwik", "a" * 900 + "b" * 100)
+    import_text("one", tmp_path / "one.zip", sequence_length=8, data_dir=tmp_path / "out")
+    dataset = load("one", data_dir=tmp_path / "out")
+    assert (_bytes_of(dataset.train), _bytes_of(dataset.test)) == ({"a"}, {"b"})
+
+
+def test_what_is_packed_otherwise_is_refused_and_named(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "train.txt").write_text("a" * 100)
+    (tmp_path / "in" / "test.txt").write_bytes(b"\x28\xb5\x2f\xfd" + bytes(100))
+    (tmp_path / "book.docx").write_bytes(b"PK\x03\x04" + bytes(100))
+    (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(os.urandom(1000))[:-9])
+    (tmp_path / "bad.zip").write_bytes(b"PK\x03\x04" + bytes(100))
+    (tmp_path / "both").mkdir()
+    (tmp_path / "both" / "a.txt").write_text("a" * 100)
+    (tmp_path / "both" / "b.tar").write_bytes(bytes(10_240))
+    for source, message in (
+        ("in", r"test\.txt is a zstd file, no text"),
+        ("book.docx", r"book\.docx is a zip file, no text"),
+        ("cut.txt.gz", r"cut\.txt\.gz is truncated or damaged"),
+        ("bad.zip", r"bad\.zip is truncated or damaged"),
+        ("both", r"b\.tar is an archive, no text: give it itself"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            import_text("own", tmp_path / source, data_dir=tmp_path / "out")
+    monkeypatch.setattr(_outside, "MEMORY", 1000)
+    (tmp_path / "large.gz").write_bytes(gzip.compress(bytes(2000)))
+    with pytest.raises(ValueError, match=r"large\.gz holds more than 1000 B of text"):
+        import_text("own", tmp_path / "large.gz", data_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_text_that_cannot_be_read_or_is_no_utf8_is_named(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "train.txt").write_text("a" * 100)
+    (tmp_path / "in" / "test.txt").write_bytes(b"\xff" * 100)
+    with pytest.raises(ValueError, match=r"in.test\.txt is no UTF-8 \(at byte 0\)"):
+        import_text("own", tmp_path / "in", tokenizer=_Tokenizer(), data_dir=tmp_path / "out")
+    (tmp_path / "in" / "test.txt").unlink()
+    (tmp_path / "in" / "test.txt").symlink_to("nothing")
+    with pytest.raises(ValueError, match=r"test\.txt cannot be read \(it is a link to nothing\)"):
+        import_text("own", tmp_path / "in", data_dir=tmp_path / "out")

@@ -239,7 +239,7 @@ def test_outputs_of_a_regression_may_have_the_shape_of_its_targets():
         ghost_size=4,
     )
     prepare_study(own)
+    labels = (x[:, 0] > 90).astype(int)
+    two = data.Dataset(data.Split(x, labels), data.Split(x, labels), ("no", "yes"))
     with pytest.raises(ValueError, match=r"outputs of shape \[\] for 2 classes: make its last"):
-        labels = (x[:, 0] > 90).astype(int)
-        two = data.Dataset(data.Split(x, labels), data.Split(x, labels), ("no", "yes"))
         prepare_study(dataclasses.replace(own, dataset=two, task=study.classification()))
