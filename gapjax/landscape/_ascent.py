@@ -8,7 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gapjax.landscape._data import Batches, check_repeatable, weighted_mean
+from gapjax.landscape._data import (
+    Batches,
+    check_repeatable,
+    loss_kernel,
+    on_batch,
+    refuse_no_scalar,
+    weighted_mean,
+)
 from gapjax.landscape._products import DisplacedGradient, DisplacedLoss
 from gapjax.landscape._program import as_partial
 from gapjax.landscape._progress import Tracker
@@ -47,6 +54,9 @@ class Objective:
         self.loss_fn, self.params, self.space = as_partial(loss_fn), params, space
         if check:
             (self.loss_fn,) = check_repeatable([self.loss_fn], params, batches)
+        else:
+            out = on_batch.eval_shape(loss_kernel, batches.first, self.loss_fn, params)
+            refuse_no_scalar(out)
         self.zeros = space.zeros_maker()
         self.batches, self.passes = batches, 0
         self.tracker: Tracker | None = None

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gapjax._checks import number, one_of, positive_int, random_key
-from gapjax.landscape._data import Batches, Data, check_scalar_loss
+from gapjax.landscape._data import Batches, Data, check_scalar_loss, counts
 from gapjax.landscape._program import as_partial
 from gapjax.landscape._progress import Progress, Tracker
 from gapjax.landscape._space import check_match, combination, space_of, widened
@@ -122,7 +122,7 @@ def fit_curve(
     positive_int("num_updates", num_updates)
     random_key("key", key)
     check_match(start, end, "the end")
-    batches = Batches(data)
+    batches = Batches(data, counts)
     check_scalar_loss([as_partial(loss_fn)], start, batches)
     tx = optax.adam(1e-3) if optimizer is None else optimizer
     if not hasattr(tx, "update"):

@@ -27,6 +27,18 @@ def num_examples(batch: Any) -> float:
     return count if weights is None else float(weights.sum())
 
 
+def counts(batch: Any) -> float:
+    """1 for a batch of which an example counts, 0 for one whose mask leaves out all of them.
+
+    The weight of a batch where batches are drawn one by one and all that count do so alike.
+    """
+    try:
+        weights = example_weights(batch)
+    except ValueError:  # an entry called mask that is none of examples, left to the loss
+        return 1.0
+    return 1.0 if weights is None else float(weights.sum() > 0)
+
+
 def refuse_single_batch(name: str, data: Any) -> None:
     """Refuses what looks like a batch where batches belong."""
     if isinstance(data, dict) or hasattr(data, "shape") or hasattr(data, "_fields"):
@@ -146,6 +158,12 @@ def check_scalar_loss(
             "a single batch is passed as data=[batch]."
         )
         raise
+    refuse_no_scalar(out)
+    return jaxpr
+
+
+def refuse_no_scalar(out: Any) -> None:
+    """Refuses what a loss is traced to, an array's shape and dtype, if it is no real scalar."""
     if not hasattr(out, "shape") or not jnp.issubdtype(out.dtype, jnp.floating):
         raise ValueError(
             f"loss_fn must return the mean loss alone, a real scalar, not {out}; "
@@ -156,7 +174,6 @@ def check_scalar_loss(
             f"loss_fn must return a scalar, not shape {out.shape}: "
             "return the mean over the examples of the batch."
         )
-    return jaxpr
 
 
 def check_repeatable(

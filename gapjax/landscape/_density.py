@@ -13,6 +13,7 @@ from gapjax.landscape._memory import require_vectors
 from gapjax.landscape._operators import Operator, check_operator
 from gapjax.landscape._progress import Progress, Tracker
 from gapjax.landscape._quadrature import fewer_steps, quadrature
+from gapjax.landscape._sweep import axis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +142,8 @@ def spectral_density(
         num_probes: probes, P. Below 8 the standard errors are themselves very uncertain.
         num_steps: Lanczos steps a probe, m, at most the number of parameters.
         grid: where to give the density; 1000 points over the range by default.
-        sigma: width of the smoothing, a hundredth of the range by default.
+        sigma: width of the smoothing; a hundredth of the range by default, and at least a hundred
+            roundings (the dtype's eps) of the largest eigenvalue.
         resume: an earlier result, or the partial one of a progress callback, made with the same
             operator and key: only the missing probes are run.
         progress: True shows a bar for work over 5 seconds; a callback gets `Progress`.
@@ -151,7 +153,8 @@ def spectral_density(
         number of steps: use `trace` for traces.
 
     Raises:
-        ValueError: a number of probes or steps below 1, or a sigma not above 0.
+        ValueError: a number of probes or steps below 1, a sigma not above 0, a grid that is no row
+            of finite numbers, or something else than a `Density` to resume.
         MemoryError: a basis larger than memory; the bytes are stated.
 
     Example:
@@ -168,9 +171,14 @@ def spectral_density(
     positive_int("num_steps", num_steps)
     if sigma is not None:
         positive_float("sigma", sigma)
+    grid = None if grid is None else axis("grid", grid)
     steps = min(num_steps, op.size)
     nodes, weights, spent = np.zeros((0, steps)), np.zeros((0, steps)), 0
     if resume is not None:
+        if not isinstance(resume, Density):
+            raise ValueError(
+                f"resume must be a Density, as spectral_density returns it, not {resume!r:.60}."
+            )
         if resume.nodes.shape[1] != steps or resume.size != op.size:
             raise ValueError(
                 f"the density to resume has {resume.nodes.shape[1]} steps over {resume.size} "
@@ -179,7 +187,8 @@ def spectral_density(
         nodes, weights, spent = resume.nodes, resume.weights, resume.num_matvecs
 
     def result() -> Density:
-        return _smooth(nodes, weights, grid, sigma, op.size, spent)
+        eps = float(np.finfo(op.dtype).eps)
+        return _smooth(nodes, weights, grid, sigma, op.size, spent, eps)
 
     needed = require_vectors(steps + 1, op.space, "take fewer num_steps")
     total = max(num_probes - len(nodes), 0) * steps
@@ -201,14 +210,15 @@ def _smooth(
     sigma: float | None,
     size: int,
     spent: int,
+    eps: float,
 ) -> Density:
-    """The density on a grid from the quadratures of all probes."""
+    """The density on a grid from the quadratures of all probes; `eps` of what they were made in."""
     low, high = (nodes.min(), nodes.max()) if nodes.size else (0.0, 1.0)
-    width = (high - low) or max(abs(high), 1.0)
+    # Nodes of one eigenvalue differ by some roundings, which are no width of a spectrum.
+    width = max(high - low, 1e4 * eps * max(abs(low), abs(high))) or 1.0
     sigma = sigma or 0.01 * width
     if grid is None:
         grid = np.linspace(low - 5 * sigma, high + 5 * sigma, 1000)
-    grid = np.asarray(grid, np.float64)
     samples = _smoothed(grid, sigma, nodes, weights)
     mean = samples.mean(0) if len(samples) else np.zeros(len(grid))
     error = stderr_of_mean(samples) if len(samples) else np.full(len(grid), np.nan)

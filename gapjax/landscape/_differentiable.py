@@ -4,9 +4,9 @@ from typing import Any
 
 import jax
 
-from gapjax.landscape._data import Batches, loss_kernel
+from gapjax.landscape._data import Batches, loss_kernel, refuse_no_scalar
 from gapjax.landscape._linear import lower_product
-from gapjax.landscape._products import HESSIAN_PRODUCTS, Gradient
+from gapjax.landscape._products import HESSIAN_PRODUCTS, Gradient, loss_curvature
 from gapjax.landscape._space import VectorSpace
 
 
@@ -23,7 +23,7 @@ def check_hessian_product(
     if error is None:
         return
     # What is wrong with the loss itself, or with its gradient, says so in its own words.
-    jax.eval_shape(loss_kernel, batch, loss_fn, params)
+    refuse_no_scalar(jax.eval_shape(loss_kernel, batch, loss_fn, params))
     jax.eval_shape(Gradient(space), batch, loss_fn, params)
     others = [repr(other) for other in HESSIAN_PRODUCTS if other != name and fails(other) is None]
     raise ValueError(
@@ -39,7 +39,19 @@ def check_network_product(kernel: Any, space: VectorSpace, batches: Batches, *ar
     if error is None:
         return
     batch, (apply_fn, output_loss, params) = batches.first, args
-    jax.eval_shape(lambda p: output_loss(apply_fn(p, batch), batch), params)
+    # What is wrong with the outputs, with their loss or its curvature, says so in its own words.
+    outputs = jax.eval_shape(apply_fn, params, batch)
+    refuse_no_scalar(jax.eval_shape(output_loss, outputs, batch))
+    try:
+        jax.eval_shape(kernel.of_outputs, output_loss, batch, outputs, outputs)
+    except Exception as own:  # of any type, as above
+        if kernel.of_outputs is loss_curvature:
+            own.add_note(
+                "while differentiating output_loss in the outputs of the network: give a part of "
+                "it with a jax.custom_vjp a jax.custom_jvp instead, or measure hessian(..., "
+                "product='reverse_over_reverse')."
+            )
+        raise
     raise ValueError(
         f"the network cannot be differentiated forward ({_first_line(error)}), and the products "
         "with its Jacobian need that: give the part with a jax.custom_vjp a jax.custom_jvp "

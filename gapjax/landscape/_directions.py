@@ -19,7 +19,8 @@ def random_direction(key: jax.Array, params: Any, *, normalize: str | None = "fi
     for every filter i (Li et al. 2018, section 4). A filter is a slice of a kernel along its
     *last* axis, the output features in Flax; biases and normalization (fewer than two axes, or
     ``bias`` or ``scale`` by name) get no direction. Without this a network with larger weights
-    looks flatter. Integers, booleans and keys get none either.
+    looks flatter. Integers, booleans and keys get none either; complex kernels get complex normal
+    entries.
 
     Layers that are stacked along a leading axis, as ``nn.scan`` stores them, have each their own
     filters. They are told by the scales of their normalization, which then have two axes and lead
@@ -50,12 +51,12 @@ def random_direction(key: jax.Array, params: Any, *, normalize: str | None = "fi
     leaves, treedef = jax.tree.flatten(params)
     random_key("key", key)
     keys = jax.random.split(key, len(leaves))
-    names = path_names(params)
+    names = list(map(_unboxed, path_names(params)))
     stacked = _stacked(dict(zip(names, map(jnp.shape, leaves), strict=True)))
 
     def direction(key: jax.Array, leaf: Any, name: str) -> jax.Array:
         leaf = jnp.asarray(widened(leaf))
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             return jnp.zeros_like(leaf)
         drawn = jax.random.normal(key, leaf.shape, leaf.dtype)
         if normalize is None:
@@ -66,13 +67,21 @@ def random_direction(key: jax.Array, params: Any, *, normalize: str | None = "fi
         axes = tuple(range(first, leaf.ndim - (normalize == "filter")))
 
         def norm(x: jax.Array) -> jax.Array:
-            return jnp.sqrt(jnp.sum(x**2, axis=axes, keepdims=True))
+            # By the largest entry, or squares of small weights would be 0 and of large ones inf.
+            top = jnp.max(jnp.abs(x), axis=axes, keepdims=True, initial=0)
+            shares = jnp.abs(x) / jnp.where(top > 0, top, 1)
+            return top * jnp.sqrt(jnp.sum(shares**2, axis=axes, keepdims=True))
 
-        return drawn * (norm(leaf) / norm(drawn))
+        return drawn * (norm(leaf) / norm(drawn)).astype(leaf.dtype)
 
     return jax.tree.unflatten(
         treedef, [direction(*each) for each in zip(keys, leaves, names, strict=True)]
     )
+
+
+def _unboxed(name: str) -> str:
+    """A path without the entry by which NNX variables and boxed parameters hold their array."""
+    return name.removesuffix("/value")
 
 
 def _last(name: str) -> str:
@@ -121,6 +130,17 @@ def _dot(one: Any, two: Any) -> float:
     )
 
 
+def _check_finite(tree: Any, what: str) -> None:
+    """Refuses a tree with a weight that is not finite, naming the path."""
+    space = space_of(tree)
+    for name, leaf in zip(space.names, space.select(tree), strict=True):
+        if not np.isfinite(np.asarray(leaf, np.float64)).all():
+            raise ValueError(
+                f"{what} holds numbers that are not finite, at {name!r}: a run that diverged has "
+                "no plane. Leave it out."
+            )
+
+
 def plane_through(one: Any, two: Any, three: Any) -> PlaneBasis:
     """The plane through three solutions, as in Garipov et al. (2018, figure 1).
 
@@ -133,7 +153,8 @@ def plane_through(one: Any, two: Any, three: Any) -> PlaneBasis:
         A `PlaneBasis`; its first three fields go into `plane`.
 
     Raises:
-        ValueError: trees that do not match (the path is named), or solutions on one line.
+        ValueError: trees that do not match (the path is named), solutions that are not finite, or
+            on one line.
 
     Example:
         >>> import jax.numpy as jnp
@@ -144,6 +165,8 @@ def plane_through(one: Any, two: Any, three: Any) -> PlaneBasis:
     """
     check_match(one, two, "the second solution")
     check_match(one, three, "the third solution")
+    for tree, which in ((one, "first"), (two, "second"), (three, "third")):
+        _check_finite(tree, f"the {which} solution")
     across, up = combination([two, one], [1, -1]), combination([three, one], [1, -1])
     width = np.sqrt(_dot(across, across))
     whole = np.sqrt(_dot(up, up))
@@ -193,8 +216,8 @@ def trajectory_pca(
         A `TrajectoryPCA`; ``plane(evaluate, pca.origin, *pca.directions)`` draws the loss there.
 
     Raises:
-        ValueError: too few checkpoints, trees that do not match, or checkpoints that span fewer
-            directions.
+        ValueError: too few checkpoints, trees that do not match, a checkpoint that is not finite,
+            or checkpoints that span fewer directions.
 
     Example:
         >>> import jax.numpy as jnp
@@ -215,6 +238,7 @@ def trajectory_pca(
         )
     for index, tree in enumerate(checkpoints):
         check_match(checkpoints[0], tree, f"checkpoint {index}")
+        _check_finite(tree, f"checkpoint {index}")
     weights = np.full(count, 1 / count) if center == "mean" else np.eye(count)[-1]
     gram = np.zeros((count, count))
     for leaves in zip(*map(space_of(checkpoints[0]).select, checkpoints), strict=True):

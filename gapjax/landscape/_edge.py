@@ -16,6 +16,7 @@ from gapjax.landscape._data import (
     Batches,
     Data,
     check_repeatable,
+    counts,
     num_examples,
     on_batch,
     refuse_single_batch,
@@ -193,13 +194,13 @@ def batch_sharpness(
         max_batches: stop there in any case.
         where: as in `hessian`; the quotient is then that of the selected parameters.
         product: as in `hessian`.
-        check: as in `hessian`, over the first batch.
+        check: as in `hessian`, over the first batch that counts.
         progress: True shows a bar for work over 5 seconds; a callback gets `Progress`.
 
     Returns:
         An `Estimate` with Student's interval over batches, one product each. Batches whose
-        gradient is zero make no step, and are left out. The standard error of a single batch is not
-        a number.
+        gradient is zero make no step, and are left out; so are those of which no example counts by
+        their mask. The standard error of a single batch is not a number.
 
     Raises:
         ValueError: no batch, only batches without a gradient, or what `hessian` refuses.
@@ -247,34 +248,37 @@ def batch_sharpness(
     kernel = AlongGradient(space, HESSIAN_PRODUCTS[product](space))
     quotients: list[float] = []
     squares: list[float] = []
-    mean, stderr, spent = np.nan, np.nan, 0
+    mean, stderr, seen, spent = np.nan, np.nan, 0, 0
     with Tracker(progress, "batch sharpness", max_batches) as tracker:
         for index, batch in enumerate(batches() if callable(batches) else batches):
-            if not index:
-                alone = Batches([batch])
+            seen, counted = index + 1, counts(batch)
+            if counted and not spent:
+                alone = Batches([batch], counts)
                 if check:
                     (loss_fn,) = check_repeatable([loss_fn], params, alone)
                 check_hessian_product(product, space, alone, loss_fn, params)
-            quotient, square = map(float, on_batch(kernel, batch, loss_fn, params))
-            spent = index + 1
-            if not (math.isfinite(quotient) and math.isfinite(square)):
-                raise FloatingPointError(
-                    f"the gradient of batch {index} has squared length {square:.3g}, and its "
-                    f"curvature along it is {quotient:.3g}: look there for inputs that are not "
-                    "finite."
-                )
-            if square:
-                quotients.append(quotient)
-                squares.append(square)
-                mean, stderr = _averaged(np.array(quotients), np.array(squares), average)
+            if counted:
+                quotient, length = map(float, on_batch(kernel, batch, loss_fn, params))
+                spent += 1
+                if not (math.isfinite(quotient) and math.isfinite(length)):
+                    raise FloatingPointError(
+                        f"the gradient of batch {index} has length {length:.3g}, and the "
+                        f"curvature along it is {quotient:.3g}: look there for inputs that are "
+                        "not finite."
+                    )
+                if length:
+                    quotients.append(quotient)
+                    squares.append(length**2)
+                    mean, stderr = _averaged(np.array(quotients), np.array(squares), average)
             tracker.step()
             enough = len(quotients) >= min_batches and stderr <= rtol * abs(mean)
-            if enough or spent == max_batches:
+            if enough or seen == max_batches:
                 break
     if not quotients:
+        none = "no example of any batch counts" if seen else "there is no batch"
         raise ValueError(
-            f"{'the gradients of all batches are zero' if spent else 'there is no batch'}: batch "
-            "sharpness is an average over batches that move the parameters."
+            f"{'the gradients of all batches are zero' if spent else none}: batch sharpness is an "
+            "average over batches that move the parameters."
         )
     return Estimate(mean, stderr, spent, num_samples=len(quotients))
 

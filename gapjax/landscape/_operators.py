@@ -21,6 +21,7 @@ from gapjax.landscape._linear import Linearized, linearized
 from gapjax.landscape._products import (
     HESSIAN_PRODUCTS,
     OutputProduct,
+    check_logits,
     gradient_curvature,
     loss_curvature,
     softmax_curvature,
@@ -291,7 +292,8 @@ def fisher(
     count as the ``mask`` of their batch says, if it has one: ``[B]``, or ``[B, T]`` for parts.
 
     Args:
-        apply_fn: ``apply_fn(params, batch) -> outputs``, examples first, in evaluation mode.
+        apply_fn: ``apply_fn(params, batch) -> outputs``, examples first, in evaluation mode; for
+            ``"exact"`` logits ``[B, ..., classes]``, of at least 2 classes.
         params: as in `hessian`.
         data: as in `hessian`.
         kind: ``"exact"`` or ``"empirical"``.
@@ -306,7 +308,8 @@ def fisher(
         An `Operator`, positive semidefinite.
 
     Raises:
-        ValueError: as in `hessian`, or an empirical Fisher without a loss.
+        ValueError: as in `hessian`; an exact Fisher of outputs that are no logits, an empirical one
+            without a loss, or a mask that is not one of examples.
         FloatingPointError: as in `hessian`.
 
     Example:
@@ -353,6 +356,7 @@ def _loss_of_outputs(batch: Any, apply_fn: Any, output_loss: Any, params: Any) -
 
 def _mean_output(outputs: jax.Array, batch: Any) -> jax.Array:
     """A number that tells whether two passes of the network agree."""
+    check_logits(outputs)
     return jnp.mean(jax.nn.logsumexp(outputs, axis=-1))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from gapjax._checks import one_of
 from gapjax.landscape._progress import Progress
 from gapjax.landscape._space import check_match, combination
-from gapjax.landscape._sweep import GIVEN, REBUILT, Evaluate, sweep
+from gapjax.landscape._sweep import GIVEN, REBUILT, Evaluate, axis, sweep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,7 @@ def along(
         >>> path.values["value"].tolist()
         [0.0, 4.0]
     """
-    coords = _axis("coords", coords)
+    coords = axis("coords", coords)
     mode = GIVEN if rebuild is None else REBUILT
 
     def at(t: float) -> Callable[[], Any]:
@@ -188,7 +188,7 @@ def interpolate(
     """
     one_of("path", path, ["linear", "arc"])
     check_match(start, end, "the end")
-    coords = np.linspace(-1, 2, 25) if coords is None else _axis("coords", coords)
+    coords = np.linspace(-1, 2, 25) if coords is None else axis("coords", coords)
 
     def point(t: float) -> Any:
         weights = [1 - t, t]
@@ -242,8 +242,8 @@ def plane(
     """
     check_match(params, first, "the first direction")
     check_match(params, second, "the second direction")
-    x = np.linspace(-1, 1, 21) if x is None else _axis("x", x)
-    y = np.linspace(-1, 1, 21) if y is None else _axis("y", y)
+    x = np.linspace(-1, 1, 21) if x is None else axis("x", x)
+    y = np.linspace(-1, 1, 21) if y is None else axis("y", y)
     mode, shape = GIVEN if rebuild is None else REBUILT, (len(y), len(x))
 
     def at(a: float, b: float) -> Callable[[], Any]:
@@ -258,11 +258,3 @@ def plane(
         resume,
         lambda values: Plane(x, y, {n: v.reshape(shape) for n, v in values.items()}, mode),
     )
-
-
-def _axis(name: str, coords: Any) -> np.ndarray:
-    """Coordinates as a vector of finite numbers."""
-    axis = np.asarray(coords, np.float64)
-    if axis.ndim != 1 or not axis.size or not np.isfinite(axis).all():
-        raise ValueError(f"{name} must be a non-empty row of finite numbers, not {coords!r}.")
-    return axis

@@ -165,7 +165,7 @@ def plot_contour(
         The axis.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or a plane of a single row or column of points.
 
     Example:
         >>> import matplotlib; matplotlib.use("Agg")
@@ -177,15 +177,16 @@ def plot_contour(
         >>> landscape.plot_contour(found).get_xlabel()
         'first direction'
     """
-    ax = _axis(ax)
     name, values = _chosen(plane.values, name)
+    x, y, values = _in_order(plane, values)
+    ax = _axis(ax)
     finite = values[np.isfinite(values)]
     scale: Any = np.linspace(finite.min(), finite.max(), levels) if len(finite) else levels
     if len(finite) and finite.min() > 0 and finite.max() > 10 * finite.min():
         scale = np.geomspace(finite.min(), finite.max(), levels)
     if np.ndim(scale) and np.ptp(scale) == 0:
         scale = None
-    drawn = ax.contour(*_in_order(plane, values), levels=scale)
+    drawn = ax.contour(x, y, values, levels=scale)
     if drawn.levels.size:
         ax.clabel(drawn, drawn.levels[::3], fontsize="x-small")
     if points is not None:
@@ -208,7 +209,8 @@ def plot_surface(plane: Plane, ax: Any = None, *, name: str | None = None) -> An
         The axis.
 
     Raises:
-        ValueError: an unknown name, or an axis without a third dimension.
+        ValueError: an unknown name, a plane of a single row or column of points, or an axis
+            without a third dimension.
 
     Example:
         >>> import matplotlib; matplotlib.use("Agg")
@@ -220,13 +222,13 @@ def plot_surface(plane: Plane, ax: Any = None, *, name: str | None = None) -> An
         >>> landscape.plot_surface(found).get_zlabel()
         'value'
     """
+    name, values = _chosen(plane.values, name)
+    x, y, values = _in_order(plane, values)
     ax = _axis(ax, "3d")
     if not hasattr(ax, "plot_surface"):
         raise ValueError(
             "a surface needs an axis of three dimensions: add_subplot(projection='3d')."
         )
-    name, values = _chosen(plane.values, name)
-    x, y, values = _in_order(plane, values)
     ax.plot_surface(*np.meshgrid(x, y), values, cmap="viridis", linewidth=0)
     ax.set_xlabel("first direction")
     ax.set_ylabel("second direction")
@@ -236,7 +238,12 @@ def plot_surface(plane: Plane, ax: Any = None, *, name: str | None = None) -> An
 
 
 def _in_order(plane: Plane, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Coordinates that rise, with the values there."""
+    """Coordinates that rise, with the values there; at least two of each."""
+    if min(len(plane.x), len(plane.y)) < 2:
+        raise ValueError(
+            f"the plane has {len(plane.x)} x {len(plane.y)} points, and a picture of it needs at "
+            "least 2 on each axis: measure more, or measure a `line` and draw it with plot_path."
+        )
     rows, columns = np.argsort(plane.y), np.argsort(plane.x)
     return plane.x[columns], plane.y[rows], values[np.ix_(rows, columns)]
 

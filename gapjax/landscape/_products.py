@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from gapjax._examples import part_weights
+from gapjax._precision import widen
 from gapjax.landscape._space import Vector, VectorSpace, inner, l2_norm, scaled
 
 
@@ -103,7 +104,10 @@ HESSIAN_PRODUCTS: dict[str, Callable[[VectorSpace], Callable[..., Vector]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class AlongGradient:
-    """g^T H g / g^T g and g^T g, with the gradient and the Hessian of one batch."""
+    """g^T H g / g^T g and the length of g, with the gradient and the Hessian of one batch.
+
+    The length and not its square, which float32 does not hold for gradients of 1e-20 or 1e20.
+    """
 
     space: VectorSpace
     product: Callable[..., Vector]
@@ -112,7 +116,7 @@ class AlongGradient:
         slope = Gradient(self.space)(batch, loss_fn, params)
         length = l2_norm(slope)
         unit = scaled(slope, 1 / jnp.where(length > 0, length, 1))
-        return inner(unit, self.product(batch, loss_fn, params, unit)), length**2
+        return inner(unit, self.product(batch, loss_fn, params, unit)), length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,10 +156,31 @@ def loss_curvature(output_loss: Any, batch: Any, outputs: Any, along: Any) -> An
 
 
 def softmax_curvature(output_loss: Any, batch: Any, outputs: Any, along: Any) -> jax.Array:
-    """(diag(p) - p p^T) per example, or part of one; the mean over those that count."""
-    p = jax.nn.softmax(outputs)
+    """(diag(p) - p p^T) per example, or part of one; the mean over those that count.
+
+    At least in float32: the shares of examples, all rounded alike, are a factor of the whole.
+    """
+    check_logits(outputs)
+    p, along = jax.nn.softmax(widen(outputs)), widen(along)
     bent = p * along - p * jnp.sum(p * along, axis=-1, keepdims=True)
-    return bent * _shares(batch, outputs.shape[:-1])[..., None].astype(bent.dtype)
+    shares = _shares(batch, outputs.shape[:-1])[..., None].astype(bent.dtype)
+    return (bent * shares).astype(outputs.dtype)
+
+
+def check_logits(outputs: Any) -> None:
+    """Refuses outputs whose last axis is not one of classes.
+
+    Raises:
+        ValueError: outputs that are no array ``[B, ..., classes]`` of at least 2 classes.
+    """
+    shape = getattr(outputs, "shape", None)
+    if shape is None or len(shape) < 2 or shape[-1] < 2:
+        told = f"a {type(outputs).__name__}" if shape is None else f"of shape {shape}"
+        raise ValueError(
+            "the exact Fisher takes the outputs of the network as logits, [B, ..., classes] with "
+            f"at least 2 classes, and these are {told}. Of one logit z an example pass [0, z], "
+            "jnp.stack([jnp.zeros_like(z), z], axis=-1), or take ggn with the sigmoid loss."
+        )
 
 
 def gradient_curvature(output_loss: Any, batch: Any, outputs: Any, along: Any) -> jax.Array:
@@ -169,15 +194,24 @@ def gradient_curvature(output_loss: Any, batch: Any, outputs: Any, along: Any) -
         alone = jax.tree.unflatten(tree, parts)
         return jax.grad(lambda out: output_loss(out[None], alone))(output)
 
-    share = jnp.expand_dims(_shares(batch, (examples,)), features).astype(outputs.dtype)
+    gradients = widen(jax.vmap(gradient, in_axes=(0, axes))(outputs, leaves))
+    share = jnp.expand_dims(_shares(batch, (examples,)), features).astype(gradients.dtype)
     # The mean over the parts of an example of which none counts is not a number.
-    own = jnp.where(share > 0, jax.vmap(gradient, in_axes=(0, axes))(outputs, leaves), 0)
-    return share * own * jnp.sum(own * along, axis=features, keepdims=True)
+    own = jnp.where(share > 0, gradients, 0)
+    bent = share * own * jnp.sum(own * widen(along), axis=features, keepdims=True)
+    return bent.astype(outputs.dtype)
 
 
 def _shares(batch: Any, shape: tuple[int, ...]) -> jax.Array:
     """The share of each example, or part, in a mean over a batch: by its mask, or the same."""
-    weights = part_weights(batch)
+    try:
+        weights = part_weights(batch)
+    except ValueError as error:
+        raise ValueError(
+            f"{str(error).partition(':')[0]}: the Fisher matrix counts every example by it, where "
+            "weight_fn= tells batches from each other. Give the entry another name, such as "
+            "'attention_mask'."
+        ) from error
     if weights is None:
         weights = jnp.ones(shape)
     elif weights.shape != shape[: weights.ndim]:

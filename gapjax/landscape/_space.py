@@ -235,8 +235,8 @@ def space_of(params: Any, where: Where | None = None) -> VectorSpace:
     Integers, booleans and keys are no parameters: they are left out everywhere.
 
     Raises:
-        ValueError: a tree without floating arrays, complex parameters, or a `where` that selects
-            nothing.
+        ValueError: a tree without floating arrays, complex parameters, a `where` that selects
+            nothing, or only arrays without entries.
     """
     names, leaves = path_names(params), jax.tree.leaves(params)
     dtypes = [jnp.result_type(leaf) for leaf in leaves]
@@ -265,11 +265,20 @@ def space_of(params: Any, where: Where | None = None) -> VectorSpace:
             + ", ".join(name for name, is_real in zip(names, real, strict=True) if is_real)
             + "."
         )
+    shapes = tuple(tuple(jnp.shape(leaf)) for leaf in leaves)
+    every = zip(names, shapes, keep, strict=True)
+    chosen = [(name, shape) for name, shape, kept in every if kept]
+    if not any(math.prod(shape) for _, shape in chosen):
+        raise ValueError(
+            "the parameters selected hold no number: "
+            + ", ".join(f"{name} has shape {shape}" for name, shape in chosen)
+            + ". Pass or select arrays with entries."
+        )
     # Half precision may be kept in the parameters, but vectors and sums are at least float32.
     wide = any(kept and dtype.itemsize > 4 for dtype, kept in zip(dtypes, keep, strict=True))
     return VectorSpace(
         jax.tree.structure(params),
-        tuple(tuple(jnp.shape(leaf)) for leaf in leaves),
+        shapes,
         tuple(dtypes),
         tuple(_place_of(leaf) for leaf in leaves),
         tuple(keep),
@@ -298,14 +307,18 @@ def widened(params: Any) -> Any:
 
 
 def combination(trees: Sequence[Any], weights: Iterable[Any]) -> Any:
-    """The weighted sum of trees, at least in float32; what is no number comes from the first."""
+    """The weighted sum of trees, at least in float32 or complex64.
+
+    Integers, booleans and keys come from the first.
+    """
     weights = list(weights)
 
     def leaf(*leaves: Any) -> Any:
         dtype = jnp.result_type(leaves[0])
-        if not jnp.issubdtype(dtype, jnp.floating):
+        if not jnp.issubdtype(dtype, jnp.inexact):
             return leaves[0]
-        wide = "float64" if dtype.itemsize > 4 else "float32"
+        least = "complex64" if jnp.issubdtype(dtype, jnp.complexfloating) else "float32"
+        wide = dtype if dtype.itemsize > jnp.dtype(least).itemsize else least
         total = jnp.zeros_like(leaves[0], wide)
         for weight, x in zip(weights, leaves, strict=True):
             total = total + jnp.asarray(weight).astype(wide) * jnp.asarray(x).astype(wide)
@@ -339,8 +352,35 @@ def rows_combined(weights: jax.Array, block: Vector) -> Vector:
 
 @jax.jit
 def l2_norm(vector: Vector) -> jax.Array:
-    """The Euclidean length."""
-    return jnp.sqrt(inner(vector, vector))
+    """The Euclidean length, of any size: infinite only where it exceeds the dtype's largest number.
+
+    Where the sum of the squares leaves the range in which it is exact to rounding, the vector is
+    first divided by a power of two of the size of its largest entry.
+    """
+    square = inner(vector, vector)
+    limits, size = jnp.finfo(square.dtype), sum(leaf.size for leaf in vector)
+    # Squares that are flushed to zero add up to less than size * tiny.
+    safe = (square > size * float(limits.tiny / limits.eps)) & (square < limits.max)
+    # A loop of at most one pass: mapped over rows, a cond would select between whole vectors, which
+    # costs more, and which arrays with shardings in their types refuse.
+    once = lax.while_loop(
+        lambda state: ~state[0],
+        lambda _: (jnp.ones_like(safe), _rescaled_norm(vector)),
+        (safe, jnp.sqrt(square)),
+    )
+    return once[1]
+
+
+def _rescaled_norm(vector: Vector) -> jax.Array:
+    """The length by entries of at most 1; an entry that is not finite is the length itself."""
+    tops = [jnp.max(jnp.abs(leaf), initial=0) for leaf in vector]
+    largest = functools.reduce(jnp.maximum, tops)
+    limits = jnp.finfo(largest.dtype)
+    # Powers whose inverse is a normal number too.
+    exponent = jnp.clip(jnp.frexp(largest)[1], limits.minexp + 6, limits.maxexp - 8)
+    down, up = (jnp.ldexp(jnp.ones_like(largest), sign * exponent) for sign in (-1, 1))
+    small = tuple(leaf * down for leaf in vector)
+    return jnp.where(jnp.isfinite(largest), jnp.sqrt(inner(small, small)) * up, largest)
 
 
 @jax.jit

@@ -15,6 +15,14 @@ GIVEN = "batch statistics: as the evaluation functions have them, none rebuilt"
 REBUILT = "batch statistics: rebuilt at every point"
 
 
+def axis(name: str, coords: Any) -> np.ndarray:
+    """Coordinates as a vector of finite numbers."""
+    row = _checks.numbers_array(name, coords)
+    if row.ndim != 1 or not row.size or not np.isfinite(row).all():
+        raise ValueError(f"{name} must be a non-empty row of finite numbers, not {coords!r:.80}.")
+    return row
+
+
 def sweep(
     evaluate: Evaluate,
     points: Sequence[Callable[[], Any]],
@@ -44,6 +52,17 @@ def sweep(
                 values.setdefault(name, np.full(len(points), np.nan))[index] = value
             tracker.step()
     return partial()
+
+
+def _number(name: str, value: Any) -> float:
+    """One figure as a float."""
+    try:
+        return float(np.reshape(value, ()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"evaluate must give numbers, and {name!r} is {value!r:.80}: return a number, or one "
+            "dictionary of numbers, not nested."
+        ) from error
 
 
 def _done(resume: Any, asked: Any) -> Mapping[str, np.ndarray]:
@@ -78,8 +97,6 @@ def _figures(evaluate: Evaluate, params: Any, state: tuple[Any, ...]) -> dict[st
     for name, function in evaluate.items():
         found = function(params, *state)
         for key, value in (found if isinstance(found, Mapping) else {"": found}).items():
-            flat = "/".join(filter(None, (name, key))) or "value"
-            if np.size(value) != 1:
-                raise ValueError(f"evaluate must give numbers, and {flat!r} is {value!r:.80}.")
-            figures[flat] = float(np.reshape(value, ()))
+            flat = "/".join(filter(None, map(str, (name, key)))) or "value"
+            figures[flat] = _number(flat, value)
     return figures

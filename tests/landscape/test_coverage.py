@@ -22,7 +22,7 @@ def probed(size, num_probes, num_steps):
     parts = np.random.default_rng(1).normal(size=(num_probes, len(values))) ** 2
     parts /= parts.sum(1, keepdims=True)
     nodes, weights = fewer_steps(np.tile(values, (num_probes, 1)), parts, num_steps)
-    return values, _smooth(nodes, weights, None, None, len(values), 0)
+    return values, _smooth(nodes, weights, None, None, len(values), 0, np.finfo(float).eps)
 
 
 def coverage(values, pool, num_probes):
@@ -35,7 +35,8 @@ def coverage(values, pool, num_probes):
     mass, points = [], []
     for start in range(0, len(pool.nodes), num_probes):
         some = slice(start, start + num_probes)
-        part = _smooth(pool.nodes[some], pool.weights[some], grid, sigma, len(values), 0)
+        own = pool.nodes[some], pool.weights[some]
+        part = _smooth(*own, grid, sigma, len(values), 0, np.finfo(float).eps)
         low, high = part.negative_mass().interval
         mass.append(low <= exact <= high)
         low, high = part.interval

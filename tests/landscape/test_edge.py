@@ -293,3 +293,62 @@ def test_all_three_serve_as_rows_of_a_training_loop():
             )
         w = optax.apply_updates(w, rate * updates)
     assert np.isfinite(rows).all() and np.shape(rows) == (3, 3)
+
+
+def masked_regression(w, batch):
+    mask = batch["mask"].astype("float32")
+    errors = mask * (batch["x"] @ w - batch["y"]) ** 2
+    return 0.5 * jnp.sum(errors) / jnp.sum(mask)  # not a number where no example counts
+
+
+def test_batches_of_which_no_example_counts_are_left_out():
+    whole = make_regression(examples=6, size=3)
+    batches = networks.split(whole | {"mask": np.ones(6, bool)}, 2)
+    out = batches[0] | {"mask": np.zeros(2, bool)}
+    expected = landscape.batch_sharpness(masked_regression, jnp.zeros(3), batches)
+    for order in ([out, *batches], [*batches, out]):
+        found = landscape.batch_sharpness(masked_regression, jnp.zeros(3), order)
+        assert found == expected and found.num_matvecs == 3
+    with pytest.raises(ValueError, match="no example of any batch counts"):
+        landscape.batch_sharpness(masked_regression, jnp.zeros(3), [out, out])
+    with pytest.raises(ValueError, match=r"scalar, not shape \(2,\)"):
+        landscape.batch_sharpness(lambda w, b: b["x"] @ w, jnp.zeros(3), [out, *batches])
+
+
+def test_batch_sharpness_asks_no_leaf_for_its_examples():
+    whole = make_regression(examples=6, size=3)
+
+    def loss(w, batch):
+        errors = (batch["x"] @ w - batch["y"]) ** 2
+        return 0.5 * jnp.mean(errors) * jnp.sum(batch["cw"])
+
+    halves = np.full(2, 0.5, np.float32)
+    odd = [b | {"cw": halves} for b in networks.split(whole, 3)]
+    attention = [b | {"mask": np.ones((3, 1, 2, 2), bool)} for b in odd]
+    expected = landscape.batch_sharpness(regression, jnp.zeros(3), networks.split(whole, 3))
+    for batches in (odd, attention):
+        found = landscape.batch_sharpness(loss, jnp.zeros(3), batches)
+        np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-6)
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize(
+    ("loss", "told"),
+    [
+        (lambda w, b: b["x"] @ w, r"must return a scalar, not shape \(6,\)"),
+        (lambda w, b: (regression(w, b), {}), "drop auxiliary outputs"),
+    ],
+)
+def test_a_loss_that_is_no_scalar_is_refused_unchecked_too(loss, told, check):
+    w, data = jnp.ones(3), [make_regression(examples=6, size=3)]
+    for measure in (
+        lambda: landscape.critical_sharpness(loss, w, w, data, check=check),
+        lambda: landscape.batch_sharpness(loss, w, data, check=check),
+        lambda: landscape.hessian(loss, w, data, check=check),
+        lambda: landscape.hessian(loss, w, data, check=check, product="finite_difference"),
+        lambda: landscape.sam_sharpness(loss, w, data, check=check),
+        lambda: landscape.keskar_sharpness(loss, w, data, check=check),
+        lambda: landscape.adaptive_sharpness(loss, w, data, check=check),
+    ):
+        with pytest.raises(ValueError, match=told):
+            measure()

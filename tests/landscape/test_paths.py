@@ -152,91 +152,6 @@ def test_no_barrier_without_both_ends():
     assert landscape.along(abs, float, [0.5, 1, 1]).barrier == {}
 
 
-def test_filters_are_the_last_axis_of_a_kernel():
-    rng = np.random.default_rng(0)
-    params = {
-        "conv": jnp.asarray(rng.normal(size=(3, 3, 2, 5)) * np.arange(1, 6), jnp.float32),
-        "dense": jnp.asarray(rng.normal(size=(7, 4)), jnp.float32).at[:, 2].set(0),
-        "scale": jnp.ones(5),
-        "count": jnp.arange(3),
-    }
-    d = landscape.random_direction(jax.random.key(0), params)
-
-    def norms(leaf):
-        return np.linalg.norm(np.asarray(leaf).reshape(-1, leaf.shape[-1]), axis=0)
-
-    for name in ("conv", "dense"):
-        np.testing.assert_allclose(norms(d[name]), norms(params[name]), rtol=1e-5)
-    assert not d["scale"].any()
-    assert not d["count"].any()
-    assert not d["dense"][:, 2].any()
-    whole = landscape.random_direction(jax.random.key(0), params, normalize="layer")
-    np.testing.assert_allclose(
-        np.linalg.norm(whole["conv"]), np.linalg.norm(params["conv"]), rtol=1e-5
-    )
-    plain = landscape.random_direction(jax.random.key(0), params, normalize=None)
-    assert plain["scale"].any()
-
-
-@pytest.mark.parametrize("normalize", ["filter", "layer"])
-def test_directions_of_stacked_layers_are_those_of_each(normalize):
-    rng = np.random.default_rng(0)
-
-    def some(*shape):
-        return jnp.asarray(rng.normal(size=shape) + 1, jnp.float32)
-
-    blocks = {
-        "norm": {"scale": some(3, 4), "bias": some(3, 4)},
-        "query": {"kernel": some(3, 4, 2, 2), "bias": some(3, 2, 2)},
-        "thin": {"kernel": some(3, 5)},
-    }
-    params = {"blocks": blocks, "head": {"kernel": some(4, 6), "bias": some(2, 3)}}
-    d = landscape.random_direction(jax.random.key(0), params, normalize=normalize)
-    for none in (*d["blocks"]["norm"].values(), d["blocks"]["query"]["bias"], d["head"]["bias"]):
-        assert not np.any(none)
-    # One number a layer and output is a vector, as it is in a layer alone.
-    assert not np.any(d["blocks"]["thin"]["kernel"])
-    axes = (0, 1) if normalize == "filter" else (0, 1, 2)
-    for own, moved in zip(blocks["query"]["kernel"], d["blocks"]["query"]["kernel"], strict=True):
-        norms = (np.sqrt(np.sum(np.square(x), axis=axes)) for x in (own, moved))
-        np.testing.assert_allclose(*norms, rtol=1e-5)
-    axes = axes[:-1]
-    norms = (np.sqrt(np.sum(np.square(x["head"]["kernel"]), axis=axes)) for x in (params, d))
-    np.testing.assert_allclose(*norms, rtol=1e-5)
-
-
-def test_the_plane_through_three_solutions(ends):
-    third = networks.make(2)[0]
-    basis = landscape.plane_through(*ends, third)
-    for (x, y), solution in zip(basis.points, (*ends, third), strict=True):
-        there = jax.tree.map(lambda o, a, b, x=float(x), y=float(y): o + x * a + y * b, *basis[:3])
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), there, solution)
-    middle = jax.tree.map(lambda a, b: (a + b) / 2, *ends)
-    with pytest.raises(ValueError, match="one line"):
-        landscape.plane_through(*ends, middle)
-    with pytest.raises(ValueError, match="different"):
-        landscape.plane_through(ends[0], ends[0], third)
-
-
-@pytest.mark.parametrize("center", ["last", "mean"])
-def test_trajectory_pca_agrees_with_the_singular_values(center):
-    rng = np.random.default_rng(0)
-    rows = rng.normal(size=(6, 12)).cumsum(0).astype(np.float32)
-    run = [{"a": jnp.asarray(r[:4]), "b": jnp.asarray(r[4:]).reshape(2, 4)} for r in rows]
-    pca = landscape.trajectory_pca(run, center=center, num_components=3)
-    centered = rows.astype(np.float64) - (rows[-1] if center == "last" else rows.mean(0))
-    _, s, v = np.linalg.svd(centered, full_matrices=False)
-    np.testing.assert_allclose(pca.explained, s[:3] ** 2 / np.sum(s**2), rtol=1e-5)
-    for i, d in enumerate(pca.directions):
-        flat = np.concatenate([np.ravel(d["a"]), np.ravel(d["b"])])
-        np.testing.assert_allclose(abs(flat @ v[i]), 1, rtol=1e-4)
-        np.testing.assert_allclose(centered @ flat, pca.coords[:, i], atol=1e-4)
-    with pytest.raises(ValueError, match="at least 7 checkpoints"):
-        landscape.trajectory_pca(run, num_components=6)
-    with pytest.raises(ValueError, match="fewer than 2"):
-        landscape.trajectory_pca([run[0], run[1], run[1]], num_components=2)
-
-
 @pytest.mark.parametrize("t", [-1.0, 0.0, 0.2, 0.5, 0.8, 1.0, 1.5])
 def test_a_chain_is_straight_between_its_points_and_beyond(t):
     points = np.array([[1.0, 5.0], [2.0, 7.0], [4.0, 1.0]])
@@ -290,3 +205,57 @@ def test_bad_input_is_refused(ends, batches):
         landscape.random_direction(jax.random.key(0), ends[0], normalize="filters")
     with pytest.raises(ValueError, match="num_bends"):
         landscape.fit_curve(networks.loss, *ends, batches, jax.random.key(0), num_bends=0)
+
+
+def test_complex_weights_are_combined_and_drawn():
+    one, two = {"w": jnp.asarray([1 + 2j, 3j])}, {"w": jnp.asarray([3 - 2j, 1.0 + 0j])}
+    seen = []
+
+    def evaluate(params):
+        seen.append(params["w"])
+        return jnp.sum(jnp.abs(params["w"]) ** 2)
+
+    path = landscape.interpolate(evaluate, one, two, [0.5])
+    np.testing.assert_allclose(seen[1], [2, 0.5 + 1.5j], rtol=1e-6)
+    np.testing.assert_allclose(path.values["value"], [14, 6.5, 14], rtol=1e-6)
+    flat = landscape.plane(evaluate, one, two, two, [1.0], [-2.0])
+    np.testing.assert_allclose(flat.values["value"], 4 + 16 + 1 + 9, rtol=1e-6)
+    curve = landscape.Curve("bezier", (one, two), None)
+    found = landscape.curve_point(curve, 0.5)["w"]
+    assert found.dtype == jnp.complex64
+    np.testing.assert_allclose(found, [2, 0.5 + 1.5j], rtol=1e-6)
+    kernel = jnp.asarray(np.random.default_rng(0).normal(size=(2, 40, 4)) * 3, jnp.float32)
+    params = {"kernel": jax.lax.complex(*kernel), "bias": jnp.ones(4, "complex64")}
+    d = landscape.random_direction(jax.random.key(0), params)
+    norms = (np.linalg.norm(x["kernel"], axis=0) for x in (params, d))
+    np.testing.assert_allclose(*norms, rtol=1e-5)
+    assert np.all(d["kernel"].imag != 0) and not d["bias"].any()
+    plain = landscape.random_direction(jax.random.key(0), params, normalize=None)
+    assert plain["kernel"].dtype == jnp.complex64 and plain["bias"].all()
+    with pytest.raises(ValueError, match="is complex64: curvature needs real"):
+        landscape.trajectory_pca([params, d, plain])
+
+
+def test_a_curve_asks_no_leaf_for_its_examples():
+    def ring(w, batch):
+        return jnp.mean(batch["x"]) * jnp.sum(batch["cw"]) * (w @ w - 1) ** 2
+
+    ends, batch = (jnp.array([1.0, 0.1]), jnp.array([-1.0, 0.1])), {"x": jnp.ones((4, 3))}
+    options = {"optimizer": optax.sgd(0.03), "num_updates": 5}
+    losses = [
+        landscape.fit_curve(
+            ring, *ends, [batch | {"cw": jnp.full(size, 1 / size)}], jax.random.key(0), **options
+        ).losses
+        for size in (4, 2)
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+    out = batch | {"cw": jnp.full(4, np.nan), "mask": jnp.zeros(4)}
+    counted = batch | {"cw": jnp.full(4, 0.25)}
+    curve = landscape.fit_curve(ring, *ends, [out, counted], jax.random.key(0), **options)
+    np.testing.assert_allclose(curve.losses, losses[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("found", [{"train": {"top": 1.0}}, {"train": "low"}, {"train": [1, 2]}])
+def test_figures_that_are_no_numbers_are_named(found):
+    with pytest.raises(ValueError, match=r"'train' is .*one dictionary of numbers, not nested"):
+        landscape.along(lambda w: found, float, [0, 1])

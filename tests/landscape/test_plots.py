@@ -122,3 +122,13 @@ def test_a_higher_density_beside_a_lower_one_is_seen_whole(plt):
     bottom, top = ax.get_ylim()
     assert all(line.get_ydata().max() < top for line in ax.lines)
     assert bottom == pytest.approx(min(line.get_ydata().min() for line in ax.lines))
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (3, 1), (1, 1)])
+@pytest.mark.parametrize("draw", [landscape.plot_contour, landscape.plot_surface])
+def test_a_plane_one_point_wide_is_refused_with_what_would_do(plt, draw, shape):
+    rows, columns = shape
+    plane = Plane(np.arange(columns), np.arange(rows), {"loss": np.ones(shape)}, "mode")
+    with pytest.raises(ValueError, match=f"{columns} x {rows} points.*measure a `line`"):
+        draw(plane)
+    assert not plt.get_fignums()

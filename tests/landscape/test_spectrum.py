@@ -124,3 +124,30 @@ def test_bad_input_is_refused(op):
         landscape.count_above(op, 1, key=key, num_probes=1)
     with pytest.raises(ValueError, match="finite"):
         landscape.count_above(op, np.nan, key=key)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 2.0, -3e6])
+def test_the_density_of_a_single_eigenvalue_is_wider_than_rounding(scale):
+    op = diagonal(np.full(40, scale))
+    density = landscape.spectral_density(op, jax.random.key(0), num_steps=20)
+    eps = np.finfo(np.float32).eps
+    assert 50 * eps <= density.sigma / abs(scale) <= 1e-3
+    peak = 1 / (density.sigma * np.sqrt(2 * np.pi))
+    np.testing.assert_allclose(density.density.max(), peak, rtol=0.01)
+    np.testing.assert_allclose(np.trapezoid(density.density, density.grid), 1, rtol=1e-6)
+    assert landscape.spectral_density(diagonal(np.zeros(5)), jax.random.key(0)).sigma == 0.01
+
+
+def test_what_is_no_grid_no_density_and_no_parameter_is_refused():
+    op, key = diagonal(np.arange(5)), jax.random.key(0)
+    for grid in (np.zeros((2, 3)), [], [0.0, np.nan], 1.0):
+        with pytest.raises(ValueError, match="grid must be a non-empty row of finite numbers"):
+            landscape.spectral_density(op, key, grid=grid)
+    for resume in (3, np.zeros(2)):
+        with pytest.raises(ValueError, match="resume must be a Density"):
+            landscape.spectral_density(op, key, resume=resume)
+    empty = {"a": jnp.zeros((0, 3)), "b": jnp.zeros(0)}
+    with pytest.raises(ValueError, match=r"hold no number: a has shape \(0, 3\), b has"):
+        landscape.from_matvec(lambda v: v, empty)
+    op = landscape.from_matvec(lambda v: v, empty | {"c": jnp.ones(2)})
+    np.testing.assert_allclose(landscape.spectral_density(op, key, num_probes=1).nodes, 1)
