@@ -4,7 +4,7 @@ import math
 import warnings
 from typing import Any
 
-from gapjax._checks import one_of, positive_float, several
+from gapjax._checks import nonnegative_float, number, one_of, several
 from gapjax.diffusion._rules import Rate, checked_ratio, scale_learning_rate
 
 
@@ -61,7 +61,7 @@ def scale_adam(
     rate = scale_learning_rate(
         learning_rate, batch_size=batch_size, base_batch_size=base_batch_size
     )
-    return {"learning_rate": rate, **betas, "eps": _not_negative("eps", eps) / ratio**0.5}
+    return {"learning_rate": rate, **betas, "eps": nonnegative_float("eps", eps) / ratio**0.5}
 
 
 def scale_adamw(
@@ -139,7 +139,7 @@ def scale_adamw(
     """
     one_of("rule", rule, ("half_life", "sde"))
     ratio = checked_ratio(batch_size, base_batch_size)
-    decay = _not_negative("weight_decay", weight_decay) * ratio**0.5
+    decay = nonnegative_float("weight_decay", weight_decay) * ratio**0.5
     if rule == "sde":
         scaled = scale_adam(lr, b1, b2, eps, batch_size=batch_size, base_batch_size=base_batch_size)
         return {**scaled, "weight_decay": decay}
@@ -148,7 +148,7 @@ def scale_adamw(
         "learning_rate": rate,
         "b1": _checked_beta("b1", b1),
         "b2": _same_half_life(_checked_beta("b2", b2), ratio, b2_range),
-        "eps": _not_negative("eps", eps) / ratio**0.5,
+        "eps": nonnegative_float("eps", eps) / ratio**0.5,
         "weight_decay": decay,
     }
 
@@ -182,10 +182,4 @@ def _linearly(name: str, beta: float, batch_size: int, base_batch_size: int) -> 
 
 
 def _checked_beta(name: str, beta: float) -> float:
-    if beta != 0 and not positive_float(name, beta) < 1:
-        raise ValueError(f"{name} must be in [0, 1), not {beta!r}.")
-    return float(beta)
-
-
-def _not_negative(name: str, value: float) -> float:
-    return 0.0 if value == 0 else positive_float(name, value)
+    return number(name, beta, least=0, below=1)

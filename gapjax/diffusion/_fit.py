@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gapjax._checks import number, numbers_array, positive_float, positive_int
-from gapjax.diffusion._laws import Law, fit_log, fit_power, quantile
+from gapjax.diffusion._laws import Law, fit_log, fit_power, largest_exponent, quantile
 
 FEWEST = 5  # points, below which neither law can be told from anything
 FEW = 10  # points, below which the fit carries a note
@@ -34,7 +34,8 @@ class DiffusionFit:
         power_exponent: p of the power law :math:`d = c\, t^p`; the mean over seeds.
         power_factor: c, likewise.
         power_r2: likewise, with its exponent at the factor that suits the curve best.
-        power_interval: 95% interval of p.
+        power_interval: 95% interval of p; NaN where p is beyond what is looked for, up to 16 of
+            either sign, as the note then says.
         delta_aic: AIC of the power law less that of the log-t law, both with correlated residuals;
             positive favours log t.
         better: "log" or "power", or "neither" where the two AICs are within 6 of each other: the
@@ -42,7 +43,7 @@ class DiffusionFit:
         step_range: the first and last step used.
         num_points: points used, of each curve.
         num_seeds: curves used, S.
-        degrees_of_freedom: of the intervals: S - 1 for three seeds or more, else S (n - 2).
+        degrees_of_freedom: of the intervals: S - 1 for two seeds or more, n - 2 for one.
         effective_points: what the points of a curve are worth as independent ones for the slope.
         correlation_length: of the residuals of the log-t law, in log t; the median over what is
             likely.
@@ -92,10 +93,11 @@ def fit_diffusion(
     restricted likelihood (uniform in :math:`\log \ell` a priori), so that not knowing it widens
     the intervals.
 
-    With three seeds or more, intervals are Student's over the seeds' own fits, and rest on no model
-    of the residuals. Of fewer, they are those of the average over :math:`\ell`; a single curve
-    hardly tells its own correlation, and where its residuals are a random walk its interval covers
-    somewhat less than it says, where they are white more.
+    With two seeds or more, intervals are Student's over the seeds' own fits, and rest on no model
+    of the residuals; two seeds tell so little of their spread that theirs are wide. Of one, they
+    are those of the average over :math:`\ell`: how seeds differ it cannot tell, and hardly its own
+    correlation, so where its residuals are a random walk its interval covers somewhat less than it
+    says, where they are white more.
 
     Akaike's criterion compares the laws under the same model of the residuals, each at its most
     likely :math:`\ell`. That log t fits better is no evidence for a random walk on a random
@@ -117,7 +119,7 @@ def fit_diffusion(
 
     Raises:
         ValueError: for arrays that do not match, steps that repeat, fewer than 5 of them in the
-            range, a distance that does not change, or a momentum outside [0, 1).
+            range, a distance that is negative or does not change, or a momentum outside [0, 1).
 
     Example:
         >>> step = 2 ** np.arange(12)
@@ -146,6 +148,10 @@ def fit_diffusion(
     a_interval, b_interval = ((unit * low, unit * high) for low, high in intervals)
     _, _, _, (_, p_interval) = power_law.summary()
     of_curves, powers = log_law.of_curves(), power_law.of_curves()
+    limit = largest_exponent(x - middle)
+    if np.abs(powers[:, 1]).max() >= limit - 1e-6:
+        p_interval = (math.nan, math.nan)
+        notes.append(f"the exponent of the power law lies beyond {limit:.3g}, and is not found")
     spread = float(np.sum((curves - curves.mean(axis=1, keepdims=True)) ** 2))
     log_left = curves - of_curves @ np.stack([np.ones_like(x), x])
     log_away = log_left - log_left.mean(axis=1, keepdims=True)
@@ -271,6 +277,11 @@ def _points(
             f"Step {twice[0]:g} comes more than once. Several seeds go in as a distance of shape "
             "[S, n]."
         )
+    if curves.min() < 0:
+        raise ValueError(
+            f"A distance is at least 0, not {curves.min():.6g}: pass how far the weights are from "
+            "their start, not its logarithm, nor a difference of distances."
+        )
     if np.any(np.ptp(curves, axis=1) == 0):
         still = curves[np.ptp(curves, axis=1) == 0][0]
         raise ValueError(
@@ -289,7 +300,8 @@ def _points(
     if dropped:
         notes.append(f"{dropped} points that are not finite were left out")
     if len(curves) < 3:
-        notes.append("fewer than 3 seeds: the interval rests on a model of the residuals")
+        rests = "a model of the residuals" if len(curves) == 1 else "two seeds, and is wide"
+        notes.append(f"fewer than 3 seeds: the interval rests on {rests}")
     return t, curves, notes
 
 

@@ -7,6 +7,9 @@ import numpy as np
 _LENGTHS = 48  # correlation lengths that are averaged over
 _LONGEST = 100  # ranges of log t: a random walk for all that the points can tell
 _KNOTS = np.linspace(-4.0, 4.0, 161)  # exponents that are tried first
+_FARTHER = np.linspace(4.0, 16.0, 61)[1:]  # tried, of either sign, where an end of those is best
+_SQUARE = 300.0  # the largest exponent of e, whose square is a number in float64
+_CHUNK = 2**21  # numbers of tried curves at a time
 _POLISH = 6  # steps of Gauss and Newton from the best of them
 
 
@@ -41,13 +44,12 @@ class Law:
         """
         curves = self.of_curves()
         count = len(curves)
-        if count >= 3:  # the spread over seeds asks for no model of the residuals
+        if count >= 2:  # the spread over seeds asks for no model of the residuals
             mean, covariance = curves.mean(axis=0), np.cov(curves.T) / count
             reach = quantile(count - 1) * np.sqrt(np.diag(covariance))
             ends = [(float(m - r), float(m + r)) for m, r in zip(mean, reach, strict=True)]
             return mean, covariance, count - 1, ends
-        means = self.parameters.mean(axis=1)
-        variances = self.covariances.mean(axis=1) / count
+        means, variances = self.parameters[:, 0], self.covariances[:, 0]
         mean = self.weights @ means
         intervals = [self._mixture(means[:, k], np.sqrt(variances[:, k, k])) for k in (0, 1)]
         apart = means - mean
@@ -97,22 +99,60 @@ def fit_power(x: np.ndarray, curves: np.ndarray) -> Law:
     """
     noise = _Noise(x)
     target = noise.whiten(curves[None])  # [L, S, n]
-    tried = noise.whiten(np.exp(_KNOTS[:, None] * x)[None])  # [L, K, n]
-    # For each p the best c is a projection. Many are tried: there may be several valleys.
-    along, own = target @ np.swapaxes(tried, 1, 2), np.sum(tried**2, axis=2)[:, None]
-    best = np.argmax(np.maximum(along, 0.0) ** 2 / own, axis=2)[..., None]
-    p, c = _KNOTS[best], np.take_along_axis(along / own, best, axis=2)
-    least = np.finfo(np.float32).eps * curves.max(axis=1, keepdims=True)
+    p, c, explained = _search(noise, x, target, _KNOTS)
+    ends = np.abs(p) >= _KNOTS[-1]
+    if ends.any():
+        farther = np.concatenate([-_FARTHER[::-1], _FARTHER])
+        found, factor, better = _search(
+            noise, x, target, farther[np.abs(farther) <= largest_exponent(x)]
+        )
+        moved = ends & (better > explained)
+        p, c = np.where(moved, found, p), np.where(moved, factor, c)
+    # That the largest value of the law is no less than rounding of the largest distance; its factor
+    # is that at x = 0, which of a steep one may be far less.
+    floor = np.finfo(np.float32).eps * curves.max(axis=1, keepdims=True)
+    least = floor * np.exp(-np.maximum(p * x[0], p * x[-1]))
     c = np.maximum(c, least)
     for _ in range(_POLISH):
         shape = np.exp(p * x)
         design = np.stack([noise.whiten(shape), noise.whiten(c * x * shape)], axis=2)
         information = design @ np.swapaxes(design, 2, 3)
         left = target - c * design[:, :, 0]
-        move = np.linalg.pinv(information) @ (design @ left[..., None])
-        c, p = np.maximum(c + move[:, :, 0], least), p + np.clip(move[:, :, 1], -0.1, 0.1)
+        move = _inverse(information) @ (design @ left[..., None])
+        p = p + np.clip(move[:, :, 1], -0.1, 0.1)
+        least = floor * np.exp(-np.maximum(p * x[0], p * x[-1]))
+        c = np.maximum(c + move[:, :, 0], least)
     left = target - noise.whiten(c * np.exp(p * x))
     return noise.law(curves, np.concatenate([c, p], axis=2), left, information)
+
+
+def largest_exponent(x: np.ndarray) -> float:
+    """How far an exponent of the power law is looked for; one beyond is not found."""
+    return float(min(_FARTHER[-1], max(_KNOTS[-1], _SQUARE / np.abs(x).max())))
+
+
+def _search(
+    noise: "_Noise", x: np.ndarray, target: np.ndarray, knots: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The best exponent among some, its factor and what it explains, each [L, S, 1].
+
+    For each exponent the best factor is a projection. Many are tried: there may be several valleys.
+    """
+    shape = (*target.shape[:2], 1)
+    p, c, explained = np.zeros(shape), np.zeros(shape), np.full(shape, -1.0)
+    at_once = max(1, _CHUNK // (len(noise.lengths) * len(x)))
+    for first in range(0, len(knots), at_once):
+        some = knots[first : first + at_once]
+        tried = noise.whiten(np.exp(some[:, None] * x)[None])  # [L, K, n]
+        along, own = target @ np.swapaxes(tried, 1, 2), np.sum(tried**2, axis=2)[:, None]
+        share = np.maximum(along, 0.0) ** 2 / own
+        best = np.argmax(share, axis=2)[..., None]
+        here = np.take_along_axis(share, best, axis=2)
+        better = here > explained
+        p = np.where(better, some[best], p)
+        c = np.where(better, np.take_along_axis(along / own, best, axis=2), c)
+        explained = np.maximum(here, explained)
+    return p, c, explained
 
 
 class _Noise:
@@ -157,12 +197,19 @@ class _Noise:
         variances = (squares / freedom)[:, None, None, None]
         return Law(
             parameters,
-            variances * np.linalg.pinv(information),
+            variances * _inverse(information),
             weights / weights.sum(),
             self.lengths,
             freedom,
             float(full.max()),
         )
+
+
+def _inverse(information: np.ndarray) -> np.ndarray:
+    """The inverse of matrices [..., 2, 2] whose parameters may be of very different size."""
+    roots = np.sqrt(np.maximum(np.diagonal(information, axis1=-2, axis2=-1), np.finfo(float).tiny))
+    scale = roots[..., :, None] * roots[..., None, :]
+    return np.linalg.pinv(information / scale) / scale
 
 
 def quantile(freedom: float) -> float:

@@ -67,7 +67,8 @@ def scale_by_batch_size(
                 "update(updates, state, params, batch_size=...)."
             )
         if not isinstance(batch_size, jax.Array):
-            positive_int("batch_size", batch_size)  # type: ignore[arg-type]
+            single = isinstance(batch_size, np.ndarray) and batch_size.ndim == 0
+            positive_int("batch_size", batch_size.item() if single else batch_size)  # type: ignore[union-attr, arg-type]
         ratio = jnp.asarray(batch_size, jnp.float32) / base_batch_size
         return _scaled(updates, rule_factor(ratio, rule)), state
 
@@ -134,7 +135,7 @@ def match_diffusion(
 
     The target is the reference, linear in log t between its points. Past its last point it goes
     on from there with the slope of the log-t law fitted to its last decade (flat, if that slope is
-    negative); :func:`diffusion_match` says from which update on.
+    0 or negative); :func:`diffusion_match` says from which update on.
 
     A run pressed against a bound does not follow, whatever the controller: without weight decay a
     large batch that fits its data exactly has no gradient left to scale. ``at_bound`` of
@@ -294,8 +295,10 @@ def _target(reference: DiffusionRecord, steps_per_update: float) -> tuple[Any, i
         )
     last_decade = step >= step[-1] / 10
     enough = np.unique(step[last_decade]).size >= FEWEST
-    fit = fit_diffusion(step, distance, first=math.ceil(step[-1] / 10) if enough else 1)
-    slope = max(fit.log_slope, 0.0)
+    # One that has saturated goes on flat; one that never moves at all is no reference.
+    flat = enough and np.ptp(distance[last_decade]) == 0 < np.ptp(distance)
+    first = math.ceil(step[-1] / 10) if enough else 1
+    slope = 0.0 if flat else max(fit_diffusion(step, distance, first=first).log_slope, 0.0)
     # Python's number where 64 bits are on: NumPy's would widen the state.
     begin = float(step[0])
     log_step = jnp.asarray(np.log(step), jnp.float32)

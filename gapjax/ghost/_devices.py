@@ -31,7 +31,8 @@ def layout(batch: int, ghost_size: int | None, axis_name: Any, axis_index_groups
     spanned = max(1, ghost_size // batch)
     groups = [list(range(i, i + spanned)) for i in range(0, devices, spanned)]
     if spanned * batch % ghost_size or (spanned > 1 and ghost_size % batch) or devices % spanned:
-        fitting = {n for n in range(1, batch + 1) if batch % n == 0}
+        # Not 1: a ghost of one example may have no variance.
+        fitting = {n for n in range(min(2, batch), batch + 1) if batch % n == 0}
         fitting |= {batch * n for n in range(1, devices + 1) if devices % n == 0}
         nearest = sorted(sorted(fitting, key=lambda n: abs(math.log(n / ghost_size)))[:8])
         raise ValueError(

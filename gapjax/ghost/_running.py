@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
 
 from gapjax._checks import number, one_of
@@ -126,10 +127,19 @@ def _weights(
         kept = xp.where(total > 0, momentum, 1)[0]
         return kept, (1 - kept) * count / xp.maximum(total, 1)
     valid = (count > 0).astype(float if xp is np else count.dtype)
-    after = np.flip(np.cumsum(np.flip(valid, 0), 0), 0) if known else lax.cumsum(valid, 0, True)
+    after = np.flip(np.cumsum(np.flip(valid, 0), 0), 0) if known else _sum_from(valid)
     total, later = _over_devices(valid.sum(0, keepdims=True), axis_name, copies)
     weight = (1 - momentum) * momentum ** (after - valid) * valid
     return momentum ** total[0], weight if axis_name is None else weight * momentum**later
+
+
+def _sum_from(valid: jax.Array) -> jax.Array:
+    """The sums from each on; those of arrays that types split are made whole, and split again."""
+    place = jax.typeof(valid).sharding
+    if not any(place.spec):
+        return lax.cumsum(valid, 0, True)
+    whole = jax.sharding.reshard(valid, place.update(spec=PartitionSpec()))
+    return jax.sharding.reshard(lax.cumsum(whole, 0, True), place)
 
 
 def _over_devices(own: Any, axis_name: Any, copies: int) -> tuple[Any, Any]:

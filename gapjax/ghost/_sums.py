@@ -43,7 +43,7 @@ def sums(a: jax.Array, b: jax.Array, axes: Sequence[int], part: int) -> Sequence
         axes: The axes to sum over, in order.
         part: As from ``rows_per_part``; the rows are the elements along ``axes``, in order.
     """
-    if not part:
+    if not part or not axes or _is_split_beside(a, axes):
         return a.sum(axes), b.sum(axes)
     return _sums.bind(a, b, shape=a.shape, axes=tuple(axes), part=part)
 
@@ -52,9 +52,15 @@ def spread(
     a: jax.Array, b: jax.Array, shape: Sequence[int], axes: Sequence[int], part: int
 ) -> Sequence[jax.Array]:
     """What ``sums`` has summed over, given back as axes to broadcast over; its transpose."""
-    if not part:
+    if not part or not axes or any(jax.typeof(a).sharding.spec):
         return jnp.expand_dims(a, axes), jnp.expand_dims(b, axes)
     return _spread.bind(a, b, shape=tuple(shape), axes=tuple(axes), part=part)
+
+
+def _is_split_beside(a: jax.Array, axes: Sequence[int]) -> bool:
+    """Whether types say that an axis beside those of the sum lies on several devices."""
+    spec = jax.typeof(a).sharding.spec
+    return any(name is not None for axis, name in enumerate(spec) if axis not in axes)
 
 
 def _sum_both(*pair: Any, shape: Any, axes: Any, part: int) -> list[jax.Array]:

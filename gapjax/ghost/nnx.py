@@ -1,6 +1,7 @@
 """Ghost batch normalization for ``flax.nnx``."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -269,6 +270,14 @@ def batch_statistics(model: Model) -> Model:
     return _convert(model, settings, None)
 
 
+@functools.cache
+def _with_ghosts(cls):
+    """A class of batch norms, also one of the user's own, with our call."""
+    if cls is nnx.BatchNorm or issubclass(cls, GhostBatchNorm):
+        return cls if cls is not nnx.BatchNorm else GhostBatchNorm
+    return type(cls.__name__, (GhostBatchNorm, cls), {"__module__": cls.__module__})
+
+
 def _convert(model, settings, filter):
     """A copy in which batch norms are of our kind, with some attributes set."""
     model = nnx.clone(model)
@@ -290,7 +299,7 @@ def _convert(model, settings, filter):
         )
     for name, layer in chosen:
         changes = dict(settings(layer))
-        layer.__class__ = GhostBatchNorm
+        layer.__class__ = _with_ghosts(type(layer))
         assert isinstance(layer, GhostBatchNorm)
         layer.label = f"GhostBatchNorm {name!r}" if name else "GhostBatchNorm"
         for attribute, value in changes.items():

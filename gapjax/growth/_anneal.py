@@ -46,7 +46,7 @@ def grow_instead_of_decay(
         boundaries_and_scales: from an update to the factor, at most 1, that the learning rate takes
             there; as in ``optax.piecewise_constant_schedule``.
         batch_size: the global batch size at the start, for which the schedule was written.
-        maximum: the largest batch size.
+        maximum: the largest batch size; growth stops at the largest multiple within it.
         keep: ``"updates"``: the boundaries stay where they are, counted in updates of the run that
             grows. ``"epochs"``: a boundary falls after as many *examples* as in the run that
             decays, that is ``boundary * batch_size``, and so after fewer updates (the experiment of
@@ -95,7 +95,7 @@ def grow_instead_of_decay(
         boundaries.append(start + length)
         examples += length * values[-1]
         product *= scale
-        values.append(min(batch_size * int(1 / product + 1e-6), int(maximum)))
+        values.append(batch_size * min(int(1 / product + 1e-6), int(maximum) // batch_size))
         levels.append(lr * product)
     sizes = StepwiseBatch(tuple(boundaries), tuple(values))
     return _rates(levels, sizes, "linear", batch_size), sizes

@@ -1,10 +1,10 @@
 """The critical batch size at a checkpoint, by training branches from it."""
 
 import dataclasses
+import functools
 import math
 import numbers
-from collections.abc import Callable, Sequence
-from fractions import Fraction
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -93,14 +93,15 @@ def branched_critical_batch(
         tolerance: the rise of the loss that is held to be none.
         level: how likely it may be that a size is called worse though none is.
         reseed: ``(state, seed) -> state`` for dropout and the like. By default a state that has a
-            ``key`` field gets one that depends on the seed.
+            ``key`` field or entry, a key of ``jax.random``, gets one that depends on the seed.
 
     Returns:
         The interval, and what it rests on.
 
     Raises:
         ValueError: for multiples without 1, sizes that are not whole or do not fit, fewer examples
-            than a branch needs, fewer than 2 seeds, or batches that do not carry over epochs.
+            than a branch needs, fewer than 2 seeds, batches that do not carry over epochs, or a
+            state whose ``key`` cannot be replaced.
         FloatingPointError: the branch of the smallest batch diverges; of a larger one it tells that
             the batch is too large.
 
@@ -229,19 +230,13 @@ def _sizes(
             f"Branches see equally many examples, but end_of_epoch={batches.end_of_epoch!r} leaves "
             'some out or pads; use end_of_epoch="carry".'
         )
-    exact = sorted(
-        Fraction(_checks.positive_float("A multiple", k))
-        for k in _checks.several("multiples", multiples)
-    )
-    if 1 not in exact or len(set(exact)) != len(exact) or len(exact) < 2:
+    given = _checks.several("multiples", multiples)
+    sizes = sorted(_multiple(_checks.positive_float("A multiple", k), base) for k in given)
+    if base not in sizes or len(set(sizes)) != len(sizes) or len(sizes) < 2:
         raise ValueError(
             f"multiples must hold 1, the batch in force ({base}), and others, each once; not "
             f"{list(multiples)!r}."
         )
-    for k in exact:
-        if (k * base).denominator != 1:
-            raise ValueError(f"{float(k):g} times the batch of {base} is no whole size.")
-    sizes = [int(k * base) for k in exact]
     for size in sizes:
         batches.fork(constant_batch(size))  # says what would fit
     examples = _checks.positive_int("examples", examples)
@@ -260,11 +255,44 @@ def _sizes(
     return sizes
 
 
+def _multiple(k: float, base: int) -> int:
+    """A batch size k times as large; k may be a decimal or a third, which no float holds."""
+    size = round(k * base)
+    if size < 1 or abs(k * base - size) > 1e-9 * size:
+        below = max(1, math.floor(k * base))
+        raise ValueError(
+            f"{k:g} times the batch of {base} is no whole size; {below / base:g} makes {below}, "
+            f"{(below + 1) / base:g} makes {below + 1}."
+        )
+    return size
+
+
 def _with_key(state: Any, seed: int) -> Any:
     """The state with a random key of its own, if it has one."""
-    if hasattr(state, "key") and hasattr(state, "_replace"):
-        return state._replace(key=jax.random.fold_in(state.key, seed))
-    return state
+    mapping = isinstance(state, Mapping)
+    key: Any = state.get("key") if mapping else getattr(state, "key", None)
+    if not _is_key(key):
+        return state
+    own = jax.random.fold_in(key, seed)
+    if mapping:
+        return type(state)({**state, "key": own})
+    replace = getattr(state, "_replace", getattr(state, "replace", None))
+    if replace is None and dataclasses.is_dataclass(state):
+        replace = functools.partial(dataclasses.replace, state)
+    if replace is None:
+        raise ValueError(
+            f"The state, a {type(state).__name__}, has a random key that cannot be replaced, so "
+            "all seeds would share it: pass reseed=, (state, seed) -> state."
+        )
+    return replace(key=own)
+
+
+def _is_key(value: Any) -> bool:
+    """Whether this is a key of jax.random, of either kind."""
+    if not isinstance(value, jax.Array | np.ndarray):
+        return False
+    typed = jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
+    return typed or (value.ndim == 1 and value.dtype == np.uint32)
 
 
 def _copy(leaf: Any) -> Any:

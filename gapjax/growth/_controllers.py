@@ -5,6 +5,8 @@ import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from gapjax import _checks
 from gapjax.growth._noise_scale import NoiseScale
 from gapjax.growth._schedules import geometric_batch
@@ -91,7 +93,7 @@ def noise_scale_controller(
 
     def target(size: int, noise: NoiseScale, loss: Any, learning_rate: Any) -> float:
         del size, loss, learning_rate
-        trace, norm = float(noise.trace), float(noise.squared_norm)
+        trace, norm = _single("trace", noise), _single("squared_norm", noise)
         if math.isnan(trace) or math.isnan(norm):
             return math.nan
         if trace <= 0:  # an estimate of what is not negative: there is no noise to speak of
@@ -145,10 +147,10 @@ def norm_test_controller(
 
     def target(size: int, noise: NoiseScale, loss: Any, learning_rate: Any) -> float:
         del loss, learning_rate
-        trace = float(noise.trace)
+        trace, norm = _single("trace", noise), _single("squared_norm", noise)
         if trace <= 0:
             return 0.0
-        return trace / (theta**2 * (max(float(noise.squared_norm), 0.0) + trace / size))
+        return trace / (theta**2 * (max(norm, 0.0) + trace / size))
 
     return _ladder(
         "size that passes the norm test", target, initial, maximum, factor, hysteresis, min_dwell
@@ -194,7 +196,7 @@ def cabs_controller(
         if loss is None or learning_rate is None:
             raise ValueError("cabs_controller needs loss= and learning_rate= at every update.")
         loss = float(loss)
-        return float(learning_rate) * float(noise.trace) / loss if loss > 0 else math.nan
+        return float(learning_rate) * _single("trace", noise) / loss if loss > 0 else math.nan
 
     return _ladder("coupled size", target, initial, maximum, factor, hysteresis, min_dwell)
 
@@ -236,10 +238,22 @@ def branching_controller(
 
     def target(size: int, found: Any, loss: Any, learning_rate: Any) -> float:
         del size, loss, learning_rate
-        return math.sqrt(float(found.low) * float(found.high))
+        return math.sqrt(_single("low", found) * _single("high", found))
 
     hysteresis = factor if hysteresis is None else hysteresis
     return _ladder("critical batch", target, initial, maximum, factor, hysteresis, 1)
+
+
+def _single(name: str, measured: Any) -> float:
+    """A number of what was measured, which is of one run."""
+    value = np.asarray(getattr(measured, name, None))
+    if value.size != 1 or value.dtype.kind not in "iuf":
+        told = f"of shape {value.shape}" if value.size != 1 else repr(value.item())
+        raise ValueError(
+            f"A controller goes by one number for {name}, not {told}: show it what one run "
+            "measured, and of a population one member, or the average over its members."
+        )
+    return float(value.item())
 
 
 def _ladder(

@@ -1,20 +1,19 @@
 """The critical batch size, from the steps that it takes to a target at several batch sizes."""
 
 import dataclasses
-import itertools
 import math
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from gapjax import _checks
+from gapjax.growth._twenty_percent import Excess, crossing, crossing_interval
 
 _FEWEST = 3  # distinct sizes: two parameters, and one degree of freedom for the error
 _FEW = 5  # below which the fit carries a note
 _FAR = 1e6  # how far beyond the sizes the critical batch is looked for
 _GRID = 1001
 _LINEAR = 1.05  # up to this many times the examples of the smallest size is linear scaling
-_EXCESS = 1.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +31,9 @@ class BatchFit:
             distribution: it does not ask for normal ones.
         twenty_percent_batch: the batch whose steps exceed perfect scaling by 20%; another quantity,
             a fifth of the critical batch above 1.2 times the reference batch.
-        twenty_percent_interval: of the hyperbola, at the interval of the critical batch.
+        twenty_percent_interval: the batches whose steps exceed perfect scaling by 20% within the
+            errors of the measured points; beyond the largest size, that of the hyperbola, at the
+            interval of the critical batch. It holds ``twenty_percent_batch``.
         reference_batch: the largest measured batch still in linear scaling, from which those 20%
             are counted.
         residual_std: standard deviation of :math:`\log S` about the curve, of one measurement.
@@ -83,7 +84,9 @@ def fit_critical_batch(
 
     The 20% batch is where :math:`B S(B)` is 1.2 times what it is at the reference batch,
     :math:`0.2 B_c + 1.2 B_\mathrm{ref}` on the hyperbola; between sizes, what the curve leaves of
-    :math:`\log S` is interpolated against :math:`\log B`.
+    :math:`\log S` is interpolated against :math:`\log B`. Its interval is the set of all B whose
+    :math:`\log(B S(B))` may, by the errors of the points, be :math:`\log 1.2` above that of the
+    reference. It rests on the points near it, not on all as that of :math:`B_c` does, and is wider.
 
     Args:
         batch_sizes: examples (or tokens) per update, shape [K], at least 3 different ones.
@@ -133,7 +136,10 @@ def fit_critical_batch(
     interval = curve.interval(means, best, misfit + variance * _f_quantile(freedom))
     critical = curve.batch(best)
     reference = reference_batch or _largest_linear(sizes, critical)
-    twenty = _twenty_percent(curve, best, means - fitted, reference)
+    pull, variances = curve.pull(best), variance / counts
+    excess = Excess(curve.log_sizes, means, best, pull, variances, freedom, reference)
+    # The grid ends where a critical batch can no longer be told from an infinite one.
+    twenty = crossing(excess, -math.inf if critical == math.inf else np.log(sizes[-1] * _FAR))
     low, high = (0.2 * end + 1.2 * reference for end in interval)
     return BatchFit(
         min_steps=0.0 if critical == math.inf else math.exp(curve.log_min(means, best)),
@@ -142,7 +148,7 @@ def fit_critical_batch(
         critical_batch_interval=interval,
         critical_batch_bootstrap=curve.interval(means, best, misfit + variance * drawn),
         twenty_percent_batch=twenty,
-        twenty_percent_interval=(low, high),
+        twenty_percent_interval=crossing_interval(excess, twenty, (low, high)),
         reference_batch=float(reference),
         residual_std=math.sqrt(variance),
         batch_sizes=sizes,
@@ -198,11 +204,16 @@ class _Hyperbola:
         )
         # A search stops at the root of the rounding error; a step of Gauss and Newton does not.
         place = float(found.x)
-        slope = self._centred(1 / (1 + np.exp(self.log_sizes - place)))
-        rest = self._centred(means - self.rise(place))
-        step = float((self._weights * slope) @ rest / ((self._weights * slope) @ slope))
+        step = float(self.pull(place) @ (means - self.rise(place)))
         better = self.misfit(means, place + step) <= self.misfit(means, place)
         return place + step if better else place
+
+    def pull(self, place: float) -> np.ndarray:
+        """The derivative of the best log B_c by each of the means; 0 where they do not tell it."""
+        slope = self._centred(1 / (1 + np.exp(np.minimum(self.log_sizes - place, 700.0))))
+        along = self._weights * slope
+        known = self._places[0] < place < self._places[-1]
+        return along / (along @ slope) if known else np.zeros_like(along)
 
     def batch(self, place: float) -> float:
         """The critical batch at a place: 0 or infinite at the ends."""
@@ -306,28 +317,6 @@ def _largest_linear(sizes: np.ndarray, critical: float) -> float:
     if critical == math.inf:
         return float(sizes[-1])
     return float(sizes[(sizes + critical) <= _LINEAR * (sizes[0] + critical)][-1])
-
-
-def _twenty_percent(
-    curve: _Hyperbola, best: float, residuals: np.ndarray, reference: float
-) -> float:
-    """Where the examples exceed those at the reference by 20%."""
-    from scipy.optimize import brentq
-
-    log_sizes, start = curve.log_sizes, math.log(reference)
-
-    def log_examples(place: float) -> float:
-        rise = float(np.logaddexp(0.0, best - place))
-        return place + rise + float(np.interp(place, log_sizes, residuals))
-
-    goal = log_examples(start) + math.log(_EXCESS)
-    # The grid ends where a critical batch can no longer be told from an infinite one.
-    beyond = [] if curve.batch(best) == math.inf else [log_sizes[-1] + math.log(_FAR)]
-    places = [start, *log_sizes[log_sizes > start], *beyond]
-    for one, other in itertools.pairwise(places):
-        if log_examples(other) >= goal:
-            return math.exp(brentq(lambda place: log_examples(place) - goal, one, other))
-    return math.inf
 
 
 def _note(sizes: np.ndarray, critical: float, twenty: float, fits: bool, dropped: int) -> str:

@@ -115,7 +115,9 @@ class NoiseScaleState(NamedTuple):
         num_updates: updates seen.
         decay: of the averages, kept here so that a record needs nothing else.
         means: averages of the two estimates, ``[2]``.
-        products: averages of their products, ``[2, 2]``, for the standard error.
+        products: averages of their products, ``[2, 2]``, for the standard error, in a form that
+            float32 holds wherever it holds the estimates: on the diagonal the roots of the mean
+            squares, off it the mean product over both roots.
     """
 
     num_updates: jax.Array
@@ -141,7 +143,9 @@ def noise_scale_tracker(
     single part has all that counts says nothing, and leaves the averages as they are.
 
     Exponential averages of the two unbiased estimates are kept apart, and only divided when read;
-    neither depends on B, so a growth leaves them valid.
+    neither depends on B, so a growth leaves them valid. An update whose estimates are not finite
+    says nothing either: one gradient that overflowed, which the optimizer leaves out, spoils no
+    average.
 
     Args:
         decay: of the averages per update; they look back over about ``1 / (1 - decay)`` updates.
@@ -212,14 +216,32 @@ def noise_scale_tracker(
             optax.safe_increment(state.num_updates),
             state.decay,
             average(state.means, pair),
-            average(state.products, pair[:, None] * pair[None, :]),
+            _average_products(state.products, pair, state.decay),
         )
-        if effective_size is None:
-            return updates, new
-        told = jnp.asarray(part_size) < jnp.asarray(effective_size)
+        told = jnp.all(jnp.isfinite(pair))
+        if effective_size is not None:
+            told &= jnp.asarray(part_size) < jnp.asarray(effective_size)
         return updates, jax.tree.map(lambda new, old: jnp.where(told, new, old), new, state)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _average_products(old: jax.Array, pair: jax.Array, decay: jax.Array) -> jax.Array:
+    """The average of products with one more pair, in the form that the state keeps.
+
+    The estimates are squared norms already, and their own squares are soon no float32. So both are
+    divided by their root mean square, old or new whichever is larger, before anything is squared.
+    """
+    keep, pair = decay.astype(old.dtype), pair.astype(old.dtype)
+    roots = jnp.diagonal(old)
+    largest = jnp.maximum(roots, jnp.abs(pair))
+    unit = jnp.where(largest > 0, largest, 1.0)
+    scaled = pair / unit
+    before, after = roots / unit, keep * (roots / unit) ** 2 + (1.0 - keep) * scaled**2
+    product = keep * old[0, 1] * jnp.prod(before) + (1.0 - keep) * jnp.prod(scaled)
+    root = jnp.sqrt(after)
+    shared = product / jnp.where(root > 0, root, 1.0).prod()
+    return jnp.diag(unit * root) + shared * (1.0 - jnp.eye(2, dtype=old.dtype))
 
 
 def _check_whole(updates: Any) -> None:
@@ -239,7 +261,8 @@ def noise_scale_record(opt_state: Any) -> NoiseScale:
         opt_state: the state of an optax chain with a tracker in it.
 
     Returns:
-        The averaged estimates and their ratio, in float64; NaN before the first update.
+        The averaged estimates and their ratio, in float64, over the updates whose estimates were
+        finite; NaN before the first.
 
     Raises:
         ValueError: if there is no tracker in the state, or more than one.
@@ -261,7 +284,11 @@ def noise_scale_record(opt_state: Any) -> NoiseScale:
     with np.errstate(divide="ignore", invalid="ignore"):
         weight = (1 + state.decay) / (1 - state.decay) * (1 - left) / (1 + left)
         means = np.moveaxis(state.means / (1 - left)[..., None], -1, 0)
-        products = np.moveaxis(state.products / (1 - left)[..., None, None], (-2, -1), (0, 1))
+        roots = np.diagonal(state.products, axis1=-2, axis2=-1)
+        # the diagonal holds the roots, and each of them is wholly alike with itself
+        alike = np.where(np.eye(2, dtype=bool), 1.0, state.products)
+        averages = alike * roots[..., :, None] * roots[..., None, :]
+        products = np.moveaxis(averages / (1 - left)[..., None, None], (-2, -1), (0, 1))
     return _ratio(means, products, np.where(state.num_updates > 1, weight, np.nan))
 
 

@@ -31,18 +31,20 @@ def can(batches: Any, method: str) -> bool:
 
 
 def without_tensors(batch: Any) -> Any:
-    """A batch with every leaf an array: tensors of PyTorch and TensorFlow become NumPy's.
+    """A batch with every leaf an array of its own: tensors of PyTorch and TensorFlow as NumPy's.
 
-    None of these libraries is imported: their tensors know how to become arrays.
+    None of these libraries is imported: their tensors know how to become arrays. What lies in
+    host memory is copied: a device may read it later than the loader fills it with the next batch.
 
     Raises:
         ValueError: a leaf that is no array, or one of texts or objects.
     """
     leaves, structure = jax.tree.flatten(batch)
-    if all(isinstance(leaf, jax.Array) or _is_plain(leaf) for leaf in leaves):
-        return batch
-    named = jax.tree_util.tree_leaves_with_path(batch)
-    return jax.tree.unflatten(structure, [_as_array(path, leaf) for path, leaf in named])
+    if not all(isinstance(leaf, jax.Array) or _is_plain(leaf) for leaf in leaves):
+        named = jax.tree_util.tree_leaves_with_path(batch)
+        leaves = [_as_array(path, leaf) for path, leaf in named]
+    owned = [np.array(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in leaves]
+    return jax.tree.unflatten(structure, owned)
 
 
 def _is_plain(leaf: Any) -> bool:

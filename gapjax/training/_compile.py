@@ -166,10 +166,11 @@ class CompiledStep:
             size = shape[self.axis]
             if size % self.devices:
                 below = size - size % self.devices
+                fitting = [n for n in (below, below + self.devices) if n]
                 raise ValueError(
                     f"a batch of {size} does not divide over {self.devices} devices "
-                    f"(batch{jax.tree_util.keystr(path)}): use {below or self.devices} or "
-                    f"{below + self.devices} examples, or a mesh of fewer devices."
+                    f"(batch{jax.tree_util.keystr(path)}): use {' or '.join(map(str, fitting))} "
+                    "examples, or a mesh of fewer devices."
                 )
 
 

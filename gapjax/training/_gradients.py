@@ -416,7 +416,11 @@ def _moved(params: Any, direction: Any, distance: Any) -> Any:
 
 
 def _at_least_0(name: str, value: Any) -> Any:
-    return value if isinstance(value, jax.Array) else _checks.nonnegative_float(name, value)
+    if isinstance(value, jax.core.Tracer):
+        return value
+    if isinstance(value, jax.Array) and not value.ndim:
+        value = float(value)  # arrays have no hash, which what is compiled needs
+    return _checks.nonnegative_float(name, value)
 
 
 def _group_size(value: Any) -> int | None:

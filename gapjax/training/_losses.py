@@ -22,6 +22,12 @@ def with_state(loss_fn: LossFn) -> LossFn:
     """``loss_fn`` with the four arguments of the general form."""
     _checks.function("loss_fn", loss_fn)
     parameters = inspect.signature(loss_fn).parameters.values()
+    for p in parameters:
+        if p.kind is p.KEYWORD_ONLY and p.default is p.empty:
+            raise ValueError(
+                f"loss_fn needs the keyword {p.name}, which a step does not tell: bind it with "
+                f"functools.partial(loss_fn, {p.name}=...)."
+            )
     required = [
         p
         for p in parameters
@@ -52,6 +58,7 @@ def checked(loss_fn: LossFn) -> LossFn:
                 "loss_fn of (params, model_state, batch, key) must give (loss, (model_state, "
                 f"metrics)), metrics a dict, not {jax.tree.structure(given)}."
             ) from None
+        _check_state(model_state, after)
         if not hasattr(loss, "shape") or loss.shape:
             found = f"shape {loss.shape}" if hasattr(loss, "shape") else f"a {type(loss).__name__}"
             raise ValueError(f"loss_fn must give the mean loss, one number, not {found}.")
@@ -64,6 +71,29 @@ def checked(loss_fn: LossFn) -> LossFn:
         return loss, (after, metrics)
 
     return call
+
+
+def _check_state(before: Any, after: Any) -> None:
+    """Refuse a model state that is not like the one before: the next update starts from it."""
+    wanted, given = (dict(_named_leaves(tree)) for tree in (before, after))
+    for name in [*wanted, *given]:
+        if name not in given or name not in wanted:
+            there = "loses" if name not in given else "has more than it was given:"
+            raise ValueError(
+                f"the model state that loss_fn gives {there} {name}; it must have the structure "
+                "of model_state."
+            )
+        old, new = wanted[name], given[name]
+        if jnp.shape(old) != jnp.shape(new):
+            raise ValueError(
+                f"the model state that loss_fn gives has shape {jnp.shape(new)} at {name}, where "
+                f"model_state has {jnp.shape(old)}."
+            )
+
+
+def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
 
 
 def check_dtype(dtype: Any) -> None:

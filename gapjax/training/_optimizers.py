@@ -69,6 +69,11 @@ def with_all_extras(tx: Any) -> optax.GradientTransformationExtraArgs:
         default = _parameters(one.by)[one.name].default
         if one.misled or default is inspect.Parameter.empty:
             raise ValueError(_say(one))
+    for needed, by in _unknown(tx.update):
+        raise ValueError(
+            f"{_name(by)} needs {needed} at an update, and a step tells none: it tells "
+            f"{', '.join(EXTRA)}. Give {needed} a default, or bind it beforehand."
+        )
     multi = _multi_steps(tx.update)
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
@@ -115,6 +120,15 @@ def _told(update: Update) -> tuple[frozenset[str], Update | None]:
         if not told <= less:
             told, blocker = told & less, by
     return told, blocker
+
+
+def _unknown(update: Update) -> Iterator[tuple[str, Update]]:
+    """What transforms cannot do without, and no step knows of."""
+    for name, p in _parameters(update).items():
+        if p.kind is p.KEYWORD_ONLY and p.default is p.empty and name not in EXTRA:
+            yield name, update
+    for member in _members(update):
+        yield from _unknown(member)
 
 
 def _lost(update: Update, told: frozenset[str], blocker: Update, wraps: bool) -> Iterator[_Lost]:
@@ -184,10 +198,14 @@ def _is_dropping(update: Update) -> bool:
 def _members(update: Update) -> list[Update]:
     """The updates that an update holds: of its members, in a chain, or of what it wraps."""
     cells = getattr(update, "__closure__", None) or ()
-    held = [cell.cell_contents for cell in cells if _is_full(cell)]
+    names = getattr(getattr(update, "__code__", None), "co_freevars", ())
+    full = {n: c.cell_contents for n, c in zip(names, cells, strict=True) if _is_full(c)}
+    members = full.pop("update_fns", ())  # of a chain: bare functions, whatever they call things
+    held = list(full.values())
     if (owner := getattr(update, "__self__", None)) is not None:  # MultiSteps
         held += getattr(owner, "__dict__", {}).values()
-    return list(_updates(held))
+    bare = [one for one in members if callable(one)] if isinstance(members, tuple) else []
+    return [*bare, *_updates(held)]
 
 
 def _updates(held: Any) -> Iterator[Update]:

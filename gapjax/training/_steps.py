@@ -71,7 +71,9 @@ def make_train_step(
             in float32 or better, and divided once; model state goes from one to the next.
         axis_name: the mapped axis over which a batch is split, where the step runs inside ``pmap``
             or ``shard_map``: gradients, loss, metrics and floating-point model state are averaged
-            over it. Under ``jit`` leave it out. ``compile_step`` sets it where it is needed.
+            over it. Under ``jit`` leave it out. ``compile_step`` sets it where it is needed. Random
+            numbers have to come from ``key``, of which each device has its own: keys in the model
+            state, such as those of an nnx module's rngs, are the same on all of them.
         on_fault: what to do about a loss or gradient that is not finite (or whose squares sum to
             more than the type holds), found by sums that an optimizer which clips takes anyway.
             ``"ignore"``: nothing. ``"stop"``: ``metrics["fault"]`` is the number of the first leaf
@@ -134,6 +136,14 @@ def make_train_step(
     )
 
 
+def _hash_of(value: Any) -> int:
+    """That of a callable of a user's, say, which may be a dataclass that has none."""
+    try:
+        return hash(value)
+    except TypeError:
+        return id(value)
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainStep:
     """What ``make_train_step`` gives: call it with a state and a batch."""
@@ -147,6 +157,10 @@ class TrainStep:
     compute_dtype: Any = None
     weight_fn: Callable[[Batch], Any] | None = None
     split: bool = False  # whether jit splits a batch over devices
+
+    def __hash__(self) -> int:
+        """By value, so that equal steps share their programs; what has none counts by itself."""
+        return hash(tuple(map(_hash_of, vars(self).values())))
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """The state after one update with ``batch``, and the metrics of the batch."""

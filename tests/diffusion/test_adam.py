@@ -116,9 +116,15 @@ def test_what_is_given_is_never_clipped():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: scale_adam(1e-3, b1=1.0, batch_size=1, base_batch_size=1), "b1 must be in"),
+        (
+            lambda: scale_adam(1e-3, b1=1.0, batch_size=1, base_batch_size=1),
+            "b1 must be a finite number of at least 0 and below 1, not 1.0",
+        ),
         (lambda: scale_adam(1e-3, eps=-1.0, batch_size=1, base_batch_size=1), "eps must be"),
-        (lambda: scale_adamw(1e-3, b2=1.0, batch_size=1, base_batch_size=1), "b2 must be in"),
+        (
+            lambda: scale_adamw(1e-3, b2=1.0, batch_size=1, base_batch_size=1),
+            "b2 must be a finite number of at least 0 and below 1, not 1.0",
+        ),
         (
             lambda: scale_adamw(1e-3, batch_size=1, base_batch_size=1, rule="half"),
             "Did you mean 'half_life'",
@@ -141,3 +147,14 @@ def test_what_is_given_is_never_clipped():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("name", ["eps", "b1", "b2", "weight_decay"])
+@pytest.mark.parametrize("value", [False, True, "0.9", None])
+@pytest.mark.parametrize("rule", ["half_life", "sde"])
+def test_what_is_no_number_is_refused(name, value, rule):
+    with pytest.raises(ValueError, match=f"{name} must be a finite number .*not {value!r}"):
+        scale_adamw(1e-3, batch_size=1, base_batch_size=1, rule=rule, **{name: value})
+    if name != "weight_decay":
+        with pytest.raises(ValueError, match=f"{name} must be a finite number .*not {value!r}"):
+            scale_adam(1e-3, batch_size=1, base_batch_size=1, **{name: value})

@@ -27,7 +27,7 @@ REFERENCE = reference_record(STEP, 1 + 0.5 * np.log(STEP))
 def test_scaling_by_batch_size_by_hand(rule, factor):
     tx = scale_by_batch_size(128, rule)
     updates = {"a": jnp.ones(2), "b": jnp.ones(2, jnp.bfloat16)}
-    for size in (512, np.int64(512), jnp.asarray(512)):
+    for size in (512, np.int64(512), np.array(512), jnp.asarray(512)):
         scaled, _ = tx.update(updates, tx.init(updates), batch_size=size)
         assert scaled["b"].dtype == jnp.bfloat16
         np.testing.assert_allclose(scaled["a"], factor)
@@ -156,6 +156,15 @@ def test_past_its_end_the_reference_goes_on_by_its_last_decade():
     assert target_at(falling, 60_000).target == pytest.approx(falling.distance[-1], rel=1e-5)
 
 
+def test_a_reference_that_has_saturated_goes_on_flat():
+    step = np.unique(np.round(np.geomspace(1, 4000, 60)))
+    reference = reference_record(step, np.minimum(np.log1p(step), np.log1p(200)))
+    for update in (3000, 60_000):
+        assert target_at(reference, update).target == pytest.approx(np.log1p(200), rel=1e-6)
+    with pytest.raises(ValueError, match="Do the weights move"):
+        match_diffusion(reference_record(step, np.ones(len(step))))
+
+
 def test_of_a_population_those_that_diverged_are_left_out():
     curves = np.stack([1 + 0.5 * np.log(STEP)] * 3)
     curves[1, len(STEP) // 2 :] = np.nan
@@ -186,6 +195,12 @@ def test_a_population_as_reference_is_averaged_and_epochs_can_be_compared():
         ),
         (
             lambda: scale_by_batch_size(128).update(jnp.ones(2), optax.EmptyState(), batch_size=0),
+            "batch_size must be",
+        ),
+        (
+            lambda: scale_by_batch_size(8).update(
+                jnp.ones(2), optax.EmptyState(), batch_size=np.array([8, 16])
+            ),
             "batch_size must be",
         ),
         (lambda: match_diffusion(REFERENCE, min_scale=0.0), "min_scale must be"),

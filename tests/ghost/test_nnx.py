@@ -209,7 +209,8 @@ def test_a_subclass_with_its_own_call_is_left_alone():
 
     rngs = nnx.Rngs(0)
     ghost = ghostify(nnx.Sequential(Own(2, rngs=rngs), Defaults(2, rngs)), 4)
-    assert [type(m) for m in ghost.layers] == [Own, GhostBatchNorm]
+    own, other = ghost.layers
+    assert type(own) is Own and isinstance(other, GhostBatchNorm)
     assert ghost.layers[1].momentum == 0.5
 
 
@@ -236,3 +237,19 @@ def test_vmap_over_seeds():
         expected = ghost_batch_norm(x[seed], np.zeros(3), np.ones(3), ghost_size=4)
         np.testing.assert_allclose(y[seed], expected[0], atol=1e-5)
         np.testing.assert_allclose(layers.mean[...][seed], expected[1], atol=1e-6)
+
+
+class _Fusing(nnx.BatchNorm):
+    def fuse(self):
+        return "fused"
+
+
+def test_a_batch_norm_of_ones_own_keeps_its_class():
+    model = nnx.Sequential(_Fusing(4, rngs=nnx.Rngs(0)), nnx.Linear(4, 2, rngs=nnx.Rngs(0)))
+    for ghosted in (ghostify(model, 2), batch_statistics(ghostify(model, 2))):
+        layer = ghosted.layers[0]
+        assert layer.fuse() == "fused" and isinstance(layer, GhostBatchNorm | _Fusing)
+        assert isinstance(layer, GhostBatchNorm) and isinstance(layer, _Fusing)
+    x = jax.random.normal(jax.random.key(0), (4, 4))
+    found = ghostify(model, 2).layers[0](x)
+    np.testing.assert_allclose(found[:2].mean(0), np.zeros(4), atol=1e-6)

@@ -1,6 +1,10 @@
+import dataclasses
 import functools
 import math
+import types
+from typing import NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -180,6 +184,70 @@ def test_steps_of_make_train_step_scale_their_rate():
     state.params.block_until_ready()  # it was not donated
 
 
+class _Tuple(NamedTuple):
+    w: jax.Array
+    key: jax.Array
+
+
+@flax.struct.dataclass
+class _Struct:
+    w: jax.Array
+    key: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Data:
+    w: jax.Array
+    key: jax.Array
+
+
+@pytest.mark.parametrize("make", [_Tuple, _Struct, _Data, dict])
+@pytest.mark.parametrize("new_key", [jax.random.key, jax.random.PRNGKey])
+def test_every_kind_of_state_gets_a_key_of_its_seed(make, new_key):
+    key, seen = new_key(0), {}
+
+    def step(state, batch):
+        own = state["key"] if isinstance(state, dict) else state.key
+        seen.setdefault(len(batch), []).append(jax.random.uniform(own).item())
+        return state, None
+
+    batches = GrowingBatches(np.zeros((32, 1), np.float32), constant_batch(4), seed=0)
+    settings = {"evaluate": lambda state: 1.0, "multiples": (1, 2), "examples": 8}
+    start = make(w=jnp.zeros(2), key=key)
+    branched_critical_batch(start, step, batches, **settings, seeds=(3, 5))
+    three, five = (jax.random.uniform(jax.random.fold_in(key, seed)).item() for seed in (3, 5))
+    assert seen == {4: [three, three, five, five], 8: [three, five]}
+
+
+def test_a_key_that_cannot_be_replaced_is_refused():
+    batches = GrowingBatches(np.zeros((32, 1), np.float32), constant_batch(4), seed=0)
+    state = types.SimpleNamespace(key=jax.random.key(0))
+    settings = {"evaluate": lambda state: 1.0, "multiples": (1, 2), "examples": 8, "seeds": 2}
+    step = lambda state, batch: (state, None)  # noqa: E731
+    with pytest.raises(ValueError, match=r"SimpleNamespace, has a random key .* pass reseed="):
+        branched_critical_batch(state, step, batches, **settings)
+    state.key = "of a dictionary, say"
+    branched_critical_batch(state, step, batches, **settings)
+
+
+@pytest.mark.parametrize(
+    ("batch", "multiple", "size"), [(10, 0.1, 1), (5, 1.4, 7), (3, 1 / 3, 1), (7, 3 / 7, 3)]
+)
+def test_multiples_that_no_float_holds(batch, multiple, size):
+    batches = GrowingBatches(np.zeros((64, 1), np.float32), constant_batch(batch), seed=0)
+    found = branched_critical_batch(
+        0,
+        lambda state, batch: (state, None),
+        batches,
+        evaluate=lambda state: 1.0,
+        multiples=(1, multiple),
+        examples=math.lcm(batch, size),
+        seeds=2,
+    )
+    assert found.sizes.tolist() == sorted([batch, size])
+
+
 def test_a_branch_that_diverges_is_worse():
     found = _found(0, multiples=(1, 64), seeds=2)  # a rate of 3.2
     assert found.high == 64 * BATCH
@@ -239,7 +307,7 @@ NOISE = np.zeros((512, 2), np.float32)
         ({"multiples": (2, 4)}, r"multiples must hold 1, the batch in force \(4\)"),
         ({"multiples": (1,)}, "and others, each once"),
         ({"multiples": (1, 2, 2)}, "each once"),
-        ({"multiples": (1, 0.3)}, "0.3 times the batch of 4 is no whole size"),
+        ({"multiples": (1, 0.3)}, "of 4 is no whole size; 0.25 makes 1, 0.5 makes 2"),
         ({"multiples": (1, -2)}, "A multiple must be"),
         ({"multiples": (1, 256)}, "larger than the data"),
         ({"examples": 8}, "examples=8 are too few: the largest branch takes 16 at once"),

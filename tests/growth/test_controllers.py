@@ -84,6 +84,21 @@ def test_cabs_is_learning_rate_times_trace_over_loss():
         controller.update(controller.init(), _noise(1.0))
 
 
+@pytest.mark.parametrize("make", [noise_scale_controller, norm_test_controller, cabs_controller])
+@pytest.mark.parametrize("trace", [np.array([5.0, 6.0]), None, "5"])
+def test_what_is_no_single_number_is_refused(make, trace):
+    controller = make(8, maximum=16)
+    told = r"of shape \(2,\)" if isinstance(trace, np.ndarray) else repr(trace)
+    with pytest.raises(ValueError, match=f"one number for trace, not {told}: .* one member"):
+        controller.update(controller.init(), _noise(trace), loss=1.0, learning_rate=0.1)
+    same = [controller.update(controller.init(), _noise(5), loss=1.0, learning_rate=0.1)]
+    same += [
+        controller.update(controller.init(), _noise(kind(5.0)), loss=1.0, learning_rate=0.1)
+        for kind in (np.float32, jnp.asarray, lambda value: np.array([value]))
+    ]
+    assert same.count(same[0]) == 4
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

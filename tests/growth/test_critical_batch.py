@@ -59,6 +59,36 @@ def test_the_twenty_percent_batch_follows_the_points_where_they_leave_the_hyperb
     assert fit.twenty_percent_batch != pytest.approx(0.2 * fit.critical_batch + 1.2 * 8, rel=1e-3)
 
 
+def test_the_twenty_percent_interval_holds_its_own_point_and_a_worked_value():
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        steps = hyperbola(SIZES) * np.exp(0.05 * rng.normal(size=8))
+        fit = fit_critical_batch(SIZES, steps, reference_batch=8, num_resamples=1)
+        low, high = fit.twenty_percent_interval
+        assert low < fit.twenty_percent_batch < high
+    # 2^16 replicates of even noise at 8, 16 and 32, where a fifth more is at 16: the error of
+    # log E(16) - log E(8) is sqrt(2) times that of a mean, and E there rises by 20%.
+    sizes, count = np.array([8.0, 16.0, 32.0]), 2**16
+    noise = 0.5 * np.where(np.arange(count) % 2, 1.0, -1.0)
+    exact = hyperbola(sizes, critical=32.0)[:, None] * np.exp(noise)
+    fit = fit_critical_batch(sizes, exact, reference_batch=8.0, num_resamples=1)
+    assert fit.twenty_percent_batch == pytest.approx(16, rel=1e-6)
+    error = 1.96 * math.sqrt(2) * 0.5 / math.sqrt(count)
+    rise = 16 / (16 + 32)  # of log E per log B
+    low, high = np.log(np.array(fit.twenty_percent_interval) / 16)
+    assert -low == pytest.approx(error / rise, rel=0.1)
+    assert high == pytest.approx(error / rise, rel=0.1)
+
+
+def test_beyond_the_sizes_the_twenty_percent_interval_is_that_of_the_hyperbola():
+    rng = np.random.default_rng(3)
+    steps = hyperbola(SIZES, critical=1e5) * np.exp(0.002 * rng.normal(size=8))
+    fit = fit_critical_batch(SIZES, steps, reference_batch=8, num_resamples=1)
+    assert fit.twenty_percent_batch > SIZES[-1]
+    low, high = (0.2 * end + 1.2 * 8 for end in fit.critical_batch_interval)
+    assert fit.twenty_percent_interval == pytest.approx((low, high))
+
+
 def _coverage(runs, seeds=None, sizes=SIZES, noise=0.03, **kwargs):
     """How often each interval holds the truth."""
     rng = np.random.default_rng(5)
@@ -68,7 +98,9 @@ def _coverage(runs, seeds=None, sizes=SIZES, noise=0.03, **kwargs):
     for _ in range(runs):
         fit = fit_critical_batch(sizes, truth * np.exp(rng.normal(0, noise, shape)), **kwargs)
         intervals = (fit.critical_batch_interval, fit.critical_batch_bootstrap)
-        held.append([low <= 64 <= high for low, high in intervals])
+        low, high = fit.twenty_percent_interval
+        at_20_percent = low <= 0.2 * 64 + 1.2 * fit.reference_batch <= high
+        held.append([low <= 64 <= high for low, high in intervals] + [at_20_percent])
         assert low_to_high(fit)
     return np.mean(held, axis=0)
 
@@ -79,16 +111,18 @@ def low_to_high(fit):
 
 
 def test_intervals_cover_in_a_few_runs():
-    profile, bootstrap = _coverage(60, num_resamples=200)
+    profile, bootstrap, twenty = _coverage(60, num_resamples=200)
     assert profile >= 0.87
     assert bootstrap >= 0.85
+    assert twenty >= 0.87
 
 
 @pytest.mark.montecarlo
 @pytest.mark.parametrize("seeds", [None, 3])
 @pytest.mark.parametrize("noise", [0.03, 0.3])
 def test_intervals_cover(seeds, noise):
-    profile, bootstrap = _coverage(2000, seeds, noise=noise, num_resamples=500)
+    profile, bootstrap, twenty = _coverage(2000, seeds, noise=noise, num_resamples=500)
+    assert 0.92 <= twenty <= 0.99
     assert 0.93 <= profile <= 0.97
     assert 0.93 <= bootstrap <= 0.97
 

@@ -1,3 +1,4 @@
+import functools
 import itertools
 
 import jax
@@ -165,6 +166,63 @@ def test_the_standard_error_is_that_of_repeated_runs():
     noise = noise_scale_record(jax.vmap(run)(jax.random.split(jax.random.key(4), 200)))
     assert noise.noise_scale.shape == (200,)
     np.testing.assert_allclose(np.mean(noise.stderr), np.std(noise.noise_scale), rtol=0.2)
+
+
+def test_the_standard_error_knows_no_unit():
+    tx = noise_scale_tracker(0.9)
+
+    def run(scale):
+        def step(state, key):
+            g = scale * _gradients(key, 4, 8)
+            norms, mean = jnp.mean(jnp.sum(g**2, 1)), {"w": g.mean(0)}
+            settings = {"batch_size": 32, "part_size": 8, "part_squared_norm": norms}
+            return tx.update(mean, state, **settings)[1], None
+
+        keys = jax.random.split(jax.random.key(6), 40)
+        return jax.lax.scan(step, tx.init(None), keys)[0]
+
+    scales = jnp.array([1.0, 1e-15, 1e-9, 1e9, 1e15])
+    found = noise_scale_record(jax.jit(jax.vmap(run))(scales))
+    assert 0.05 < found.stderr[0] / found.noise_scale[0] < 0.5
+    np.testing.assert_allclose(found.noise_scale, found.noise_scale[0], rtol=1e-4)
+    np.testing.assert_allclose(found.stderr, found.stderr[0], rtol=1e-3)
+
+
+def test_the_averages_are_those_of_float64():
+    tx, decay, rng = noise_scale_tracker(0.8), 0.8, np.random.default_rng(7)
+    state, sums, products, left = tx.init(None), np.zeros(2), np.zeros((2, 2)), 1.0
+    for norm, part in rng.uniform(1, 9, (12, 2)):
+        grads = {"w": jnp.sqrt(jnp.asarray([norm], jnp.float32))}
+        _, state = tx.update(grads, state, batch_size=8, part_size=2, part_squared_norm=part)
+        pair = np.array([(part - norm) / (1 / 2 - 1 / 8), (8 * norm - 2 * part) / 6])
+        sums = decay * sums + (1 - decay) * pair
+        products = decay * products + (1 - decay) * np.outer(pair, pair)
+        left *= decay
+    (trace, size), second = sums / (1 - left), products / (1 - left)
+    gradient = np.array([1 / size, -trace / size**2])
+    spread = second - np.outer([trace, size], [trace, size])
+    weight = (1 + decay) / (1 - decay) * (1 - left) / (1 + left)
+    found = noise_scale_record(state)
+    np.testing.assert_allclose(found[:3], [trace, size, trace / size], rtol=1e-5)
+    error = np.sqrt(gradient @ spread @ gradient / (weight - 1))
+    np.testing.assert_allclose(found.stderr, error, rtol=1e-4)
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, 1e30])
+def test_a_gradient_that_is_not_finite_leaves_the_averages_as_they_are(broken):
+    tx = noise_scale_tracker(0.9)
+    update = functools.partial(tx.update, batch_size=8, part_size=2)
+    one, other = ({"w": jnp.array([value, 1.0])} for value in (1.0, broken))
+    _, before = update(one, tx.init(one), part_squared_norm=4.0)
+    _, after = update(other, before, part_squared_norm=4.0)
+    for was, now in zip(before, after, strict=True):
+        np.testing.assert_array_equal(was, now)
+    _, after = update(one, after, part_squared_norm=3.0)
+    assert np.isfinite(noise_scale_record(after)).all()
+    # of a population, only the member that overflowed
+    both = {"w": jnp.stack([one["w"], other["w"]])}
+    run = jax.vmap(lambda grads: update(grads, before, part_squared_norm=4.0)[1])
+    assert run(both).num_updates.tolist() == [2, 1]
 
 
 def test_before_the_first_update_nothing_is_claimed():

@@ -101,6 +101,12 @@ def test_past_the_maximum_the_learning_rate_decays_again():
     np.testing.assert_allclose(float(lr(160)), 0.1 * 0.2**3 * 40, rtol=1e-5)
 
 
+def test_sizes_are_multiples_of_the_first_also_at_the_maximum():
+    lr, size = grow_instead_of_decay(0.1, {10: 0.1}, batch_size=128, maximum=1000)
+    assert size.sizes() == (128, 896)
+    assert float(lr(10)) == pytest.approx(0.1 * 0.1 * 7)
+
+
 def test_keep_epochs_moves_boundaries_to_the_same_examples():
     drops = {60 * 390: 0.2, 120 * 390: 0.2, 160 * 390: 0.2}
     lr, size = grow_instead_of_decay(0.1, drops, batch_size=128, maximum=5120, keep="epochs")

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import gapjax
 from gapjax import training
@@ -572,6 +574,33 @@ def test_a_tree_is_replaced_when_the_new_one_is_whole(tmp_path, monkeypatch):
     np.testing.assert_array_equal(training.load_tree(tmp_path / "c")["w"], np.ones(3))
     training.save_tree(tmp_path / "c", {"w": jnp.zeros(3)})
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("like", "message"),
+    [
+        (
+            {"w": np.zeros(2), "n": np.zeros((), int)},
+            r"like has shape \(2,\) at 'w', and \(3,\)",
+        ),
+        ({"w": np.zeros(3, int), "n": np.zeros((), int)}, "like has int32 at 'w', .* float32"),
+        ({"w": np.zeros(3)}, "the checkpoint alone has a leaf at 'n'"),
+        ({"w": np.zeros(3), "n": np.zeros((), int), "z": 0.0}, "like alone has a leaf at 'z'"),
+    ],
+)
+def test_a_tree_is_loaded_like_what_was_saved(tmp_path, like, message):
+    training.save_tree(tmp_path / "c", {"w": jnp.arange(3.0), "n": jnp.array(2)})
+    with pytest.raises(ValueError, match=message):
+        training.load_tree(tmp_path / "c", like)
+    half = {"w": jax.ShapeDtypeStruct((3,), jnp.bfloat16), "n": jnp.array(0)}
+    assert training.load_tree(tmp_path / "c", half)["w"].dtype == jnp.bfloat16
+
+
+def test_a_tree_that_lay_on_several_devices_is_loaded_whole(tmp_path):
+    w = jax.device_put(jnp.arange(16.0), NamedSharding(data_mesh(8), P("data")))
+    training.save_tree(tmp_path / "c", {"w": w})
+    found = training.load_tree(tmp_path / "c")["w"]
+    assert isinstance(found, np.ndarray) and found.tolist() == list(range(16))
 
 
 def test_no_damage_to_a_tree_goes_unnoticed(tmp_path):

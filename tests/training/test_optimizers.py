@@ -466,3 +466,25 @@ def test_a_transform_that_holds_functions_of_a_state_goes_with_any_chain():
         optax.sgd(0.1),
     )
     training.make_train_step(lambda w, state, x, key: (jnp.sum(w), (state, {})), tx)
+
+
+def _scaling(u, s, p=None, *, value):  # whatever it calls its arguments
+    return jax.tree.map(lambda x: x * value, u), s
+
+
+def test_a_transform_of_ones_own_in_a_chain_is_told_what_it_names():
+    mine = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), _scaling)
+    tx = _optimizers.with_all_extras(optax.chain(mine, optax.sgd(0.5)))
+    params = {"w": jnp.ones(2)}
+    updates, _ = tx.update(params, tx.init(params), params, value=4.0, grad=params, batch_size=8)
+    assert updates["w"].tolist() == [-2.0, -2.0]
+
+
+def test_what_no_step_tells_is_named_before_the_first_update():
+    def update(updates, state, params=None, *, curvature, **extra):
+        return updates, state
+
+    mine = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    for tx in (mine, optax.chain(optax.clip(1.0), mine), optax.masked(mine, {"w": True})):
+        with pytest.raises(ValueError, match="needs curvature at an update, and a step tells none"):
+            training.make_train_step(lambda params, batch: 0.0, tx)

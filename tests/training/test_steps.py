@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import chex
@@ -259,3 +260,65 @@ def test_what_a_loss_must_give(loss_fn, message, compute_dtype):
     state = training.init_state({"w": jnp.ones(3)}, tx, key=jax.random.key(0))
     with pytest.raises(ValueError, match=message):
         training.make_train_step(loss_fn, tx, compute_dtype=compute_dtype)(state, _batch())
+
+
+def _general(params, model_state, batch, key):
+    return _quadratic(params, batch), (model_state, {})
+
+
+@dataclasses.dataclass
+class _Loss:
+    """A callable of a user's, which has no hash."""
+
+    factor: float = 1.0
+
+    def __call__(self, params, model_state, batch, key):
+        return self.factor * _quadratic(params, batch), (model_state, {})
+
+
+@pytest.mark.parametrize("gradient", [None, training.sam(jnp.asarray(0.05)), training.sam(0.05)])
+def test_a_step_of_what_has_no_hash_is_compiled(gradient):
+    tx = optax.sgd(0.1)
+    step = training.make_train_step(_Loss(), tx, gradient=gradient, weight_fn=_Weight())
+    state, metrics = training.compile_step(step)(_start(tx), _batch(8))
+    assert np.isfinite(metrics["loss"]) and int(state.step) == 1
+
+
+@dataclasses.dataclass
+class _Weight:
+    by: str = "x"
+
+    def __call__(self, batch):
+        return len(batch[self.by])
+
+
+def test_equal_steps_have_equal_hashes():
+    tx = optax.sgd(0.1)
+    one, two = (training.make_train_step(_general, tx) for _ in range(2))
+    assert hash(dataclasses.replace(one, tx=two.tx)) == hash(two)
+
+
+@pytest.mark.parametrize(
+    ("after", "message"),
+    [
+        ({"stats": {"e": 1.0}}, "loses e;.* structure of model_state|has more"),
+        ({}, "loses e; it must have the structure of model_state"),
+        ({"e": jnp.zeros(2)}, r"has shape \(2,\) at e, where model_state has \(\)"),
+    ],
+)
+def test_a_model_state_of_another_structure_is_named(after, message):
+    def loss_fn(params, model_state, batch, key):
+        return _quadratic(params, batch), (after, {})
+
+    tx = optax.sgd(0.1)
+    step = training.make_train_step(loss_fn, tx)
+    with pytest.raises(ValueError, match=f"model state that loss_fn gives.*{message}"):
+        step(_start(tx, model_state={"e": jnp.zeros(())}), _batch())
+
+
+def test_a_loss_that_needs_another_keyword_is_refused():
+    def loss_fn(params, batch, *, temperature):
+        return _quadratic(params, batch) / temperature
+
+    with pytest.raises(ValueError, match=r"needs the keyword temperature.*partial"):
+        training.make_train_step(loss_fn, optax.sgd(0.1))

@@ -6,8 +6,16 @@ import pathlib
 import shutil
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from gapjax._seal import check_files, seal_files
 from gapjax.training._checkpoints._said import Quiet, reason
+from gapjax.training._names import names_along
+
+# The more general first: numbers of one may be loaded as those of one before it.
+_KINDS = (jnp.complexfloating, jnp.floating, jnp.integer, jnp.bool_)
 
 
 def save_tree(path: str | os.PathLike[str], tree: Any) -> None:
@@ -53,13 +61,14 @@ def load_tree(path: str | os.PathLike[str], like: Any = None) -> Any:
     Args:
         path: the folder of the checkpoint.
         like: a tree of arrays or ``jax.ShapeDtypeStruct`` that says structure, types and
-            shardings; without it, dictionaries of NumPy-like arrays as they were saved.
+            shardings; without it, dictionaries of NumPy arrays, whatever devices they lay on.
 
     Returns:
         The tree.
 
     Raises:
-        ValueError: there is no checkpoint, or a file of it is not what was saved; which.
+        ValueError: there is no checkpoint, or a file of it is not what was saved; which. Or
+            ``like`` has other leaves, shapes, or whole numbers where there are none.
     """
     path = pathlib.Path(path).absolute()
     if not path.exists():
@@ -68,7 +77,34 @@ def load_tree(path: str | os.PathLike[str], like: Any = None) -> Any:
         raise ValueError(f"there is no checkpoint at {path}.")
     check_files(path)
     with _checkpointer() as checkpointer:
+        saved = checkpointer.metadata(path).item_metadata.tree
+        if like is None:
+            like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved)
+        _check_like(saved, like)
         return checkpointer.restore(path, like)
+
+
+def _check_like(saved: Any, like: Any) -> None:
+    """Refuse to load what was not saved: orbax cuts arrays and numbers to what is asked for."""
+    there, wanted = (dict(_named(tree)) for tree in (saved, like))
+    for name in [*there, *wanted]:
+        if name not in wanted or name not in there:
+            only = "the checkpoint" if name in there else "like"
+            raise ValueError(f"{only} alone has a leaf at {name!r}; like must have those saved.")
+        old, new = there[name], wanted[name]
+        if tuple(old.shape) != np.shape(new):
+            raise ValueError(
+                f"like has shape {np.shape(new)} at {name!r}, and {tuple(old.shape)} was saved."
+            )
+        types = jnp.dtype(old.dtype), jax.dtypes.result_type(new)
+        kinds = [next(k for k in _KINDS if jnp.issubdtype(t, k)) for t in types]
+        if _KINDS.index(kinds[0]) < _KINDS.index(kinds[1]):
+            raise ValueError(f"like has {types[1]} at {name!r}, and {types[0]} was saved.")
+
+
+def _named(tree: Any) -> list[tuple[str, Any]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [("/".join(names_along(path)), leaf) for path, leaf in leaves]
 
 
 def _beside(path: pathlib.Path, ending: str) -> pathlib.Path:
@@ -83,7 +119,6 @@ def _remove(beside: pathlib.Path) -> None:
 
 def _checkpointer() -> Any:
     """Orbax's checkpointer, which waits for no other process."""
-    import jax
     import orbax.checkpoint as ocp
 
     own = jax.process_index()
