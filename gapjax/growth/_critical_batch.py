@@ -30,7 +30,7 @@ class BatchFit:
         critical_batch_bootstrap: the same, its threshold from resampled residuals in place of the F
             distribution: it does not ask for normal ones.
         twenty_percent_batch: the batch whose steps exceed perfect scaling by 20%; another quantity,
-            a fifth of the critical batch above 1.2 times the reference batch.
+            on the curve a fifth of the critical batch above 1.2 times the reference batch.
         twenty_percent_interval: the batches whose steps exceed perfect scaling by 20% within the
             errors of the measured points; beyond the largest size, that of the hyperbola, at the
             interval of the critical batch. It holds ``twenty_percent_batch``.

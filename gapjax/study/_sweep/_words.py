@@ -269,8 +269,8 @@ def sweep_notes(result: SweepResult) -> list[str]:
         "the figure is of the test set.",
         "Critical batch: where updates and examples are both twice what is least (McCandlish et "
         "al. 2018). 20% batch: where a larger batch costs 20% more examples than the largest size "
-        "that still scaled perfectly (Zhang et al. 2024); another quantity, a fifth of the "
-        "critical batch above 1.2 times that size.",
+        "that still scaled perfectly (Zhang et al. 2024), interpolated between the sizes; on the "
+        "curve itself, a fifth of the critical batch above 1.2 times that size.",
         "FLOPs: as compiled, of one network. Seconds: of one network, with all trained at once.",
     ]
     for name, line in result.lines.items():
