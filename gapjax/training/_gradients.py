@@ -93,6 +93,12 @@ class ValueAndGrad:
 
     def __call__(self, params: Any, model_state: Any, batch: Batch, key: jax.Array) -> Gradient:
         """Gradient, model state and metrics of the examples that lie on this device."""
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+            if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+                raise ValueError(
+                    f"params{jax.tree_util.keystr(path)} is {jnp.result_type(leaf)}, of which "
+                    "there is no gradient: keep it in model_state, or bind it to the loss."
+                )
         value_and_grad = jax.value_and_grad(self.loss_fn, has_aux=True)
         (loss, (after, metrics)), grads = value_and_grad(params, model_state, batch, key)
         # JAX gives the conjugate of the direction in which the loss of complex weights rises.

@@ -322,3 +322,13 @@ def test_a_loss_that_needs_another_keyword_is_refused():
 
     with pytest.raises(ValueError, match=r"needs the keyword temperature.*partial"):
         training.make_train_step(loss_fn, optax.sgd(0.1))
+
+
+def test_a_parameter_without_a_gradient_is_named():
+    tx = optax.sgd(0.1)
+    state = training.init_state(
+        {"w": jnp.zeros(3), "n": jnp.zeros(2, int)}, tx, key=jax.random.key(0)
+    )
+    step = training.make_train_step(_quadratic, tx)
+    with pytest.raises(ValueError, match=r"params\['n'\] is int32, of which .* model_state"):
+        step(state, _batch())

@@ -9,6 +9,7 @@ from gapjax.study._findings._intervals import Interval
 from gapjax.study._results._records import OverSeeds
 
 NOTHING = "–"
+_HUGE = 1e6  # from where on a number is told by its power
 
 
 def plus_minus(value: OverSeeds, digits: int, scale: float = 1.0) -> str:
@@ -20,6 +21,8 @@ def plus_minus(value: OverSeeds, digits: int, scale: float = 1.0) -> str:
     """
     if value.mean is None or value.std is None:
         return "diverged"
+    if abs(scale * value.mean) >= _HUGE:  # of what all but diverged
+        return spread(value, scale)
     mean, deviation = (fixed(scale * number, digits) for number in (value.mean, value.std))
     return f"{mean} ± {deviation}" if value.count > 1 else mean
 

@@ -116,6 +116,12 @@ def test_small_losses_are_told_by_their_powers():
     assert measured(small, run, "test", "loss") == "1.5e-5 ± 7.1e-6"
 
 
+def test_what_all_but_diverged_is_told_by_its_power():
+    values = {"test_loss": over_seeds(np.array([3.2e18, 1e18]))}
+    run = Run(0.1, {}, values, over_seeds(np.zeros(2)), [])
+    assert measured(LOSS, run, "test", "loss") == "2.1e18 ± 1.6e18"
+
+
 def test_what_saw_more_stands_beside_a_small_batch_that_did():
     tables = {"SB": _draws(0.95), "LB": _draws(0.90), "LB+RA": _draws(0.95, key=1)}
     result = made({**tables, "SB+LONG": _draws(0.99)}, factor=40)
