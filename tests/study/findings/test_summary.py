@@ -36,7 +36,7 @@ def _seen(result, mass, curve):
         {"density": {"negative_mass": m}, "bottom": {"value": -m}, "top": {"values": [1.0]}}
         for m in mass
     ]
-    return _observations([measured, measured], [0, 1, 2], records, result.config)
+    return _observations([measured, measured], records, result.config)
 
 
 def test_intervals_stay_within_what_a_number_can_be():
