@@ -10,6 +10,15 @@ import numpy as np
 _NUMBERS = bool | int | float | complex
 
 
+def owned(tree: Any) -> Any:
+    """A tree whose NumPy arrays are copies.
+
+    What a device is to do may be done later, and a CPU reads arrays where they lie: a loader that
+    fills one buffer again and again would by then have the next batch in it.
+    """
+    return jax.tree.map(lambda x: np.array(x) if isinstance(x, np.ndarray) else x, tree)
+
+
 def is_list_of_records(source: Any) -> bool:
     """Whether a list holds one example per entry: anything but numbers, or columns."""
     if not isinstance(source, list) or not source or _holds_numbers(source):

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gapjax._arrays import owned
 from gapjax._checks import one_of
 from gapjax._examples import count_examples, example_weights
 from gapjax.ghost._batch_norms import named_statistics
@@ -77,7 +78,7 @@ def precise_statistics(
         size = size if weights is None else float(weights.sum())
         if not size:
             continue
-        own = apply(params, batch)
+        own = apply(params, owned(batch))
         examples += size
         total = own if total is None else _pool(total, own, size / examples, variance == "total")
     if total is None:

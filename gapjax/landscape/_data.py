@@ -13,6 +13,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr
 
 from gapjax import _checks
+from gapjax._arrays import owned
 from gapjax._examples import count_examples, example_weights
 from gapjax._precision import widen
 from gapjax.landscape._program import Partial, as_partial, as_traced, trace_anew
@@ -84,7 +85,7 @@ class Batches:
             if not (math.isfinite(weight) and weight >= 0):
                 raise ValueError(f"a batch has weight {weight}; weights are finite and at least 0.")
             if weight:
-                yield batch, weight
+                yield (batch if self.fixed else owned(batch)), weight
         if empty:
             raise ValueError("data holds no batch; pass at least one (a callable yields anew).")
 

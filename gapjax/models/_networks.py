@@ -91,7 +91,9 @@ def find_network(name: str, num_outputs: int | None = None) -> Any:
     found = _imported(name, module, attribute)
     if _is_constructor(found):
         return _made(found, name, num_outputs)
-    named = _named_width(found) if num_outputs is not None and callable(found) else None
+    if num_outputs is None or not _is_maker(found):
+        return found
+    named = _named_width(found)
     return found if named is None else functools.partial(found, **{named: num_outputs})
 
 
@@ -156,12 +158,20 @@ def _named_width(found: Any) -> str | None:
     return next((name for name in signature(found).parameters if name in _WIDTHS), None)
 
 
+def _is_maker(found: Any) -> bool:
+    """Whether a network is made by a call of it: it is none itself."""
+    import flax.linen as nn
+    from flax import nnx
+
+    return callable(found) and not isinstance(found, nn.Module | nnx.Module)
+
+
 def _is_constructor(found: Any) -> bool:
     """Whether it has to be called for a network, and not with rngs."""
     import flax.linen as nn
     from flax import nnx
 
-    if isinstance(found, nn.Module | nnx.Module) or not callable(found):
+    if not _is_maker(found):
         return False
     if inspect.isclass(found) and issubclass(found, nnx.Module):
         return False

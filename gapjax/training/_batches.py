@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from gapjax._arrays import owned
+
 
 def as_batches(batches: Iterable[Any]) -> Iterator[Any]:
     """An iterator over a loader; a ``tf.data.Dataset`` gives NumPy arrays."""
@@ -34,7 +36,7 @@ def without_tensors(batch: Any) -> Any:
     """A batch with every leaf an array of its own: tensors of PyTorch and TensorFlow as NumPy's.
 
     None of these libraries is imported: their tensors know how to become arrays. What lies in
-    host memory is copied: a device may read it later than the loader fills it with the next batch.
+    host memory is copied.
 
     Raises:
         ValueError: a leaf that is no array, or one of texts or objects.
@@ -43,8 +45,7 @@ def without_tensors(batch: Any) -> Any:
     if not all(isinstance(leaf, jax.Array) or _is_plain(leaf) for leaf in leaves):
         named = jax.tree_util.tree_leaves_with_path(batch)
         leaves = [_as_array(path, leaf) for path, leaf in named]
-    owned = [np.array(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in leaves]
-    return jax.tree.unflatten(structure, owned)
+    return jax.tree.unflatten(structure, owned(leaves))
 
 
 def _is_plain(leaf: Any) -> bool:

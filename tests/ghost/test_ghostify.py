@@ -249,3 +249,23 @@ def test_precise_statistics_are_those_of_the_data_set(small, ghost_size):
         precise_statistics(apply, params, [])
     with pytest.raises(ValueError, match="'BatchNorm_0/bias' is neither"):
         precise_statistics(lambda params, x: params, params, batches)
+
+
+def test_precise_statistics_of_a_loader_that_fills_one_buffer_again():
+    def loader():
+        buffer = np.zeros(4096 + 16, np.float32)  # aligned, so that a CPU would read it itself
+        shift = -buffer.ctypes.data % 64 // 4
+        buffer = buffer[shift : shift + 4096].reshape(64, 64)
+        for value in range(6):
+            buffer[:] = value
+            yield buffer
+
+    @jax.jit
+    def apply(params, x):
+        late = x
+        for _ in range(50):  # takes longer than the loader does
+            late = jnp.tanh(late @ late)
+        return {"mean": x.mean(0) + 0 * late[0], "var": x.var(0)}
+
+    found = precise_statistics(apply, None, loader())
+    np.testing.assert_allclose(found["mean"], np.full(64, 2.5), rtol=1e-6)

@@ -345,3 +345,22 @@ def test_what_is_not_finite_is_traced_to_its_batch(problem):
         op @ params
     with pytest.raises(FloatingPointError, match="not finite"):
         landscape.from_matvec(lambda v: v / 0, jnp.ones(2)) @ jnp.ones(2)
+
+
+def test_data_may_come_in_one_buffer_that_is_filled_again():
+    def loader():
+        buffer = np.zeros(4096 + 16, np.float32)  # aligned, so that a CPU would read it itself
+        shift = -buffer.ctypes.data % 64 // 4
+        buffer = buffer[shift : shift + 4096].reshape(64, 64)
+        for value in range(6):
+            buffer[:] = value
+            yield {"x": buffer}
+
+    def loss(w, batch):
+        late = batch["x"]
+        for _ in range(50):  # takes longer than the loader does
+            late = jnp.tanh(late @ late)
+        return jnp.sum(w**2) * (jnp.mean(batch["x"]) + 0 * late[0, 0]) / 2
+
+    found = landscape.hessian(loss, jnp.ones(3), loader) @ jnp.ones(3)
+    np.testing.assert_allclose(found, np.full(3, 2.5), rtol=1e-6)

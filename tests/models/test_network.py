@@ -215,6 +215,15 @@ class Hidden(nn.Module):
         return nn.Dense(3)(nn.Dense(self.hidden)(x))
 
 
+class Classed(nn.Module):
+    @nn.compact
+    def __call__(self, x, classes=3):  # of the call, not of the last layer
+        return nn.Dense(classes)(x)
+
+
+READY = Classed()
+
+
 def of_nothing():
     return models.MLP((4,), 3)
 
@@ -255,6 +264,7 @@ def of_two(width, depth):
         (f"{__name__}:by_another_default", (3,)),
         (f"{__name__}:Hidden", (3,)),
         (f"{__name__}:WideNnx", (7,)),
+        (f"{__name__}:READY", (3,)),
     ],
 )
 def test_networks_are_found_by_name(name, shape):
