@@ -273,8 +273,10 @@ def batch_statistics(model: Model) -> Model:
 @functools.cache
 def _with_ghosts(cls):
     """A class of batch norms, also one of the user's own, with our call."""
-    if cls is nnx.BatchNorm or issubclass(cls, GhostBatchNorm):
-        return cls if cls is not nnx.BatchNorm else GhostBatchNorm
+    if issubclass(GhostBatchNorm, cls):
+        return GhostBatchNorm
+    if issubclass(cls, GhostBatchNorm):
+        return cls
     return type(cls.__name__, (GhostBatchNorm, cls), {"__module__": cls.__module__})
 
 

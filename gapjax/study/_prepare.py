@@ -134,8 +134,9 @@ def _check_outputs(setup: Setup, dataset: data.Dataset) -> None:
         ) from error
     width = None if task.width is None else task.width(dataset)
     # One number per example may stand without an axis of its own.
-    last = getattr(outputs, "shape", ())[1:][-1:] or (1,) * hasattr(outputs, "shape")
-    if width is not None and last and (last[0] < width or (last[0] > width and not task.wider)):
+    last = (1, *outputs.shape[1:])[-1] if hasattr(outputs, "shape") else None
+    fits = last is None or width is None or last == width or (last > width and task.wider)
+    if not fits:
         raise ValueError(
             f"model {network.describe} gives outputs of shape {list(outputs.shape[1:])} for "
             f"{width} {'classes' if task.name == 'classification' else 'targets'}: make its "

@@ -11,6 +11,7 @@ from gapjax import _checks
 from gapjax._examples import example_weights
 from gapjax._means import Weight
 from gapjax._precision import widen
+from gapjax.training._names import named_leaves
 
 Batch = Any
 Metrics = dict[str, jax.Array]
@@ -75,7 +76,7 @@ def checked(loss_fn: LossFn) -> LossFn:
 
 def _check_state(before: Any, after: Any) -> None:
     """Refuse a model state that is not like the one before: the next update starts from it."""
-    wanted, given = (dict(_named_leaves(tree)) for tree in (before, after))
+    wanted, given = named_leaves(before), named_leaves(after)
     for name in [*wanted, *given]:
         if name not in given or name not in wanted:
             there = "loses" if name not in given else "has more than it was given:"
@@ -89,11 +90,6 @@ def _check_state(before: Any, after: Any) -> None:
                 f"the model state that loss_fn gives has shape {jnp.shape(new)} at {name}, where "
                 f"model_state has {jnp.shape(old)}."
             )
-
-
-def _named_leaves(tree: Any) -> list[tuple[str, Any]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
 
 
 def check_dtype(dtype: Any) -> None:

@@ -70,7 +70,8 @@ def render(template: str, **values: Any) -> str:
     )
     paper = {"ink": _style.INK, "muted": _style.MUTED, "grid": _style.GRID}
     paper |= {f"c{i}": color for i, color in enumerate(_style.PALETTE)}
-    return environment.get_template(template).render(paper=paper, **values)
+    palette = len(_style.PALETTE)
+    return environment.get_template(template).render(paper=paper, palette=palette, **values)
 
 
 def _model(study: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from gapjax._seal import check_files, seal_files
 from gapjax.training._checkpoints._said import Quiet, reason
-from gapjax.training._names import names_along
+from gapjax.training._names import named_leaves
 
 # The more general first: numbers of one may be loaded as those of one before it.
 _KINDS = (jnp.complexfloating, jnp.floating, jnp.integer, jnp.bool_)
@@ -86,7 +86,7 @@ def load_tree(path: str | os.PathLike[str], like: Any = None) -> Any:
 
 def _check_like(saved: Any, like: Any) -> None:
     """Refuse to load what was not saved: orbax cuts arrays and numbers to what is asked for."""
-    there, wanted = (dict(_named(tree)) for tree in (saved, like))
+    there, wanted = named_leaves(saved), named_leaves(like)
     for name in [*there, *wanted]:
         if name not in wanted or name not in there:
             only = "the checkpoint" if name in there else "like"
@@ -100,11 +100,6 @@ def _check_like(saved: Any, like: Any) -> None:
         kinds = [next(k for k in _KINDS if jnp.issubdtype(t, k)) for t in types]
         if _KINDS.index(kinds[0]) < _KINDS.index(kinds[1]):
             raise ValueError(f"like has {types[1]} at {name!r}, and {types[0]} was saved.")
-
-
-def _named(tree: Any) -> list[tuple[str, Any]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return [("/".join(names_along(path)), leaf) for path, leaf in leaves]
 
 
 def _beside(path: pathlib.Path, ending: str) -> pathlib.Path:
