@@ -17,13 +17,13 @@ def idx_bytes(array):
     return header + array.astype(np.uint8).tobytes()
 
 
-def write_idx(folder, *, zipped=False, train=20, test=10, side=28):
+def write_idx(folder, *, zipped=False, train=20, test=10, side=28, classes=10):
     """The four files; returns {split: (images [N, side, side, 1], labels)}."""
     folder.mkdir(parents=True, exist_ok=True)
     made = {}
     for split, stem, count in (("train", "train", train), ("test", "t10k", test)):
         images = RNG.integers(0, 256, (count, side, side), dtype=np.uint8)
-        labels = RNG.integers(0, 10, count, dtype=np.uint8)
+        labels = RNG.integers(0, classes, count, dtype=np.uint8)
         for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
             path = folder / f"{stem}-{kind}-ubyte"
             if zipped:

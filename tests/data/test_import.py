@@ -36,6 +36,13 @@ def test_idx_files_become_a_standard_folder(tmp_path, zipped):
     assert dataset.train.labels.dtype == np.int32
 
 
+@pytest.mark.parametrize(("name", "classes"), [("mine", 3), ("kmnist", 10)])
+def test_idx_files_of_a_name_of_ones_own_have_the_classes_of_their_labels(tmp_path, name, classes):
+    files.write_idx(tmp_path / "in", classes=3)
+    import_local(name, tmp_path / "in", data_dir=tmp_path / "out")
+    assert load(name, data_dir=tmp_path / "out").num_classes == classes
+
+
 def test_stock_calls_of_tfds_read_it_and_tensorflow_is_never_loaded(tmp_path):
     import tensorflow_datasets as tfds
 
