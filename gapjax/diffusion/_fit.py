@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gapjax._checks import number, numbers_array, positive_float, positive_int
-from gapjax.diffusion._laws import Law, fit_log, fit_power, largest_exponent, quantile
+from gapjax._student import t_quantile
+from gapjax.diffusion._laws import Law, fit_log, fit_power, largest_exponent
 
 FEWEST = 5  # points, below which neither law can be told from anything
 FEW = 10  # points, below which the fit carries a note
@@ -219,7 +220,8 @@ def updates_to_travel(fit: DiffusionFit, distance: float) -> tuple[float, float,
             f"The fit does not rise (log_slope = {fit.log_slope:.3g}), so by it no number of "
             f"updates reaches {distance}. Fit an earlier range of steps, see first and last."
         )
-    (var_a, cov), (_, var_b) = (quantile(fit.degrees_of_freedom) ** 2 * fit.log_covariance).tolist()
+    q = t_quantile(fit.degrees_of_freedom)
+    (var_a, cov), (_, var_b) = (q**2 * fit.log_covariance).tolist()
     a, b = fit.log_intercept, fit.log_slope
     # |d - a - b x| <= q sd(a + b x), squared: leading x^2 - 2 middle x + last <= 0.
     leading = b**2 - var_b

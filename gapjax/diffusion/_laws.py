@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from gapjax._student import t_quantile
+
 _LENGTHS = 48  # correlation lengths that are averaged over
 _LONGEST = 100  # ranges of log t: a random walk for all that the points can tell
 _KNOTS = np.linspace(-4.0, 4.0, 161)  # exponents that are tried first
@@ -46,7 +48,7 @@ class Law:
         count = len(curves)
         if count >= 2:  # the spread over seeds asks for no model of the residuals
             mean, covariance = curves.mean(axis=0), np.cov(curves.T) / count
-            reach = quantile(count - 1) * np.sqrt(np.diag(covariance))
+            reach = t_quantile(count - 1) * np.sqrt(np.diag(covariance))
             ends = [(float(m - r), float(m + r)) for m, r in zip(mean, reach, strict=True)]
             return mean, covariance, count - 1, ends
         means, variances = self.parameters[:, 0], self.covariances[:, 0]
@@ -56,7 +58,7 @@ class Law:
         shape = np.tensordot(self.weights, variances, axes=1) + (self.weights * apart.T) @ apart
         # Scaled so that half an interval of the slope is the quantile times its standard error.
         half = (intervals[1][1] - intervals[1][0]) / 2
-        scale = (half / quantile(self.freedom)) ** 2 / max(shape[1, 1], np.finfo(float).tiny)
+        scale = (half / t_quantile(self.freedom)) ** 2 / max(shape[1, 1], np.finfo(float).tiny)
         return mean, shape * scale, self.freedom, intervals
 
     def _mixture(self, centres: np.ndarray, errors: np.ndarray) -> tuple[float, float]:
@@ -65,7 +67,7 @@ class Law:
         from scipy.special import stdtr
 
         errors = np.maximum(errors, 1e-12 * np.abs(centres).max() + 1e-30)
-        reach = quantile(self.freedom) * 10 * errors
+        reach = t_quantile(self.freedom) * 10 * errors
         low, high = np.min(centres - reach), np.max(centres + reach)
 
         def below(at: float, share: float) -> float:
@@ -210,10 +212,3 @@ def _inverse(information: np.ndarray) -> np.ndarray:
     roots = np.sqrt(np.maximum(np.diagonal(information, axis1=-2, axis2=-1), np.finfo(float).tiny))
     scale = roots[..., :, None] * roots[..., None, :]
     return np.linalg.pinv(information / scale) / scale
-
-
-def quantile(freedom: float) -> float:
-    """The 97.5% quantile of Student's t."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, 0.975))

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gapjax import _checks
+from gapjax._student import t_quantile
 from gapjax.growth._twenty_percent import Excess, crossing, crossing_interval
 
 _FEWEST = 3  # distinct sizes: two parameters, and one degree of freedom for the error
@@ -133,7 +134,7 @@ def fit_critical_batch(
     fitted = curve.log_min(means, best) + curve.rise(best)
     residuals = np.concatenate([logs - at for logs, at in zip(table.values(), fitted, strict=True)])
     drawn = _bootstrap(curve, best, residuals, counts, freedom, num_resamples, seed)
-    interval = curve.interval(means, best, misfit + variance * _f_quantile(freedom))
+    interval = curve.interval(means, best, misfit + variance * t_quantile(freedom) ** 2)
     critical = curve.batch(best)
     reference = reference_batch or _largest_linear(sizes, critical)
     pull, variances = curve.pull(best), variance / counts
@@ -280,12 +281,6 @@ def _error(misfit: float, within: float, counts: np.ndarray) -> tuple[float, int
     return max((misfit + within) / (between + inner), tiny), between + inner, True
 
 
-def _f_quantile(freedom: int) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, 0.975)) ** 2
-
-
 def _bootstrap(
     curve: _Hyperbola,
     best: float,
@@ -297,7 +292,7 @@ def _bootstrap(
 ) -> float:
     """The 95% quantile of the excess misfit at the truth over the variance, by resampling."""
     if not float(residuals @ residuals) > residuals.size * np.finfo(np.float64).eps ** 2:
-        return _f_quantile(freedom)
+        return t_quantile(freedom) ** 2
     rng = np.random.default_rng(seed)
     drawn = rng.choice(residuals - residuals.mean(), (num_resamples, residuals.size))
     ends = np.cumsum(counts)

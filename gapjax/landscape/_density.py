@@ -1,14 +1,16 @@
 """Spectral densities by stochastic Lanczos quadrature, with error bars."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import jax
 import numpy as np
 
 from gapjax._checks import positive_float, positive_int, random_key
+from gapjax._student import t_quantile
 from gapjax._text import readable_bytes
-from gapjax.landscape._estimate import Estimate, ratio_of_means, stderr_of_mean, student
+from gapjax.landscape._estimate import Estimate, ratio_of_means, stderr_of_mean
 from gapjax.landscape._memory import require_vectors
 from gapjax.landscape._operators import Operator, check_operator
 from gapjax.landscape._progress import Progress, Tracker
@@ -69,7 +71,7 @@ class Density:
         spread = 2 / (self.size + 2) * (squares / np.maximum(mean**2, floor) - 1)
         freedom = 2 * len(self.nodes) / np.clip(spread, 1e-8, 2)
         low, high = (mean * freedom / (2 * gammaincinv(freedom / 2, q)) for q in (0.975, 0.025))
-        other = student(0) * self.bias / 3**0.5
+        other = t_quantile(math.inf) * self.bias / 3**0.5
         below, above = np.hypot(mean - low, other), np.hypot(high - mean, other)
         return np.maximum(mean - below, 0), mean + above
 

@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gapjax._student import t_quantile
+
 
 class Estimate(NamedTuple):
     """A number estimated at random; arrays where several were asked for.
@@ -35,18 +37,11 @@ class Estimate(NamedTuple):
         with Student's t, since few samples tell little of their own spread, and the bias taken as
         uniform within its bound (JCGM 100:2008, section 4.3.7). Not a number for one sample.
         """
-        margin = student(self.num_samples) * np.hypot(self.stderr, np.divide(self.bias, 3**0.5))
+        freedom = self.num_samples - 1 if self.num_samples else np.inf
+        margin = t_quantile(freedom) * np.hypot(self.stderr, np.divide(self.bias, 3**0.5))
         if np.ndim(self.mean):
             return self.mean - margin, self.mean + margin
         return float(self.mean - margin), float(self.mean + margin)
-
-
-def student(num_samples: int) -> float:
-    """Student's t for a 95% interval; the normal law's where nothing was sampled."""
-    # Imported here: scipy.special takes a while to load.
-    from scipy.special import ndtri, stdtrit
-
-    return float(stdtrit(num_samples - 1, 0.975) if num_samples else ndtri(0.975))
 
 
 def stderr_of_mean(samples: np.ndarray, axis: int = 0) -> Any:

@@ -16,11 +16,12 @@ number of degrees of freedom (Satterthwaite's) covers less than it says where th
 the seeds are few.
 """
 
-import functools
 import math
 from typing import NamedTuple
 
 import numpy as np
+
+from gapjax._student import t_quantile
 
 # What of the cells is taken off a source before its part is told, at the level of 95%, and less
 # in proportion further out. Without any, intervals are too wide where seeds do not differ; with all
@@ -70,7 +71,7 @@ class Variance(NamedTuple):
     def _of_tail(self, tail: float) -> float:
         free = self.num_seeds - 1, self.num_examples - 1
         if self.num_examples == 1 or not self.total > 0:
-            return -_student(free[0], tail)
+            return t_quantile(free[0], tail)
         cells = _CELLS * min(tail / _TAIL, 1.0) * self.rest
         parts = [max(of - cells, 0.0) for of in (self.seeds, self.examples)]
         # Where little is taken off, both sources hold what is left of the cells: it counts once,
@@ -81,14 +82,7 @@ class Variance(NamedTuple):
         others = (1 - of_seeds) / (1 - parts[0]) if parts[0] < 1 else 0.0
         weights = of_seeds, parts[1] * others, parts[2] * others
         each = zip(weights, (*free, free[0] * free[1]), strict=True)
-        return math.sqrt(sum(part * _student(df, tail) ** 2 for part, df in each))
-
-
-@functools.lru_cache(maxsize=1024)  # an interval that is searched for asks for few, many times
-def _student(df: int, tail: float) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(df, tail))
+        return math.sqrt(sum(part * t_quantile(df, tail) ** 2 for part, df in each))
 
 
 class Covariance(NamedTuple):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from gapjax._student import t_quantile
 from gapjax.study._findings._crossed import Covariance, Variance, combine, covariance, variance
 
 LEVEL = 0.95
@@ -248,7 +249,8 @@ def jackknife(statistic: Callable[..., float], *columns: np.ndarray) -> Interval
     value = float(statistic(*columns))
     if len(values) == 1:
         return Interval(value)
-    half = _quantile(len(values) - 1, LEVEL) * values.std(ddof=1) / math.sqrt(len(values))
+    stderr = values.std(ddof=1) / math.sqrt(len(values))
+    half = t_quantile(len(values) - 1, (1 - LEVEL) / 2) * stderr
     return Interval(value, value - half, value + half)
 
 
@@ -362,12 +364,6 @@ def _linear(d: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
     relative = weight / weight.mean()
     own = (d * relative).mean(axis=1, keepdims=True)
     return own + relative * (d - own)
-
-
-def _quantile(df: float, level: float) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(df, 0.5 + level / 2))
 
 
 def student(mean: float, spread: Variance, level: float = LEVEL) -> Interval:
