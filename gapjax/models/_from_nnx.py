@@ -15,6 +15,21 @@ from gapjax.models._calls import arguments, key_of, no_key, signature
 from gapjax.models._network import Network
 
 
+class _NoKey(Exception):
+    """A stream that has no key was drawn from."""
+
+
+class _Keyless(nnx.RngStream):
+    """A stream that cannot be drawn from.
+
+    Its class is kept through every transformation of nnx, unlike its counter, of which a scan over
+    what is rematerialized makes a new object whether it was drawn from or not.
+    """
+
+    def __call__(self) -> jax.Array:
+        raise _NoKey
+
+
 class _Parts(NamedTuple):
     """A module taken apart: structure, parameters, what it draws with, its other variables."""
 
@@ -44,6 +59,10 @@ def from_nnx(build: Callable[..., nnx.Module], name: str, *, fresh: bool) -> Net
         nnx.replace_by_pure_dict(parts.rest, model_state)
         _reseed(parts, jax.random.key(0) if key is None else key)
         model = nnx.merge(*parts)
+        if key is None:
+            for _, node in nnx.iter_graph(model):
+                if isinstance(node, nnx.RngStream):
+                    node.__class__ = _Keyless
         (model.train if train else model.eval)()
         for name in ("training", "is_training", "is_train"):
             model.set_attributes(**{name: train}, raise_if_not_found=False)
@@ -66,10 +85,10 @@ def from_nnx(build: Callable[..., nnx.Module], name: str, *, fresh: bool) -> Net
         model = module(params, model_state, inputs, train, key)
         if train and ghost_size is not None:
             model = ghost_nnx.ghostify(model, ghost_size, rescale_momentum=True)
-        before = _draws(model)
-        outputs = called(model, inputs, train)
-        if key is None and any(a is not b for a, b in zip(before, _draws(model), strict=True)):
-            raise ValueError(no_key(name, train))
+        try:
+            outputs = called(model, inputs, train)
+        except _NoKey as error:
+            raise ValueError(no_key(name, train)) from error
         if not train:
             return outputs, model_state
         return outputs, _those_of(model_state, nnx.to_pure_dict(_apart(model).rest))
@@ -139,11 +158,6 @@ def _reseed(parts: _Parts, key: jax.Array) -> None:
         found.set_value(jax.random.split(own, found.shape) if found.shape else own)
     for _, found in nnx.to_flat_state(parts.counts):
         found.set_value(jnp.zeros(found.shape, found.dtype))
-
-
-def _draws(model: nnx.Module) -> list[Any]:
-    """How often each stream was drawn from: another object after it was."""
-    return [count.get_value() for _, count in nnx.to_flat_state(nnx.state(model, nnx.RngCount))]
 
 
 def _those_of(before: Any, after: Any) -> Any:
