@@ -99,7 +99,7 @@ def _torch_steps(x, cotangent, ghost_sizes):
 
     steps = {"torch BatchNorm": lambda: step(None)}
     steps |= {f"torch chunks of {size}": functools.partial(step, size) for size in ghost_sizes}
-    return steps, {"torch": torch.__version__, "torch_threads": torch.get_numcores()}
+    return steps, {"torch": torch.__version__, "torch_threads": torch.get_num_threads()}
 
 
 def _floor(x):

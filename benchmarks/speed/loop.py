@@ -8,7 +8,6 @@ costs is the difference to `fit` without one. PyTorch joins where it is installe
 
 import importlib.util
 import itertools
-import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ import optax
 from benchmarks.speed import torch_networks
 from benchmarks.speed.timing import interleave, keep, table
 from gapjax import diffusion, growth, models, training
+from gapjax._cores import cores
 
 BATCH = 128
 EXAMPLES = 12_800
@@ -139,7 +139,7 @@ def _torch(
         # The layout of the same memory in PyTorch, and its faster one on CPU.
         images = images.transpose(0, 3, 1, 2)
         network = network.to(memory_format=torch.channels_last)
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(cores())
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
     loss_fn = torch.nn.CrossEntropyLoss()
     batches = _epochs(images, labels.astype(np.int64))

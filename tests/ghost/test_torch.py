@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.speed import ghost_norm
+from gapjax._cores import cores
 from gapjax.ghost.linen import GhostBatchNorm
 
 torch = pytest.importorskip("torch")
@@ -31,3 +33,13 @@ def test_is_torch_ghost_by_ghost(shape, momentum):
     np.testing.assert_allclose(stats["mean"], norm.running_mean.numpy(), atol=1e-5)
     np.testing.assert_allclose(stats["var"], norm.running_var.numpy(), rtol=1e-5, atol=1e-5)
     assert jnp.all(stats["var"] > 0)
+
+
+@pytest.mark.parametrize("shape", [(8, 5), (8, 3, 4, 5)])
+def test_the_benchmark_times_it_on_as_many_threads_as_there_are_cores(shape):
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    steps, told = ghost_norm._torch_steps(x, x, (2, 4))
+    assert told == {"torch": torch.__version__, "torch_threads": cores()}
+    assert [*steps] == ["torch BatchNorm", "torch chunks of 2", "torch chunks of 4"]
+    for step in steps.values():
+        step()
