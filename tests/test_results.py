@@ -56,6 +56,13 @@ def test_pictures_that_were_compressed_are_said_to_be():
             assert "JPEG" in found["note"] or "original" in found["note"], name
 
 
+def test_beside_the_papers_numbers_stands_what_differs():
+    beside = [found for found in kept.all_kept().values() if found["paper"]]
+    assert beside
+    for found in beside:
+        assert found["differs"] == study.PRESETS[found["preset"]].differs
+
+
 def test_a_kept_sentence_tells_no_gap_from_chance_that_the_numbers_do_not():
     for name, found in kept.all_kept().items():
         low, high = found["gap"]["low"], found["gap"]["high"]

@@ -40,6 +40,18 @@ def test_every_row_of_the_papers_tables_is_there():
     }
 
 
+def test_rows_of_hoffer_say_where_their_code_does_otherwise():
+    for name, preset in PRESETS.items():
+        if preset.paper and name.startswith("hoffer"):
+            # Their code makes a new optimizer every epoch; C1 and C3 have no momentum to lose.
+            assert ("momentum is kept" in preset.differs) is (preset.study.momentum != 0), name
+            cifar = preset.study.dataset.startswith("cifar")
+            assert ("by ImageNet's" in preset.differs) is cifar, name
+            padded = "pad-crop" in preset.study.augment
+            assert ("padding is black" in preset.differs) is padded, name
+            assert padded or "crop" in preset.differs, name
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_it_says_data_size_time_and_the_papers_numbers(name):
     preset = PRESETS[name]
