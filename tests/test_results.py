@@ -11,6 +11,7 @@ import pytest
 from benchmarks.papers import figures, kept, pages, warm_starts
 from benchmarks.papers.held import CLAIMS, decided, verdict
 from benchmarks.papers.run import with_options
+from benchmarks.speed.timing import RESULTS
 from gapjax import cli, study, training
 
 FOLDER = kept.FOLDER
@@ -117,6 +118,9 @@ def test_a_result_without_a_device_is_refused(tmp_path):
         ({"command": "  "}, "has no 'command' that is a str"),
         ({"environment": {"device": 7}}, "on which device"),
         ({"gap": None}, "has no 'gap'"),
+        ({"comparisons": []}, "has no 'comparisons'"),
+        ({"settings": {"seeds": 0}}, "has no 'seeds' that is a int"),
+        ({"settings": {"seeds": "3"}}, "has no 'seeds' that is a int"),
         ({"gap": {"mean": 0.1, "low": 0.6, "high": 0.2}}, "a gap that is no interval"),
         ({"gap": {"mean": "0.1", "low": None, "high": None}}, "a gap that is no interval"),
         (
@@ -134,6 +138,33 @@ def test_a_damaged_result_is_refused_by_name(change, said, tmp_path, monkeypatch
     (tmp_path / "digits.json").write_text(json.dumps({**found, **change}))
     with pytest.raises(ValueError, match=f"digits.json .*{said}"):
         kept.all_kept()
+
+
+@pytest.mark.parametrize(
+    ("name", "build", "at"),
+    [
+        *(
+            ("warm_starts-digits-cpu", figures.section, at)
+            for at in ("command", "machine", "machine/device", "machine/cores", "settings/seeds")
+        ),
+        *(
+            ("critical_batch-cpu", pages.critical_batch_section, at)  # whose page has the command
+            for at in ("machine", "machine/device", "machine/cores", "sweep/seeds")
+        ),
+    ],
+)
+def test_figures_without_what_made_them_are_refused(name, build, at, tmp_path, monkeypatch):
+    found = json.loads((RESULTS / f"{name}.json").read_text())
+    for module in (figures, pages):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    (tmp_path / f"{name}.json").write_text(json.dumps(found))
+    assert build()
+    *path, missing = at.split("/")
+    holder = found[path[0]] if path else found
+    holder[missing] = type(holder[missing])()  # there, and empty
+    (tmp_path / f"{name}.json").write_text(json.dumps(found))
+    with pytest.raises(ValueError, match=f"{name}.json has no '{missing}'"):
+        build()
 
 
 def test_commands_are_kept_without_the_folders_of_a_machine():

@@ -1,14 +1,13 @@
 """What `warm_starts` kept, as tables and as numbers with their intervals over seeds."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks.papers.kept import machine_of, table, told
+from benchmarks.papers.kept import check_kinds, machine_of, read_figures, table, told
 from benchmarks.speed.timing import RESULTS
 from gapjax import study
 
@@ -17,8 +16,12 @@ Kept = Mapping[str, Any]
 
 def kept_figures() -> dict[str, Kept]:
     """Every kept run, by name."""
-    paths = sorted(RESULTS.glob("warm_starts-*.json"))
-    return {path.stem.rpartition("-")[0]: json.loads(path.read_text()) for path in paths}
+    found = {}
+    for path in sorted(RESULTS.glob("warm_starts-*.json")):
+        kept = read_figures(path, {"command": str, "settings": dict})
+        check_kinds(path, kept["settings"], {"seeds": int})
+        found[path.stem.rpartition("-")[0]] = kept
+    return found
 
 
 def mean(values: Sequence[float], less: Sequence[float] | None = None) -> dict[str, Any]:

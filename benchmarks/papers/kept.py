@@ -18,8 +18,8 @@ _OWN = ("regimes", "data_dir")  # of the settings: kept elsewhere, or of one mac
 _FOLDERS = ("--out", "--data-dir", "--log-dir")
 _MADE_BY = {"what": str, "command": str, "environment": dict, "settings": dict, "regimes": dict}
 _VERSIONS = ("python", "jax", "flax", "optax")
-_MACHINE = ("device", "processor", "gapjax", *_VERSIONS)
-_SHOWN = {"task": dict, "baseline": list, "gap": dict, "finding": str}
+_MACHINE = {**dict.fromkeys(("device", "processor", *_VERSIONS), str), "cores": int}
+_SHOWN = {"task": dict, "baseline": list, "gap": dict, "finding": str, "comparisons": list}
 
 
 def keep_study(folder: pathlib.Path, name: str, preset: str | None = None, note: str = "") -> None:
@@ -91,7 +91,7 @@ def read_kept(path: pathlib.Path) -> dict[str, Any]:
         raise ValueError(f"{path.name} is no JSON: {error}") from error
     if not isinstance(kept, dict):
         raise ValueError(f"{path.name} is a {type(kept).__name__}, and no kept result.")
-    _check_kinds(path, kept, _MADE_BY, "a result is shown only with what made it")
+    check_kinds(path, kept, _MADE_BY)
     device = kept["environment"].get("device")
     if not isinstance(device, str) or not _says_something(device):
         raise ValueError(f"{path.name} does not say on which device it was made.")
@@ -101,8 +101,9 @@ def read_kept(path: pathlib.Path) -> dict[str, Any]:
 def _read_study(path: pathlib.Path) -> dict[str, Any]:
     """A kept result of a study, with all that pages ask of one."""
     kept = read_kept(path)
-    _check_kinds(path, kept, _SHOWN, "pages show it")
-    _check_kinds(path, kept["environment"], dict.fromkeys(_MACHINE, str), "pages show it")
+    check_kinds(path, kept, _SHOWN)
+    check_kinds(path, kept["environment"], {**_MACHINE, "gapjax": str})
+    check_kinds(path, kept["settings"], {"seeds": int})
     ends = [kept["gap"].get(end) for end in ("low", "mean", "high")]
     numbers = [end for end in ends if end is not None]
     if not all(isinstance(end, int | float) for end in numbers) or numbers != sorted(numbers):
@@ -110,14 +111,25 @@ def _read_study(path: pathlib.Path) -> dict[str, Any]:
     return kept
 
 
-def _check_kinds(
-    path: pathlib.Path, kept: Mapping[str, Any], kinds: Mapping[str, type], why: str
-) -> None:
+def read_figures(path: pathlib.Path, kinds: Mapping[str, type]) -> dict[str, Any]:
+    """What `timing.keep` wrote, with the machine and whatever else a page shows of it.
+
+    Raises:
+        ValueError: it lacks one of these.
+    """
+    kept = json.loads(path.read_text())
+    check_kinds(path, kept, {"machine": dict, **kinds})
+    check_kinds(path, kept["machine"], _MACHINE)
+    return dict(kept)
+
+
+def check_kinds(path: pathlib.Path, kept: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
+    """Refuse a result that lacks one of these, or has nothing there."""
     for name, kind in kinds.items():
         if not isinstance(kept.get(name), kind) or not _says_something(kept[name]):
             raise ValueError(
-                f"{path.name} has no {name!r} that is a {kind.__name__}: {why}. Run it again, or "
-                "take it away."
+                f"{path.name} has no {name!r} that is a {kind.__name__}: a result is shown only "
+                "with what made it. Run it again, or take it away."
             )
 
 

@@ -3,7 +3,6 @@
 A test builds them again and compares, so that no page says what no kept run says.
 """
 
-import json
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,9 +11,11 @@ from benchmarks.papers import figures, held
 from benchmarks.papers.kept import (
     FOLDER,
     all_kept,
+    check_kinds,
     comparison,
     gap_is_clear,
     machine_of,
+    read_figures,
     resolved,
     stops,
     table,
@@ -148,7 +149,9 @@ def paper_page(title: str, prefix: str | tuple[str, ...], about: str) -> str:
 
 def critical_batch_section() -> str:
     """The critical batch of the language model by each way of finding it, as one table."""
-    kept = json.loads((RESULTS / "critical_batch-cpu.json").read_text())
+    path = RESULTS / "critical_batch-cpu.json"
+    kept = read_figures(path, {"sweep": dict, "checkpoints": list})
+    check_kinds(path, kept["sweep"], {"seeds": int})
     fit = kept["sweep"]["critical batch"]
     rows = [
         ("by", "at", "critical batch, windows"),
