@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.papers import figures, kept, pages, warm_starts
+from benchmarks.papers import figures, held, kept, pages, warm_starts
 from benchmarks.papers.held import CLAIMS, decided, verdict
 from benchmarks.papers.run import with_options
 from benchmarks.speed.timing import RESULTS
@@ -248,8 +248,22 @@ def test_how_far_is_a_geometric_mean_over_pairs():
              "regimes": {name: {"distance": {"values": own}} for name, own in ends}}  # fmt: skip
     claim = _claim("The small batch travels farther")
     assert claim.number(found)["mean"] == pytest.approx(3.0)
-    found["regimes"]["LB"]["distance"]["values"].pop()  # which seed was lost is not told
-    assert claim.number(found) is None
+    found["regimes"]["LB"]["distance"]["values"][1] = None  # it diverged
+    assert claim.number(found)["mean"] == pytest.approx(4.0)
+
+
+def test_what_is_as_far_is_once_as_far():
+    assert figures.ratio([2.0, 3.0], [2.0, 3.0]) == dict.fromkeys(("mean", "low", "high"), 1.0)
+    assert figures.ratio([2.0], [1.0]) == {"mean": pytest.approx(2.0), "low": None, "high": None}
+
+
+def test_a_page_is_built_of_a_run_that_lost_a_seed():
+    found = json.loads((FOLDER / "digits.json").read_text())
+    for over in found["regimes"]["LB"].values():
+        if isinstance(over, dict) and "values" in over:
+            over["values"][2] = None
+    assert "The small batch travels farther." in held.page({"digits": found})
+    assert "| LB |" in pages.study_section("digits", found)
 
 
 def test_marks_are_of_either_of_the_two_compared():

@@ -24,7 +24,10 @@ def kept_figures() -> dict[str, Kept]:
     return found
 
 
-def mean(values: Sequence[float], less: Sequence[float] | None = None) -> dict[str, Any]:
+Values = Sequence[float | None]  # of every seed, None where it diverged
+
+
+def mean(values: Values, less: Values | None = None) -> dict[str, Any]:
     """The mean over seeds, of a difference where `less` is given, paired by seed."""
     own = np.array(values, np.float64)[:, None]
     other = np.zeros_like(own) if less is None else np.array(less, np.float64)[:, None]
@@ -33,10 +36,14 @@ def mean(values: Sequence[float], less: Sequence[float] | None = None) -> dict[s
     return {end: found[end] and round(found[end], 7) for end in ("mean", "low", "high")}
 
 
-def ratio(values: Sequence[float], under: Sequence[float] | None = None) -> dict[str, Any]:
+def ratio(values: Values, under: Values | None = None) -> dict[str, Any]:
     """The geometric mean over seeds, of a ratio where `under` is given."""
-    found = mean(np.log(values).tolist(), under and np.log(under).tolist())
-    return {end: found[end] and math.exp(found[end]) for end in ("mean", "low", "high")}
+
+    def logs(values: Values) -> list[float]:
+        return np.log(np.array(values, np.float64)).tolist()
+
+    found = mean(logs(values), None if under is None else logs(under))
+    return {end: None if log is None else math.exp(log) for end, log in found.items()}
 
 
 def section() -> str:

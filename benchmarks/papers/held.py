@@ -189,10 +189,7 @@ def _laws(kept: Kept) -> str:
 
 def _farther(kept: Kept) -> Interval | None:
     """The distance of the small batch over that of the large one, at the end."""
-    small, large = (kept["regimes"][name]["distance"]["values"] for name in kept["baseline"])
-    if len(small) != len(large):  # one of them lost a seed
-        return None
-    return figures.ratio(small, large)
+    return figures.ratio(*(kept["regimes"][end]["distance"]["values"] for end in kept["baseline"]))
 
 
 def _losses(kept: Kept) -> str:
