@@ -2,13 +2,17 @@
 
 import dataclasses
 import json
+import runpy
 import shlex
+import sys
+import types
 
 import jax
 import numpy as np
 import pytest
 
-from benchmarks.papers import figures, held, kept, pages, warm_starts
+from benchmarks.papers import figures, held, kept, pages, run, warm_starts
+from benchmarks.papers.budgets import BUDGETS
 from benchmarks.papers.held import CLAIMS, decided, verdict
 from benchmarks.papers.run import with_options
 from benchmarks.speed.timing import RESULTS
@@ -307,6 +311,44 @@ def test_an_option_that_is_given_stands_in_the_place_of_the_benchmark_s_own():
         "SB",
     ]
     assert with_options(own, []) == own
+
+
+@pytest.mark.parametrize(
+    ("command", "runs"),
+    [
+        ("budgets", ["budgets-epochs", "budgets-loss", "budgets-loss-0.01", "budgets-updates"]),
+        ("budgets --seeds 2", [f"budgets-{name}" for name in BUDGETS]),
+        ("budgets loss epochs --seeds 2", ["budgets-loss", "budgets-epochs"]),
+        ("remedies", ["remedies-digits"]),
+        ("remedies --seeds 2 --keep loss=0.1", ["remedies-digits-loss-0.1"]),
+        ("remedies mnist --seeds 2", ["remedies-mnist"]),
+        ("language --seeds 2", ["pydoc-lm"]),
+    ],
+)
+def test_what_is_run_where_nothing_is_named_and_options_are_passed_on(command, runs, monkeypatch):
+    asked = []
+    monkeypatch.setattr(run, "run_study", lambda options, folder: asked.append((options, folder)))
+    monkeypatch.setattr(kept, "keep_study", lambda *_: None)
+    monkeypatch.setattr(run, "keep_study", lambda *_: None)
+    for module in (pages, run):
+        monkeypatch.setattr(module, "write_pages", list)
+    name, *options = command.split()
+    monkeypatch.setattr(sys, "argv", [name, *options])
+    monkeypatch.delitem(sys.modules, f"benchmarks.papers.{name}", raising=False)
+    runpy.run_module(f"benchmarks.papers.{name}", run_name="__main__")
+    assert [folder.name for _, folder in asked] == runs
+    for given, _ in asked:
+        assert given.count("--seeds") == (name != "language" or "--seeds" in options)
+        if "--seeds" in options:
+            assert given[given.index("--seeds") + 1] == "2"
+
+
+def test_a_study_that_is_refused_ends_the_benchmark_without_a_traceback(monkeypatch, tmp_path):
+    done = types.SimpleNamespace(returncode=2)
+    monkeypatch.setattr(run.subprocess, "run", lambda command, **_: done)
+    with pytest.raises(SystemExit) as ended:
+        run.run_study(["digits", "--epochs", "-1"], tmp_path)
+    assert ended.value.code == 2
 
 
 def test_a_warm_start_takes_the_weights_and_a_fresh_optimizer():

@@ -8,10 +8,11 @@ command (`epochs`, `loss`, `loss-0.01`, `updates`) are run alone; other options 
 
 import argparse
 import pathlib
+import sys
 
 from benchmarks.papers.kept import keep_study
 from benchmarks.papers.pages import write_pages
-from benchmarks.papers.run import run_study, with_options
+from benchmarks.papers.run import named_first, run_study, with_options
 
 PRESET = "hoffer-f1-mnist-small"
 NEVER = (
@@ -30,8 +31,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("budgets", nargs="*", choices=BUDGETS, metavar="BUDGET")
     parser.add_argument("--runs", type=pathlib.Path, default="runs/papers")
-    asked, options = parser.parse_known_args()
-    for budget in asked.budgets or BUDGETS:
+    asked, options = parser.parse_known_args(named_first(sys.argv[1:], BUDGETS))
+    for budget in asked.budgets:
         name, (keep, known) = f"budgets-{budget}", BUDGETS[budget]
         own = with_options([*SETTINGS, "--keep", keep], options)
         run_study([PRESET, *own], asked.runs / name)

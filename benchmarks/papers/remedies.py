@@ -8,10 +8,11 @@ kept by its own name.
 
 import argparse
 import pathlib
+import sys
 
 from benchmarks.papers.kept import keep_study
 from benchmarks.papers.pages import write_pages
-from benchmarks.papers.run import run_study, with_options
+from benchmarks.papers.run import named_first, run_study, with_options
 
 REGIMES = ("SB", "LB", "LB+LR", "LB+LR+GBN", "LB+LR+GBN+RA", "LB+NOISE", "LB+WARMUP")
 REGIMES += ("LB+SAM", "LB+LARS", "LB+LAMB", "LB+EMA", "LB+PENALTY", "LB+SMOOTH")
@@ -27,11 +28,11 @@ SETTINGS = {
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", nargs="?", default="digits", choices=SETTINGS)
+    parser.add_argument("data", choices=SETTINGS)
     parser.add_argument("--runs", type=pathlib.Path, default="runs/papers")
     parser.add_argument("--keep", default="epochs", help="the budget")
     parser.add_argument("--note", default="", help="a sentence for the page: what was cut, say")
-    asked, options = parser.parse_known_args()
+    asked, options = parser.parse_known_args(named_first(sys.argv[1:], ["digits"]))
     preset, own = SETTINGS[asked.data]
     name, regimes = f"remedies-{asked.data}", REGIMES
     if asked.keep != "epochs":

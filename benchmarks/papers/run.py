@@ -5,7 +5,7 @@ import pathlib
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from benchmarks.papers.kept import keep_study
 from benchmarks.papers.pages import write_pages
@@ -34,6 +34,14 @@ def run_presets(
     print("\n".join(map(str, write_pages())))
 
 
+def named_first(given: Sequence[str], names: Iterable[str]) -> list[str]:
+    """Arguments whose names stand first: these, where the first is an option, or there is none.
+
+    A word behind an option that is passed on is the option's own.
+    """
+    return list(given) if given and not given[0].startswith("-") else [*names, *given]
+
+
 def with_options(own: Sequence[str], given: Sequence[str]) -> list[str]:
     """The options that are given, and of a benchmark's own those that they do not replace."""
     asked = {word.partition("=")[0] for word in given if word.startswith("--")}
@@ -48,4 +56,6 @@ def run_study(arguments: Sequence[str], folder: pathlib.Path) -> None:
     """`gapjax study` in a process of its own, which goes on where an earlier one stopped."""
     command = [sys.executable, "-m", "gapjax", "study", *arguments, "--out", str(folder)]
     print(f"$ gapjax study {shlex.join(command[4:])}", flush=True)
-    subprocess.run(command, check=True)
+    code = subprocess.run(command).returncode
+    if code:
+        raise SystemExit(code)  # it has said why
