@@ -63,17 +63,17 @@ class Block(nnx.Module):
         self.up = dense(width, up, ("embed", *up_axes), _STD)
         self.down = dense(hidden, width, ("mlp", "embed"), residual_std)
         self.drop = _dropout(dropout, rngs)
-        self.dtype, self.gated = dtype, gated
+        self.gated = gated
 
     def __call__(self, x: jax.Array, rotation: Rotation) -> jax.Array:
         """``[B, T, width]`` to the same shape."""
-        y = in_dtype(self.attention_norm(widen(x)), self.dtype)
+        y = self.attention_norm(widen(x)).astype(x.dtype)
         q, k, v = jnp.unstack(self.qkv(y), axis=2)
         q, k = rotate(q, rotation), rotate(k, rotation)
         # The softmax is float32 whatever q and k are.
         mixed = jax.nn.dot_product_attention(q, k, v, is_causal=True)
         x = x + self.drop(self.out(mixed, out_sharding=layout(x)))
-        y = self.up(in_dtype(self.mlp_norm(widen(x)), self.dtype))
+        y = self.up(self.mlp_norm(widen(x)).astype(x.dtype))
         # Of what the activation computes along the way nothing is kept: it is cheap to do again,
         # and as wide as the widest of all that a layer keeps.
         y = jax.checkpoint(swiglu if self.gated else nnx.gelu, prevent_cse=False)(y)
@@ -221,7 +221,7 @@ class Transformer(nnx.Module):
         else:
             for block in self.blocks:
                 x = through(x, block, rotation)
-        x = in_dtype(self.norm(widen(x)), self.dtype)
+        x = self.norm(widen(x)).astype(x.dtype)
         rows = (self.embed if self.unembed is None else self.unembed).embedding[...]
         return jnp.einsum(
             "btw,vw->btv", x, rows.astype(x.dtype), preferred_element_type=widen(x).dtype

@@ -244,6 +244,21 @@ def test_bfloat16_computes_in_it_but_for_softmax_norms_and_logits():
     )
 
 
+@pytest.mark.parametrize("scan", [False, True])
+@jax.numpy_dtype_promotion("standard")  # jax's own attention needs it
+def test_by_default_it_computes_in_the_type_of_its_parameters(scan):
+    params = _stacked(_params()) if scan else _params()
+    half = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), params)
+    network = _network(scan=scan)
+    text = str(jax.make_jaxpr(lambda p: network.apply(p, {}, TOKENS, train=False)[0])(half))
+    products = re.findall(r":(\w+)\[[^]]*\] = dot_general\[", text)
+    layers = 1 if scan else SIZES["layers"]
+    assert products.count("bf16") == 5 * layers and len(products) == 6 * layers + 1
+    rounded = jax.tree.map(lambda x: x.astype(jnp.float32), half)
+    expected = _logits(rounded, scan=scan, dtype=jnp.bfloat16)
+    np.testing.assert_array_equal(_logits(half, scan=scan), expected)
+
+
 @pytest.mark.parametrize(("kind", "scan"), [(AxisType.Auto, True), (AxisType.Explicit, False)])
 def test_split_over_data_and_model_it_is_the_same(kind, scan):
     mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(kind,) * 2)
