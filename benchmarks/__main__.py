@@ -2,7 +2,7 @@
 
 `python -m benchmarks [NAME ...] [--kept] [--json]`: figure, ours, its peer, their ratio, the target
 and whether it is met. `--kept` reads what earlier runs kept instead of running anything. Peers need
-the extra `bench`.
+the extra `bench`. The exit code is 1 where a benchmark failed.
 """
 
 import argparse
@@ -150,14 +150,16 @@ def main() -> None:
     unknown = [name for name in asked.names if name not in figured]
     if unknown:
         parser.error(f"no benchmark {unknown[0]!r}: there are {', '.join(figured)}")
-    names = asked.names or figured
+    names, failed = asked.names or figured, False
     if not asked.kept:
         for name in names:
             command = [sys.executable, "-m", f"benchmarks.speed.{name}"]
             if subprocess.run(command, stdout=sys.stderr).returncode:
                 print(f"{name} failed; its figures are those kept earlier", file=sys.stderr)
+                failed = True
     found = rows(names)
     print(json.dumps(found, indent=1) if asked.json else _table(found))
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks import __main__ as benchmarks
 from benchmarks.papers import figures, held, kept, pages, run, warm_starts
 from benchmarks.papers.budgets import BUDGETS
 from benchmarks.papers.held import CLAIMS, decided, verdict
@@ -341,6 +342,18 @@ def test_what_is_run_where_nothing_is_named_and_options_are_passed_on(command, r
         assert given.count("--seeds") == (name != "language" or "--seeds" in options)
         if "--seeds" in options:
             assert given[given.index("--seeds") + 1] == "2"
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_speed_benchmark_that_failed_is_told_by_the_exit_code(code, monkeypatch, capsys):
+    done = types.SimpleNamespace(returncode=code)
+    monkeypatch.setattr(benchmarks.subprocess, "run", lambda *_, **__: done)
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "ghost_norm"])
+    with pytest.raises(SystemExit) as ended:
+        benchmarks.main()
+    assert ended.value.code == code
+    out, err = capsys.readouterr()
+    assert "flax BatchNorm" in out and ("ghost_norm failed" in err) is bool(code)
 
 
 def test_a_study_that_is_refused_ends_the_benchmark_without_a_traceback(monkeypatch, tmp_path):
