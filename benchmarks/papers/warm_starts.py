@@ -175,7 +175,8 @@ def main() -> None:
     asked = parser.parse_args()
     setting = SETTINGS[asked.data]
     own = study.PRESETS[setting.preset].study
-    own = dataclasses.replace(own, seeds=asked.seeds or own.seeds, data_dir=asked.data_dir)
+    seeds = own.seeds if asked.seeds is None else asked.seeds
+    own = dataclasses.replace(own, seeds=seeds, data_dir=asked.data_dir)
     bench = make_bench(own, setting.measured)
     kept: dict[str, Any] = {
         "command": f"python -m benchmarks.papers.warm_starts {asked.data} --seeds {own.seeds}",
