@@ -1,5 +1,6 @@
 """Budgets: what is held fixed against the small batch, and training until the loss says stop."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -36,6 +37,16 @@ class Budget(NamedTuple):
     def stops(self) -> bool:
         """Whether the loss decides when training ends."""
         return self.kind in ("loss", "plateau")
+
+
+def round_up(number: float) -> int:
+    """The next whole number; what lies above one by the rounding of floats alone is that one.
+
+    Example:
+        >>> 0.1 * 3 * 80, round_up(0.1 * 3 * 80), round_up(24.5)
+        (24.000000000000004, 24, 25)
+    """
+    return math.ceil(number * (1 - 1e-12)) if isinstance(number, float) else number
 
 
 def parse_keep(name: str, text: Any) -> Budget:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 import optax
 
 from gapjax import diffusion, growth
-from gapjax.study._budget import Budget, check_stops, parse_keep, stopping
+from gapjax.study._budget import Budget, check_stops, parse_keep, round_up, stopping
 from gapjax.study._controllers import BRANCHING, make_controller
 from gapjax.study._optimizers import is_adam, taken_by
 from gapjax.study._ramp import Ramp, base_updates, ramp_of, updates_for
@@ -195,7 +194,7 @@ class Plan:
         """The updates after which metrics are measured, evenly spaced, and early ones."""
         if self.looks is not None:
             return frozenset(look for look in self.looks if look <= self.updates)
-        points, updates = math.ceil(self.study.evaluations * self.times), self.start.updates
+        points, updates = round_up(self.study.evaluations * self.times), self.start.updates
         evenly = {round(u) for u in np.linspace(0, updates, points + 1)} - {0}
         early = diffusion.log_spaced(updates, per_decade=4)
         # No more of them than there are points: a look at a large network costs many updates.

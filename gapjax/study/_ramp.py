@@ -1,12 +1,12 @@
 """How the batch and the rate of a regime run over its updates."""
 
 import itertools
-import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import optax
 
 from gapjax import diffusion, growth
+from gapjax.study._budget import round_up
 from gapjax.study._optimizers import rule_of
 from gapjax.study._schedules import at_fractions, course, piecewise
 
@@ -41,7 +41,7 @@ def ramp_of(plan: "Plan") -> Ramp:
 def base_updates(plan: "Plan") -> int:
     """Updates of the small batch: what the schedule is written for."""
     wanted = plan.study.epochs * plan.num_examples if plan.longest is None else plan.longest
-    return max(1, math.ceil(wanted / plan.small_batch))
+    return max(1, round_up(wanted / plan.small_batch))
 
 
 def _constant(plan: "Plan") -> Ramp:
@@ -61,7 +61,7 @@ def _constant(plan: "Plan") -> Ramp:
     return Ramp(
         growth.constant_batch(batch),
         schedule,
-        max(1, math.ceil(updates * stretch * plan.times)),
+        max(1, round_up(updates * stretch * plan.times)),
         at_fractions(base.boundaries, stretch),
     )
 
@@ -75,7 +75,7 @@ def _driven(plan: "Plan", controller: growth.Controller) -> Ramp:
         tuple(decision.update for decision in grown),
         (controller.sizes()[0], *(decision.after for decision in grown)),
     )
-    total = math.ceil(updates * plan.times) * small
+    total = round_up(updates * plan.times) * small
     drops = (updates_for(sizes, update * small) for update in base.boundaries)
     return Ramp(
         sizes,
@@ -152,4 +152,4 @@ def _traded(plan: "Plan", rule: str) -> Ramp:
 
 def updates_for(sizes: growth.StepwiseBatch, num_examples: float) -> int:
     """How many updates it takes to see so many examples."""
-    return sizes.update_at(max(math.ceil(num_examples), 1) - 1) + 1
+    return sizes.update_at(max(round_up(num_examples), 1) - 1) + 1

@@ -1,7 +1,6 @@
 """Schedules of the learning rate, written for the small batch, by name or as functions."""
 
 import itertools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ import numpy as np
 import optax
 
 from gapjax import _checks
+from gapjax.study._budget import round_up
 
 
 class Course(NamedTuple):
@@ -143,4 +143,4 @@ def warmed_up(schedule: optax.Schedule, updates: Any) -> optax.Schedule:
 
 def at_fractions(boundaries: Any, stretch: float) -> tuple[int, ...]:
     """Boundaries in updates of the small batch as updates of a run that makes other ones."""
-    return tuple(math.ceil(update * stretch) for update in boundaries)
+    return tuple(round_up(update * stretch) for update in boundaries)

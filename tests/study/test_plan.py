@@ -48,6 +48,19 @@ def test_schedules_are_adapted_by_epochs_or_by_updates(schedule):
         np.testing.assert_allclose(same(update), small(update), rtol=1e-6)
 
 
+@pytest.mark.parametrize("schedule", ["step", "constant"])
+def test_rounding_of_floats_is_no_update_of_its_own(schedule):
+    # 100 * (7 / 25) and 0.3 * 80 are a little more than 28 and 24, as floats.
+    small = Study(small_batch=7, large_batch=25, epochs=1, decay_at=(0.25, 0.5), schedule=schedule)
+    plan = make_plan(small, Regime.parse("LB"), 700)
+    assert (plan.updates, plan.examples) == (28, 700)
+    assert plan.boundaries == ((7, 14) if schedule == "step" else ())
+    assert 0.1 * 3 * 1280 > 384
+    for name in ("SB", "LB", "GROW", "HYBRID"):
+        study = Study(epochs=0.1 * 3, large_batch=64, ghost_size=16)
+        assert make_plan(study, Regime.parse(name), 1280).examples == 384
+
+
 def test_the_budget_may_be_updates_for_all():
     study = Study(keep="updates")
     assert _plan("LB", study).updates == _plan("SB", study).updates == 1600

@@ -1,12 +1,11 @@
 """What a sweep asks: which batch sizes, trained to which target, under which remedies."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from gapjax import _checks
-from gapjax.study._budget import parse_keep
+from gapjax.study._budget import parse_keep, round_up
 from gapjax.study._regimes import Regime
 from gapjax.study._remedies import Remedy
 from gapjax.study._study import Study
@@ -128,13 +127,13 @@ class Sweep:
     def updates(self, num_examples: int) -> int:
         """The budget of equal updates, with so many examples to train on."""
         assert self.epochs is not None
-        return max(1, math.ceil(self.epochs * num_examples / self.study.small_batch))
+        return max(1, round_up(self.epochs * num_examples / self.study.small_batch))
 
     def most_updates(self, num_examples: int) -> int:
         """The most updates that any size makes."""
         assert self.epochs is not None
         # As the plan of a study over so many epochs counts them.
-        return max(1, math.ceil(self.epochs * self.limit * num_examples / self.study.small_batch))
+        return max(1, round_up(self.epochs * self.limit * num_examples / self.study.small_batch))
 
     def regime(self, size: int, remedy: "tuple[str, tuple[Remedy, ...]]") -> Regime:
         """The regime of a size under a remedy."""

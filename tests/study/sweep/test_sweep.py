@@ -89,3 +89,10 @@ def test_other_axes_are_drawn_alike_at_every_size():
         assert all(0.5 <= x["momentum"] <= 0.9 and 1e-5 <= x["weight_decay"] <= 1e-2
                    for x in hyper[1:])  # fmt: skip
         assert hyper[1:] == tuple(own for _, own in jobs[0].trials[1:])
+
+
+@pytest.mark.parametrize("epochs", [3, 6, 7, 12, 20])
+def test_the_budget_is_a_tenth_of_the_study(epochs):
+    asked = study.Sweep(study.Study(epochs=epochs), (16, 64), 0.1)
+    assert asked.updates(1280) == epochs * 8  # of 80 to an epoch
+    assert asked.most_updates(1280) == epochs * 16
