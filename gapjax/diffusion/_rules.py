@@ -1,16 +1,16 @@
 """Learning rates and Adam's hyperparameters as functions of the batch size."""
 
-import math
 import numbers
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 
 from gapjax._batch_rules import RULES, rule_factor
-from gapjax._checks import one_of, positive_float, positive_int
+from gapjax._checks import nonnegative_float, one_of, positive_float, positive_int
 from gapjax._whole import floor_times
 
 Rate = TypeVar("Rate", bound=float | jax.Array | optax.Schedule)
@@ -45,7 +45,7 @@ def scale_learning_rate(
     * ``"none"``: 1.
 
     Args:
-        lr: a number, a scalar array or a schedule ``step -> rate``.
+        lr: a number, an array of them or a schedule ``step -> rate``.
         batch_size: examples per update of the run to come.
         base_batch_size: examples per update of the run the rate was tuned for.
         rule: "sqrt", "linear" or "none".
@@ -76,11 +76,12 @@ def scale_learning_rate(
     if callable(given):
         scaled: Any = lambda step: given(step) * factor  # noqa: E731
         return scaled
-    if isinstance(given, numbers.Real) and not isinstance(given, bool):
-        if not 0 <= float(given) < math.inf:
-            raise ValueError(f"lr must be finite and not negative, not {lr!r}.")
-    elif not hasattr(given, "dtype"):
-        raise ValueError(f"lr must be a number or a schedule (step -> rate), not {lr!r}.")
+    if not isinstance(given, jax.core.Tracer):
+        rates = np.asarray(given).ravel().tolist() if hasattr(given, "dtype") else [given]
+        if not all(isinstance(one, numbers.Real) and not isinstance(one, bool) for one in rates):
+            raise ValueError(f"lr must be a number or a schedule (step -> rate), not {lr!r}.")
+        for rate in rates:
+            nonnegative_float("lr", rate)
     return given * factor
 
 

@@ -22,6 +22,11 @@ def test_rate_by_hand(rule, expected):
     assert float(scale_learning_rate(STEPPED, **sizes)(0)) == pytest.approx(expected)
     rates = scale_learning_rate(jnp.array([0.1, 0.2]), **sizes)  # rates as a vmapped axis
     np.testing.assert_allclose(rates, [expected, 2 * expected], rtol=1e-6)
+    rate = jnp.asarray(0.1)
+    for around in (lambda make: make, jax.jit):
+        found = around(lambda: scale_learning_rate(rate, **sizes))()
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert scale_learning_rate(rate.astype("bfloat16"), **sizes).dtype == jnp.bfloat16
 
 
 def test_regime_adaptation_keeps_updates():
@@ -98,7 +103,18 @@ def test_boost_by_hand():
             lambda: scale_learning_rate("0.1", batch_size=1, base_batch_size=1),
             "a number or a schedule",
         ),
-        (lambda: scale_learning_rate(-1.0, batch_size=1, base_batch_size=1), "not negative"),
+        *(
+            (lambda lr=lr: scale_learning_rate(lr, batch_size=1, base_batch_size=1), message)
+            for lr, message in [
+                (-1.0, "lr must be a finite number of at least 0, not -1.0"),
+                (np.array(-1.0), "finite number of at least 0"),
+                (jnp.array(jnp.nan), "finite number of at least 0"),
+                (10**400, "finite number of at least 0"),
+                (np.array([0.1, np.inf]), "finite number of at least 0, not inf"),
+                (np.array("0.1"), "a number or a schedule"),
+                (np.bool_(True), "a number or a schedule"),
+            ]
+        ),
         (lambda: adapt_regime(0.1, batch_size=1, base_batch_size=1), r"constant_schedule\(0.1\)"),
         (
             lambda: adapt_regime(STEPPED, batch_size=1, base_batch_size=1, keep="epoch"),
