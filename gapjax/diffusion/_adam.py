@@ -55,7 +55,7 @@ def scale_adam(
     """
     ratio = checked_ratio(batch_size, base_batch_size)
     betas = {
-        name: _linearly(name, beta, batch_size, base_batch_size)
+        name: _linearly(name, beta, ratio, int(base_batch_size))
         for name, beta in (("b1", b1), ("b2", b2))
     }
     rate = scale_learning_rate(
@@ -167,15 +167,15 @@ def _same_half_life(beta: float, ratio: float, bounds: tuple[float, float]) -> f
     return clipped
 
 
-def _linearly(name: str, beta: float, batch_size: int, base_batch_size: int) -> float:
+def _linearly(name: str, beta: float, ratio: float, base_batch_size: int) -> float:
     """1 - beta, times the ratio of the batches."""
     # The tolerance forgives 1 - 0.9 = 0.09999999999999998 and its like.
-    scaled = 1 - batch_size / base_batch_size * (1 - _checked_beta(name, beta))
+    scaled = 1 - ratio * (1 - _checked_beta(name, beta))
     if scaled < -1e-12:
         raise ValueError(
             f"{name}={beta} at batch {base_batch_size} would become {scaled:.3g} at batch "
-            f"{batch_size}, outside [0, 1). From this {name} the rule reaches batch "
-            f"{math.floor(base_batch_size / (1 - beta) + 1e-9)}; start from a larger {name}, "
+            f"{ratio * base_batch_size:.0f}, outside [0, 1). From this {name} the rule reaches "
+            f"batch {math.floor(base_batch_size / (1 - beta) + 1e-9)}; start from a larger {name}, "
             "or from values tuned at a larger batch."
         )
     return max(scaled, 0.0)

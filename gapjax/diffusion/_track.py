@@ -106,7 +106,8 @@ def track_diffusion(
         Hoffer, Hubara, Soudry, `Train longer, generalize better
         <https://arxiv.org/abs/1705.08741>`_, 2017, figure 2: distance against iterations.
     """
-    if positive_int("capacity", capacity) < 8:
+    capacity = positive_int("capacity", capacity)
+    if capacity < 8:
         raise ValueError(f"capacity={capacity} is too few points to fit a law to; give 8 or more.")
     grid = steps_to_record(capacity)
 

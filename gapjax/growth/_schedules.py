@@ -182,13 +182,15 @@ def geometric_batch(initial: int, *, factor: float, every: int, maximum: int) ->
     initial = _checks.positive_int("initial", initial)
     every = _checks.positive_int("every", every)
     at_least_initial(maximum, initial)
-    real = isinstance(factor, numbers.Real)
-    if not real or not math.isfinite(factor) or round(initial * factor) <= initial:
+    # A number of Python: the powers of NumPy's overflow.
+    kind = int if isinstance(factor, numbers.Integral) else float
+    by = kind(factor) if isinstance(factor, numbers.Real) else math.nan
+    if not 0 < by < math.inf or round(min(initial * by, 2 * initial)) <= initial:
         raise ValueError(
             f"factor must grow the batch, but {factor!r} times {initial} rounds to no more than "
             f"{initial}; use a factor of 2, say, or constant_batch({initial})."
         )
-    rungs = (round(initial * factor**rung) for rung in itertools.count())
+    rungs = (round(min(initial * by**rung, maximum)) for rung in itertools.count())
     values = [*itertools.takewhile(lambda size: size < maximum, rungs), int(maximum)]
     return StepwiseBatch(tuple(every * k for k in range(1, len(values))), tuple(values))
 

@@ -17,6 +17,16 @@ def test_adam_by_hand():
     optax.adam(**scaled).init(jnp.ones(3))
 
 
+def test_sizes_of_numpy_leave_the_state_in_its_types():
+    scaled = scale_adam(1e-3, batch_size=np.int64(512), base_batch_size=np.int64(256))
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        tx, params = optax.adam(**scaled), jnp.ones(3, jnp.float32)
+        state = tx.init(params)
+        updates, after = tx.update(params, state, params)
+        assert updates.dtype == jnp.float32
+        assert jax.tree.map(jnp.result_type, after) == jax.tree.map(jnp.result_type, state)
+
+
 def test_adam_reaches_exactly_as_far_as_it_says():
     assert scale_adam(1e-3, batch_size=2560, base_batch_size=256)["b1"] == pytest.approx(0)
     with pytest.raises(ValueError, match=r"b1=0.9 at batch 256 would become .* reaches batch 2560"):

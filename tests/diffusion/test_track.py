@@ -121,6 +121,13 @@ def test_records_go_on_across_calls_and_checkpoints_of_the_state(getkey):
     np.testing.assert_allclose(record.distance, record.step * 2**0.5, rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.int32])
+def test_a_capacity_of_numpy_is_one_of_python(kind):
+    steps_to_record.cache_clear()  # which holds 100 of any type for the same
+    tx = track_diffusion(kind(100))
+    assert tx.init(jnp.zeros(2)).step.shape == steps_to_record(100).shape
+
+
 def test_bad_input():
     with pytest.raises(ValueError, match="8 or more"):
         track_diffusion(4)

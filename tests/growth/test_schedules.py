@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import jax
 import numpy as np
@@ -30,6 +31,18 @@ def test_geometric_is_its_formula(initial, factor, every, extra):
     assert list(schedule.sizes()) == sorted(set(schedule.sizes()))
 
 
+@pytest.mark.parametrize("factor", [np.uint8(2), np.int16(2), np.int32(2), np.float16(2), 2.0])
+def test_geometric_by_a_number_of_numpy_is_that_by_one_of_python(factor):
+    grown = geometric_batch(4, factor=factor, every=1, maximum=2**33)
+    assert grown == geometric_batch(4, factor=2, every=1, maximum=2**33)
+    assert grown.values == tuple(2**power for power in range(2, 34))
+
+
+@pytest.mark.parametrize("factor", [1e308, 10**400])
+def test_geometric_by_more_than_there_is_room_for_ends_at_the_maximum(factor):
+    assert geometric_batch(10, factor=factor, every=3, maximum=64).values == (10, 64)
+
+
 def test_geometric_at_its_maximum_is_constant():
     assert geometric_batch(64, factor=2, every=10, maximum=64).sizes() == (64,)
 
@@ -48,6 +61,8 @@ def test_piecewise():
         (lambda: geometric_batch(8, factor=1, every=5, maximum=64), "must grow the batch"),
         (lambda: geometric_batch(8, factor=0.5, every=5, maximum=64), "must grow the batch"),
         (lambda: geometric_batch(8, factor=float("nan"), every=5, maximum=64), "must grow"),
+        (lambda: geometric_batch(8, factor=-math.inf, every=5, maximum=64), "must grow"),
+        (lambda: geometric_batch(8, factor="2", every=5, maximum=64), "must grow"),
         (lambda: geometric_batch(8, factor=2, every=0, maximum=64), "every must be"),
         (lambda: geometric_batch(8, factor=2, every=5, maximum=4), "below the first batch size 8"),
         (lambda: piecewise_batch(8, {5: 4}), "shrink from 8 to 4 at update 5"),
