@@ -253,7 +253,7 @@ def _points(
         else positive_int("first", first)
     )
     end = math.inf if last is None else number("last", last, least=1)
-    curves, notes = d.reshape(-1, t.size), []
+    curves, notes = np.atleast_2d(d), []
     broken = ~np.isfinite(curves).any(axis=1)
     if broken.any() and not broken.all():
         curves = curves[~broken]

@@ -282,8 +282,15 @@ def _target(reference: DiffusionRecord, steps_per_update: float) -> tuple[Any, i
         raise ValueError(
             f"reference must be a DiffusionRecord, with steps and distances, not {reference!r}."
         )
-    step = np.asarray(reference.step, np.float64)
-    curves = np.asarray(reference.distance, np.float64).reshape(-1, step.size)
+    step, curves = np.asarray(reference.step), np.asarray(reference.distance, np.float64)
+    if step.ndim != 1 or curves.shape[-1:] != step.shape:
+        raise ValueError(
+            "reference must have steps of shape [n] and distances of shape [..., n], not "
+            f"{step.shape} and {curves.shape}."
+        )
+    order = np.argsort(step, kind="stable")
+    step, curves = step[order].astype(np.float64), curves[..., order]
+    curves = curves.reshape(math.prod(curves.shape[:-1]), step.size)
     sound = np.isfinite(curves[:, step >= 1]).all(axis=1)
     distance = (curves[sound] if sound.any() else curves).mean(axis=0)
     used = (step >= 1) & np.isfinite(distance) & (distance > 0)

@@ -300,6 +300,8 @@ def test_a_slope_that_may_be_zero_has_no_upper_end():
             "at least 5 distinct steps; there are 4",
         ),
         (lambda: fit_diffusion([0, 1, 2, 3, 4], [0, 1, 2, 3, 4]), "there are 4 from step 1"),
+        (lambda: fit_diffusion([], []), "at least 5 distinct steps; there are 0"),
+        (lambda: fit_diffusion([], np.zeros((3, 0))), "at least 5 distinct steps; there are 0"),
         (lambda: fit_diffusion(STEP, np.log(STEP), first=4000), "widen the range"),
         (lambda: fit_diffusion([1, 2], [1, 2, 3]), r"not \(2,\) and \(3,\)"),
         (lambda: fit_diffusion(STEP, np.ones((2, 2, STEP.size))), r"\[S, n\] for S seeds"),

@@ -165,6 +165,16 @@ def test_a_reference_that_has_saturated_goes_on_flat():
         match_diffusion(reference_record(step, np.ones(len(step))))
 
 
+def test_the_order_of_the_points_of_a_reference_does_not_matter():
+    order = np.random.default_rng(0).permutation(STEP.size)
+    curves = np.stack([REFERENCE.distance, 2 * REFERENCE.distance])
+    shuffled = reference_record(STEP[order], curves[:, order])
+    for update in (1, 10, 300, 60_000):
+        expected = target_at(reference_record(STEP, curves), update)
+        found = target_at(shuffled, update)
+        assert (found.target, found.extrapolated_from) == (expected.target, STEP[-1])
+
+
 def test_of_a_population_those_that_diverged_are_left_out():
     curves = np.stack([1 + 0.5 * np.log(STEP)] * 3)
     curves[1, len(STEP) // 2 :] = np.nan
@@ -210,6 +220,14 @@ def test_a_population_as_reference_is_averaged_and_epochs_can_be_compared():
         (
             lambda: match_diffusion(reference_record(STEP[:4], STEP[:4])),
             "4 usable points .* longer run",
+        ),
+        (
+            lambda: match_diffusion(diffusion_record(track_diffusion().init(jnp.zeros(2)))),
+            "0 usable points .* longer run",
+        ),
+        (
+            lambda: match_diffusion(DiffusionRecord(STEP, STEP[1:], STEP)),
+            rf"shape \[n\] and distances of shape .*, not \({STEP.size},\) and",
         ),
         (lambda: diffusion_match(optax.EmptyState()), "has no match_diffusion in it"),
         (
