@@ -169,11 +169,16 @@ def extension(count: int) -> int:
 
 
 def _choose(trials: list[Trial], maximize: bool, extended: int, grid: bool = True) -> Tuning:
-    """The best of what was tried; random draws, which are no grid, have no edge."""
+    """The best of what was tried; random draws, which are no grid, have no edge.
+
+    Of several that are as good it is the one farthest from the edges.
+    """
     trials = sorted(trials, key=lambda trial: trial.learning_rate)
     # One of whose seeds one diverged is none to recommend.
     values = np.array([trial.validation.array.mean() for trial in trials])
     signed = np.where(np.isfinite(values), values if maximize else -values, -np.inf)
-    best = int(np.argmax(signed))
+    tied = np.flatnonzero(signed == signed.max())
+    inner = tied[np.abs(tied - (len(trials) - 1) / 2).argmin()]
+    best = int(inner) if np.isfinite(signed[inner]) else 0  # all diverged: try smaller rates
     at_edge = grid and len(trials) > 1 and best in (0, len(trials) - 1)
     return Tuning(trials, best, at_edge, extended)

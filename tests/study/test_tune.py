@@ -144,6 +144,26 @@ def test_a_trial_with_a_seed_that_diverged_is_never_best():
     assert _tune._choose(trials, False, 0).best == 2
 
 
+@pytest.mark.parametrize(
+    ("values", "best", "at_edge"),
+    [
+        ([1.0, 1.0, 1.0, 1.0, 1.0], 2, False),
+        ([0.9, 0.9, 0.8, 0.7, 0.6], 1, False),
+        ([0.6, 0.7, 0.8, 0.9, 0.9], 3, False),
+        ([0.9, 0.8, 0.8, 0.8, 0.9], 0, True),
+        ([np.nan, np.nan, np.nan], 0, True),
+    ],
+)
+def test_of_trials_that_are_as_good_the_inner_one_is_best(values, best, at_edge):
+    for sign, maximize in ((1, True), (-1, False)):
+        trials = [
+            Trial(2.0**power, {}, over_seeds(np.array([sign * value] * 2)))
+            for power, value in enumerate(values)
+        ]
+        found = _tune._choose(trials, maximize, 0)
+        assert (found.best, found.at_edge) == (best, at_edge)
+
+
 def test_other_axes_are_drawn_alike_for_every_regime():
     axes = ("momentum=0.5:0.99", "weight_decay=1e-5:1e-2", "warmup=0:0.2")
     own, plans = _plans("LB", "LB+GBN", tune_also=axes)
