@@ -275,9 +275,11 @@ def _error(misfit: float, within: float, counts: np.ndarray) -> tuple[float, int
     from scipy.special import fdtri
 
     between, inner = len(counts) - 2, int(counts.sum()) - len(counts)
-    tiny = float(np.finfo(np.float64).eps) ** 2
-    if inner and misfit / between > max(within / inner, tiny) * fdtri(between, inner, 0.95):
+    # At the ends of the places the curve is off by this much from that of 0 or of infinity.
+    off = _FAR**-2
+    if inner and misfit / between > max(within / inner, off) * fdtri(between, inner, 0.95):
         return misfit / between, between, False
+    tiny = float(np.finfo(np.float64).eps) ** 2
     return max((misfit + within) / (between + inner), tiny), between + inner, True
 
 

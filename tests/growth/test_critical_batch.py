@@ -148,6 +148,14 @@ def test_replicates_show_that_the_hyperbola_does_not_fit():
     assert fit.residual_std > 0.05
 
 
+@pytest.mark.parametrize(("power", "critical"), [(0, 0.0), (1, math.inf)])
+def test_seeds_that_agree_exactly_on_an_end_of_the_curve_fit_it(power, critical):
+    sizes = np.array([8.0, 16, 32, 64])
+    fit = fit_critical_batch(sizes, np.tile((640 / sizes**power)[:, None], (1, 3)))
+    assert fit.critical_batch == critical
+    assert "does not fit" not in fit.note
+
+
 def test_what_was_never_reached_is_counted():
     steps = hyperbola(SIZES)[:, None].repeat(2, axis=1)
     steps[0, 1], steps[7] = np.nan, np.inf
