@@ -334,7 +334,7 @@ def _noise_scale(record: SizeRecord, best: int, steps: np.ndarray) -> float | No
         record.curves.array(name).reshape(shape)[:, best]
         for name in ("gradient_noise", "gradient_norm")
     )
-    before = np.array(record.curves.update)[:, None] <= np.nan_to_num(steps)
+    before = np.array(record.curves.update)[:, None] <= steps  # NaN: never there
     trace, square = (float(np.nanmean(np.where(before, x, np.nan))) for x in (noise, norm))
     return trace / square if square > 0 else None
 

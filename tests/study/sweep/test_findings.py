@@ -171,6 +171,21 @@ def test_the_noise_scale_is_a_ratio_of_means_on_the_way():
     assert point.noise_scale == pytest.approx(6.0)
 
 
+def test_the_noise_scale_is_of_the_seeds_that_got_there():
+    steps = np.array([[10.0, np.inf]])
+    made = record(8, steps)
+    count = len(made.curves.update)
+    values = {
+        **made.curves.values,
+        "gradient_noise": [[6.0, 1e9]] * count,
+        "gradient_norm": [[2.0, 1.0]] * count,
+    }
+    curves = Curves(made.curves.update, made.curves.examples, made.curves.seconds, values)
+    point = find_point(CONFIG, record(8, steps, curves=curves), GOAL)
+    assert point.trial.reached == 1
+    assert point.noise_scale == pytest.approx(3.0)
+
+
 def test_a_best_rate_at_the_edge_is_told_with_the_answer():
     records = [record(s, hyperbola(s, 5, 20)) for s in (4, 16)]
     records.append(record(64, hyperbola(64, 5, 20)[[1, 0, 2]]))
