@@ -314,9 +314,10 @@ def _check(plan: Plan) -> None:
         if ghost is not None and size % ghost:
             fits = [g for g in range(2, size + 1) if size % g == 0]
             nearest = sorted(fits, key=lambda g: abs(g - ghost))[:3]
+            use = " or ".join(map(str, sorted(nearest))) or "a larger batch, or leave GBN out"
             raise ValueError(
                 f"regime {plan.name}: a batch of {size} is not a multiple of ghost_size={ghost}: "
-                f"use {' or '.join(map(str, sorted(nearest)))}."
+                f"use {use}."
             )
 
 

@@ -137,7 +137,16 @@ def _averaged(state: training.TrainState, plan: Plan) -> Any:
 
 
 def _group(plan: Plan) -> int:
-    return min(plan.small_batch, plan.batch_size)
+    """The examples of a group, of which every batch is whole ones."""
+    size = min(plan.small_batch, plan.batch_size)
+    if odd := [batch for batch in plan.sizes if batch % size]:
+        below = odd[-1] - odd[-1] % size
+        near = " or ".join(str(batch) for batch in (below, below + size) if batch)
+        raise ValueError(
+            f"regime {plan.name}: its gradient is taken in groups of the small batch's {size} "
+            f"examples, and a batch of {odd[-1]} is no multiple of that: make it {near}."
+        )
+    return size
 
 
 _GROWS_AHEAD = ("HYBRID", "SEESAW")

@@ -132,7 +132,18 @@ CASES = {
         {"task": dataclasses.replace(PLAIN, smoothed=None), "regimes": ("SB", "LB+SMOOTH")},
         "has no loss with smoothed labels",
     ),
-    "groups": ({"regimes": ("SB", "20+SAM")}, r"regime 20\+SAM, batch 20: .*8.*20"),
+    "groups": (
+        {"regimes": ("SB", "20+SAM")},
+        r"^regime 20\+SAM: .* small batch's 8 examples, and a batch of 20 .* make it 16 or 24\.$",
+    ),
+    "groups of a batch that grows": (
+        {"regimes": ("SB", "SEESAW+PENALTY"), "schedule": "cosine", "large_batch": 30},
+        r"^regime SEESAW\+PENALTY: .* a batch of 30 is no multiple of that: make it 24 or 32\.$",
+    ),
+    "ghosts in a batch of one": (
+        {"regimes": ("SB", "1+GBN")},
+        r"a batch of 1 is not a multiple of ghost_size=\d+: use a larger batch, or leave GBN out",
+    ),
     "augment": (
         {"augment": ("flip",)},
         r"regime SB, batch 8: augment 'flip' takes images",
