@@ -4,9 +4,10 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
-from gapjax._checks import positive_int, random_key
+from gapjax._checks import number, positive_int, random_key
 from gapjax.diffusion._rules import checked_ratio
 
 
@@ -68,6 +69,9 @@ def example_weights(key: jax.Array, num_examples: int, std: ArrayLike) -> jax.Ar
     Returns:
         Weights, float32, shape [num_examples].
 
+    Raises:
+        ValueError: for what is no key, no examples, or a standard deviation below 0.
+
     Example:
         >>> z = example_weights(jax.random.key(0), 512, noise_std(512, 128))
         >>> losses = jnp.ones(512)
@@ -79,4 +83,6 @@ def example_weights(key: jax.Array, num_examples: int, std: ArrayLike) -> jax.Ar
     """
     random_key("key", key)
     num_examples = positive_int("num_examples", num_examples)
+    if not isinstance(std, jax.Array | np.ndarray):
+        number("std", std, least=0)
     return 1 + jnp.asarray(std, jnp.float32) * jax.random.normal(key, (num_examples,), jnp.float32)

@@ -76,3 +76,6 @@ def test_bad_input():
         noise_std(64, 128)
     with pytest.raises(ValueError, match="num_examples must be"):
         example_weights(jax.random.key(0), 0, 1.0)
+    for wrong in ("1", None, True, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="std must be a finite number of at least 0"):
+            example_weights(jax.random.key(0), 2, wrong)
