@@ -103,7 +103,7 @@ def average_weights(
         import chex
 
         chex.assert_trees_all_equal_shapes(state.mean, params)  # else it would be broadcast
-        decay = jnp.exp2(-jnp.asarray(size).astype(jnp.float32) / half_life)
+        decay = jnp.exp2(-jnp.asarray(size, jnp.float32) / half_life)
         mass = decay * state.mass + 1
 
         def move(mean: jax.Array, new: jax.Array) -> jax.Array:

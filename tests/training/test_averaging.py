@@ -49,6 +49,16 @@ def test_a_fixed_batch_is_an_unbiased_moving_average():
     np.testing.assert_allclose(evaluation_params(state, w), closed, rtol=1e-6)
 
 
+@pytest.mark.parametrize("size", [2**33, np.int64(2**33)])
+def test_a_batch_beyond_32_bits_counts_in_full(size):
+    """In tokens, say."""
+    tx = average_weights(2**34, batch_size=size)
+    state = tx.init(jnp.zeros(()))
+    for _ in range(2):
+        _, state = tx.update(jnp.zeros(()), state, jnp.zeros(()))
+    np.testing.assert_allclose(state.mass, 1 + 0.5**0.5, rtol=1e-6)
+
+
 def _loss(params, batch):
     return jnp.mean((batch["x"] @ params["w"] - batch["y"]) ** 2)
 
