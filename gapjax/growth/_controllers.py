@@ -195,8 +195,8 @@ def cabs_controller(
         del size
         if loss is None or learning_rate is None:
             raise ValueError("cabs_controller needs loss= and learning_rate= at every update.")
-        loss = float(loss)
-        return float(learning_rate) * _single("trace", noise) / loss if loss > 0 else math.nan
+        rate, loss = _number("learning_rate", learning_rate), _number("loss", loss)
+        return rate * _single("trace", noise) / loss if loss > 0 else math.nan
 
     return _ladder("coupled size", target, initial, maximum, factor, hysteresis, min_dwell)
 
@@ -246,7 +246,11 @@ def branching_controller(
 
 def _single(name: str, measured: Any) -> float:
     """A number of what was measured, which is of one run."""
-    value = np.asarray(getattr(measured, name, None))
+    return _number(name, getattr(measured, name, None))
+
+
+def _number(name: str, given: Any) -> float:
+    value = np.asarray(given)
     if value.size != 1 or value.dtype.kind not in "iuf":
         told = f"of shape {value.shape}" if value.size != 1 else repr(value.item())
         raise ValueError(

@@ -82,6 +82,11 @@ def test_cabs_is_learning_rate_times_trace_over_loss():
     assert _sizes(controller, [_noise(80.1)], loss=0.0, learning_rate=0.1) == [16]
     with pytest.raises(ValueError, match="needs loss= and learning_rate="):
         controller.update(controller.init(), _noise(1.0))
+    for wrong in (np.ones(2), "0.5", []):
+        with pytest.raises(ValueError, match="one number for loss, not"):
+            controller.update(controller.init(), _noise(1.0), loss=wrong, learning_rate=0.1)
+        with pytest.raises(ValueError, match="one number for learning_rate, not"):
+            controller.update(controller.init(), _noise(1.0), loss=1.0, learning_rate=wrong)
 
 
 @pytest.mark.parametrize("make", [noise_scale_controller, norm_test_controller, cabs_controller])
