@@ -72,9 +72,11 @@ class Remedy:
             )
         if not isinstance(self.meaning, str) or not self.meaning.strip():
             raise ValueError(f"remedy {self.name} needs a meaning: what it does, in a line.")
-        if isinstance(self.excludes, str):
+        several = isinstance(self.excludes, list | tuple | set | frozenset)
+        if not several or not all(isinstance(name, str) for name in self.excludes):
             raise ValueError(
-                f"excludes of remedy {self.name} must be names, ({self.excludes!r},), not one text."
+                f"excludes of remedy {self.name} must be names, such as ('LR',), not "
+                f"{self.excludes!r}."
             )
         for hook in HOOKS:
             value = getattr(self, hook)

@@ -94,7 +94,9 @@ def test_a_remedy_of_ones_own_may_exclude_others():
         ({"name": ""}, r"a word without \+"),
         ({"meaning": " "}, "needs a meaning"),
         ({"loss": 3}, "loss of remedy X must be a function, not 3"),
-        ({"excludes": "LR"}, r"excludes of remedy X must be names, \('LR',\)"),
+        ({"excludes": "LR"}, r"excludes of remedy X must be names, such as \('LR',\), not 'LR'"),
+        ({"excludes": None}, "excludes of remedy X must be names, .* not None"),
+        ({"excludes": ("LR", 3)}, "excludes of remedy X must be names"),
     ],
 )
 def test_what_is_no_remedy(arguments, message):
