@@ -220,20 +220,21 @@ def updates_to_travel(fit: DiffusionFit, distance: float) -> tuple[float, float,
             f"The fit does not rise (log_slope = {fit.log_slope:.3g}), so by it no number of "
             f"updates reaches {distance}. Fit an earlier range of steps, see first and last."
         )
-    q = t_quantile(fit.degrees_of_freedom)
-    (var_a, cov), (_, var_b) = (q**2 * fit.log_covariance).tolist()
-    a, b = fit.log_intercept, fit.log_slope
-    # |d - a - b x| <= q sd(a + b x), squared: leading x^2 - 2 middle x + last <= 0.
-    leading = b**2 - var_b
-    middle = b * (distance - a) + cov
-    last = (distance - a) ** 2 - var_a
+    b = fit.log_slope  # the unit of what follows, in which squares are about 1
+    reach = t_quantile(fit.degrees_of_freedom) ** 2
+    (var_a, cov), (_, var_b) = (reach * (fit.log_covariance / b / b)).tolist()
+    log_updates = (distance - fit.log_intercept) / b
+    # |log_updates - x| <= q sd(a + b x) / b, squared: leading x^2 - 2 middle x + last <= 0.
+    leading = 1 - var_b
+    middle = log_updates + cov
+    last = log_updates**2 - var_a
     root = math.sqrt(max(middle**2 - leading * last, 0.0))
     if leading > 0:
         low, high = (middle - root) / leading, (middle + root) / leading
     else:
         # The slope may be zero: no upper end. The lower end is the nearer root, if there is one.
         low, high = (last / (middle + root) if middle + root > 0 else -math.inf), math.inf
-    return _exp((distance - a) / b), _exp(low), _exp(high)
+    return _exp(log_updates), _exp(low), _exp(high)
 
 
 def _points(

@@ -283,6 +283,18 @@ def test_updates_to_travel_by_hand():
     assert updates_to_travel(fit, 1e4) == (math.inf, math.inf, math.inf)
 
 
+@pytest.mark.parametrize("unit", [1e-140, 1e-100, 1e-3, 1e80, 1e140])
+@pytest.mark.parametrize("slope", [0.5, 0.005])
+def test_the_unit_of_distance_does_not_matter_to_the_updates(unit, slope):
+    rng = np.random.default_rng(2)
+    curve = 1 + slope * np.log(STEP) + rng.normal(0, 0.1 if slope == 0.5 else 0.2, STEP.size)
+    expected = updates_to_travel(fit_diffusion(STEP, curve, first=10), 3.0)
+    found = updates_to_travel(fit_diffusion(STEP, unit * curve, first=10), 3.0 * unit)
+    assert expected[1] < expected[0] < expected[2]
+    assert (expected[2] == math.inf) == (slope == 0.005)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_a_slope_that_may_be_zero_has_no_upper_end():
     rng = np.random.default_rng(2)
     fit = fit_diffusion(STEP, 1 + 0.005 * np.log(STEP) + rng.normal(0, 0.2, STEP.size), first=10)
