@@ -49,7 +49,7 @@ def scale_by_batch_size(
         Hoffer, Hubara, Soudry, `Train longer, generalize better
         <https://arxiv.org/abs/1705.08741>`_, 2017.
     """
-    base_batch_size = positive_int("base_batch_size", base_batch_size)
+    base = float(positive_int("base_batch_size", base_batch_size))
     one_of("rule", rule, RULES)
 
     def update_fn(
@@ -69,7 +69,7 @@ def scale_by_batch_size(
         if not isinstance(batch_size, jax.Array):
             single = isinstance(batch_size, np.ndarray) and batch_size.ndim == 0
             positive_int("batch_size", batch_size.item() if single else batch_size)  # type: ignore[union-attr, arg-type]
-        ratio = jnp.asarray(batch_size, jnp.float32) / base_batch_size
+        ratio = jnp.asarray(batch_size, jnp.float32) / base
         return _scaled(updates, rule_factor(ratio, rule)), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update_fn)

@@ -104,7 +104,8 @@ def _estimates(
     trace = (small_norm - big_norm) / (1.0 / b - 1.0 / big)
     norm = (big * big_norm - b * small_norm) / (big - b)
     if num_examples is not None:
-        trace, norm = trace * (1.0 - 1.0 / num_examples), norm + trace / num_examples
+        share = 1.0 / num_examples  # no whole number: there may be more than 32 bits hold
+        trace, norm = trace * (1.0 - share), norm + trace * share
     return NoiseScale(trace, norm, trace / norm, jnp.full_like(trace, jnp.nan))
 
 

@@ -34,6 +34,12 @@ def test_scaling_by_batch_size_by_hand(rule, factor):
         np.testing.assert_allclose(scaled["b"].astype(jnp.float32), factor)
 
 
+def test_a_base_batch_beyond_32_bits_counts_in_full():
+    tx = scale_by_batch_size(2**33)
+    scaled, _ = tx.update(jnp.ones(2), tx.init(jnp.ones(2)), batch_size=2**35)
+    np.testing.assert_allclose(scaled, 2.0)
+
+
 def walk(tx, size, num_updates, key):
     """Noise of a length per update, with a pull back to the start: a large batch's kind of walk."""
 

@@ -99,6 +99,21 @@ def test_the_estimates_add_up_to_the_norm_of_a_part(num_examples):
     assert float(noise.squared_norm) + scatter * (1 / 4 - left) == pytest.approx(3.7, rel=1e-6)
 
 
+@pytest.mark.parametrize("num_examples", [3 * 10**9, np.int64(3 * 10**9), 10**13])
+def test_a_training_set_may_be_larger_than_32_bits_hold(num_examples):
+    parts = 4.0e6, 1.3e-3  # so that a share of 1 / N of the trace is seen in the other
+    sizes = {"part_size": 32, "batch_size": 512, "num_examples": num_examples}
+    trace = (parts[0] - parts[1]) / (1 / 32 - 1 / 512)
+    norm = (512 * parts[1] - 32 * parts[0]) / 480
+    expected = trace * (1 - 1 / num_examples), norm + trace / num_examples
+    np.testing.assert_allclose(gradient_noise_scale(*parts, **sizes)[:2], expected, rtol=1e-6)
+    tx = noise_scale_tracker(num_examples=num_examples)
+    told = {"part_squared_norm": parts[0], "part_size": 32, "batch_size": 512}
+    gradient = jnp.full(1, parts[1] ** 0.5)
+    _, state = tx.update(gradient, tx.init(gradient), **told)
+    np.testing.assert_allclose(noise_scale_record(state)[:2], expected, rtol=1e-5)
+
+
 def test_averages_divide_once():
     rng = np.random.default_rng(2)
     trace, norm = rng.normal(100, 20, (400, 3)), rng.normal(2, 0.5, (400, 3))
