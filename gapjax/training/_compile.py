@@ -75,8 +75,9 @@ def compile_step(
             notebook, say, where a cell runs twice.
 
     Returns:
-        The compiled step, with ``lower`` for ``compile_ahead``. Batches may be NumPy arrays
-        on the host or arrays already laid out, states may lie anywhere.
+        The compiled step, with ``lower`` for ``compile_ahead``. States and batches may lie
+        anywhere, batches on the host as NumPy arrays too; on a mesh of several processes a batch
+        has to lie over all of them, as those of ``GrowingBatches`` do.
 
     Raises:
         ValueError: an unknown word, a mesh that does not fit; or, when called, a batch that does
@@ -267,17 +268,33 @@ def _jit(step: Callable[..., Any], batch: NamedSharding, donate: bool, layout: A
 
 
 def _on_mesh(batch: Any, sharding: NamedSharding) -> Any:
-    """A batch as it is, but for arrays that lie on another mesh, if only one of another kind."""
+    """A batch as it is, but for arrays bound to another place, if only a mesh of another kind.
 
-    def one(leaf: Any) -> Any:
+    Raises:
+        ValueError: a leaf that lies in one of several processes alone; the others' may differ.
+    """
+    alone = sharding.is_fully_addressable
+
+    def one(path: Any, leaf: Any) -> Any:
         at = getattr(leaf, "sharding", None)
-        if not isinstance(at, NamedSharding) or at.mesh == sharding.mesh:
+        if not (alone or is_spread(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)):
+            raise ValueError(
+                f"batch{jax.tree_util.keystr(path)} lies in this process alone, and the mesh is of "
+                f"{jax.process_count()} processes: growth.GrowingBatches(mesh=mesh) lays batches "
+                "over all of them. Of a loader that gives each process its part, "
+                "jax.make_array_from_process_local_data(NamedSharding(mesh, "
+                f"{sharding.spec}), part) makes whole batches."
+            )
+        if at is None or not getattr(leaf, "committed", True):
+            return leaf
+        same = getattr(at, "mesh", None) == sharding.mesh
+        if same and at.is_equivalent_to(sharding, len(leaf.shape)):
             return leaf
         if isinstance(leaf, jax.Array):
             return jax.device_put(leaf, sharding)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    return jax.tree.map(one, batch)
+    return jax.tree_util.tree_map_with_path(one, batch)
 
 
 def _compile_pmap(
@@ -311,7 +328,13 @@ def _compile_pmap(
     def per_device(x: Any) -> Any:
         count = len(devices)
         shape = *x.shape[:where], count, x.shape[where] // count, *x.shape[where + 1 :]
-        return x.reshape(shape) if hasattr(x, "reshape") else jax.ShapeDtypeStruct(shape, x.dtype)
+        if isinstance(x, jax.Array):
+            return _reshaped(x, shape)
+        if not isinstance(x, jax.ShapeDtypeStruct):
+            return x.reshape(shape)
+        if x.sharding is not None:
+            _reshaped.lower(x, shape).compile()  # it is as new to a larger batch as the step is
+        return jax.ShapeDtypeStruct(shape, x.dtype, sharding=x.sharding)
 
     program = _Program(layout, lambda _: mapped, mesh, donate)
     return CompiledStep(
@@ -320,6 +343,11 @@ def _compile_pmap(
         where,
         lambda batch: jax.tree.map(per_device, _on_mesh(batch, batch_sharding)),
     )
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _reshaped(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return x.reshape(shape)
 
 
 def _split_axis(step: Callable[..., Any]) -> int:

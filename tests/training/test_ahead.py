@@ -3,11 +3,18 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gapjax.growth import GrowingBatches, geometric_batch, piecewise_batch
-from gapjax.training import compile_ahead, largest_microbatch
+from gapjax.training import (
+    compile_ahead,
+    compile_step,
+    init_state,
+    largest_microbatch,
+    make_train_step,
+)
 from tests.meshes import data_mesh
 
 GROWTH = piecewise_batch(8, {3: 16, 6: 32})
@@ -83,6 +90,23 @@ def test_nothing_is_compiled_when_the_batch_grows(devices, compilations):
     for _ in range(9):
         expected, _ = plain(expected, next(batches))
     np.testing.assert_allclose(state[0], expected[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["jit", "pmap"])
+def test_a_step_over_devices_compiles_nothing_when_the_batch_grows(strategy, compilations):
+    def loss_fn(w, batch):
+        return jnp.mean(jnp.tanh(batch["x"] @ w) ** 2)
+
+    mesh, tx = data_mesh(4), optax.sgd(0.1)
+    batches = GrowingBatches(_source(), piecewise_batch(8, {2: 16}), seed=0, mesh=mesh)
+    compiled = compile_step(make_train_step(loss_fn, tx), mesh=mesh, strategy=strategy)
+    step, state = compile_ahead(compiled, batches), init_state(jnp.ones(3), tx, key=_state(None)[2])
+    for _ in range(2):
+        state, _ = step(state, next(batches))
+    _settle(step)
+    compilations.seen.clear()
+    state, _ = step(state, next(batches))
+    assert batches.switches[-1].size == 16 and compilations.here() == 0
 
 
 def test_a_size_that_is_due_waits_for_its_compilation(compilations):

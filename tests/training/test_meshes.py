@@ -146,6 +146,21 @@ def test_pmap_takes_either_kind_of_mesh(kind):
     chex.assert_trees_all_close(found.params, expected.params, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("strategy", ["jit", "pmap"])
+def test_batches_may_lie_anywhere(strategy, kind):
+    """Bound to one device, as what other libraries hand over is, or laid out in another way."""
+    step, state, batches = problem.make(
+        models.MLP((16,), 4, norm=lambda use_running_average: lambda x: x)
+    )
+    expected, _ = jax.jit(step)(state, batches[0])
+    mesh = data_mesh(4, KINDS[kind])
+    compiled = training.compile_step(step, mesh=mesh, strategy=strategy, donate=False)
+    for place in (jax.devices()[0], jax.devices()[5], NamedSharding(mesh, P())):
+        found, _ = compiled(state, jax.device_put(batches[0], place))
+        chex.assert_trees_all_close(found.params, expected.params, rtol=1e-5, atol=1e-6)
+
+
 class _Annotated(nn.Module):
     """Two layers, the first split over "model" by its outputs, the second by its inputs."""
 

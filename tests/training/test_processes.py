@@ -39,9 +39,12 @@ def _loss(params, batch):
 TX = optax.sgd(0.1)
 
 
-def _fit(mesh, updates, state=None, **settings):
+def _fit(mesh, updates, state=None, strategy="jit", **settings):
     step = training.compile_step(
-        training.make_train_step(_loss, TX), mesh=mesh, parameters="sharded"
+        training.make_train_step(_loss, TX),
+        mesh=mesh,
+        strategy=strategy,
+        parameters="sharded" if strategy == "jit" else "replicated",
     )
     batches = settings.pop("batches", None)
     if batches is None:
@@ -106,6 +109,10 @@ def main(folder):
 
     say("a state of each", lambda: losses(3))
     say("states that differ", lambda: losses(3, state=_state(0 if first else 1)))
+    say("pmap", lambda: losses(3, strategy="pmap"))
+    for strategy in ("jit", "pmap"):
+        own = [{"x": jnp.full((16, 4), float(first))}]
+        say(f"a part of each, {strategy}", lambda: losses(1, strategy=strategy, batches=own))
     say("a disk full for one, raise", lambda: unwritten("raise"))
     say("a disk full for one, warn", lambda: unwritten("warn", on_save_error="warn"))
     say("saved", lambda: whole(2))
@@ -146,6 +153,20 @@ def test_states_that_differ_are_refused(both):
     for said in both[0]:
         told = r"the processes differ in state\.params\['w'\] \(checksum\): process 0 has \d+"
         assert re.match(f"ValueError: {told}", said["states that differ"][0])
+
+
+def test_a_program_per_device_has_the_numbers_of_one_process(both, alone):
+    for said in both[0]:
+        np.testing.assert_allclose(said["pmap"][0], alone, rtol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["jit", "pmap"])
+def test_batches_that_lie_in_one_process_alone_are_refused(both, strategy):
+    for said in both[0]:
+        told = r"batch\['x'\] lies in this process alone, .* 2 processes: growth.GrowingBatches"
+        found = said[f"a part of each, {strategy}"][0]
+        assert re.match(f"ValueError: {told}", found)
+        assert r"make_array_from_process_local_data(NamedSharding(mesh, P('data',)), part)" in found
 
 
 @pytest.mark.parametrize("how", ["raise", "warn"])
