@@ -154,7 +154,7 @@ def segments(batch_schedule: StepwiseBatch) -> Callable[[ArrayLike], tuple[Any, 
             at = bisect.bisect_right(batch_schedule.boundaries, update)
             return at, batch_schedule.examples_before(update)
         count = jnp.maximum(jnp.asarray(update), 0).astype(jnp.uint32)
-        segment = jnp.sum(count[..., None] >= starts[1:], axis=-1, dtype=jnp.int32)
+        segment = jnp.searchsorted(starts[1:], count, side="right", method="compare_all")
         offset = _whole.Words(*(pick(word, segment) for word in (high, low)))
         made = count - pick(starts, segment)
         return segment, _whole.multiply_add(made, pick(sizes, segment), offset)

@@ -95,6 +95,8 @@ def test_the_rate_follows_the_batch_in_force(rule, power):
     schedule = optax.linear_schedule(0.1, 0.0, 5000)
     rate = by_examples(schedule, RAMP, rule=rule, base_batch_size=8)
     traced = jax.jit(jax.vmap(rate))(jnp.arange(60))
+    with jax.numpy_rank_promotion("raise"):  # several updates at once, as for a figure
+        np.testing.assert_allclose(rate(jnp.arange(60)), traced, rtol=1e-6)
     for update in (0, 19, 20, 49, 50, 59):
         expected = float(schedule(RAMP.examples_before(update))) * (RAMP(update) / 8) ** power
         assert float(rate(update)) == pytest.approx(expected, rel=1e-6)
