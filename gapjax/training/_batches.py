@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gapjax._arrays import owned
+from gapjax._arrays import as_array, as_on_device, owned
 
 
 def as_batches(batches: Iterable[Any]) -> Iterator[Any]:
@@ -39,7 +39,8 @@ def without_tensors(batch: Any) -> Any:
     host memory is copied.
 
     Raises:
-        ValueError: a leaf that is no array, or one of texts or objects.
+        ValueError: a leaf that is no array, one of texts or objects, or one with entries that are
+            masked or do not fit into the type that JAX gives them, which it would change.
     """
     leaves, structure = jax.tree.flatten(batch)
     if not all(isinstance(leaf, jax.Array) or _is_plain(leaf) for leaf in leaves):
@@ -49,22 +50,30 @@ def without_tensors(batch: Any) -> Any:
 
 
 def _is_plain(leaf: Any) -> bool:
-    return isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufcV"
+    """Whether a device takes the array as it is."""
+    if type(leaf) is not np.ndarray or leaf.dtype.kind not in "biufcV":
+        return False
+    return leaf.dtype.itemsize < 8 and leaf.dtype.isnative
 
 
 def _as_array(path: Any, leaf: Any) -> Any:
     if isinstance(leaf, jax.Array | bool | int | float | complex) or _is_plain(leaf):
         return leaf
-    array, failed = None, None
+    failed = None
+    array: Any = leaf if isinstance(leaf, np.ndarray) else None
     for convert in (np.asarray, jax.numpy.from_dlpack):  # bfloat16, and tensors on a device
+        if array is not None:
+            break
         if not hasattr(leaf, "__array__" if convert is np.asarray else "__dlpack__"):
             continue
         try:
             array = convert(leaf)
-            break
         except Exception as error:  # each library has its own
             failed = error
-    if array is None or (isinstance(array, np.ndarray) and not _is_plain(array)):
+    if isinstance(array, np.ndarray) and array.dtype.kind in "biufcV":
+        native = array.astype(array.dtype.newbyteorder("="), copy=False)
+        return as_on_device(path, as_array(path, native))
+    if array is None or isinstance(array, np.ndarray):
         kind = f"{array.dtype} array" if array is not None else type(leaf).__name__
         why = "" if failed is None else f" ({failed})"
         raise ValueError(

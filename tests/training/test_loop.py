@@ -243,6 +243,7 @@ class _TensorFlowDataset:
         ({"x": x, "y": 3} for x in (_Tensor([1.0, 2.0]),) * 3),
         _TensorFlowDataset([(np.array([1.0, 2.0]), np.array([3]))] * 3),
         [(_BFloat16([1.0, 2.0]), jnp.array([3]))] * 3,
+        [(np.array([1.0, 2.0], ">f4"), np.array([3], ">i8"))] * 3,
     ],
 )
 def test_loaders_of_other_libraries(loader):
@@ -267,6 +268,10 @@ class _Requiring(_Tensor):
         ({"text": np.array(["a", "b"])}, r"batch\['text'\] is a <U1 array"),
         ([np.array([None, 1], object)], r"batch\[0\] is a object array"),
         (_Requiring([1.0]), r"batch is a _Requiring, .* \(Can't call numpy\(\) on Tensor"),
+        ({"x": np.ma.array([1.0, 9.0], mask=[0, 1])}, r"\['x'\] is a masked array; fill"),
+        ({"id": np.array([3_000_000_000])}, r"\['id'\] holds 3000000000, .* not fit into int32"),
+        ([_Tensor([-3_000_000_000])], r"\[0\] holds -3000000000, .* set jax_enable_x64"),
+        ({"x": np.array([1e300])}, r"\['x'\] holds 1e\+300, which is infinite in float32"),
     ],
 )
 def test_what_is_no_array_is_named(batch, told):
