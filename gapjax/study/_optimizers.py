@@ -117,6 +117,25 @@ OPTIMIZERS: dict[str, Optimizer] = {
 }
 
 
+def own_values(name: str) -> str:
+    """What a hyperparameter is, by optimizer, where a study names none."""
+    found = {which: one.defaults[name] for which, one in OPTIMIZERS.items() if name in one.defaults}
+    return ", ".join(f"{which} {value:g}" for which, value in found.items())
+
+
+def in_words(optimizer: str, given: Mapping[str, float], clip_norm: float | None) -> str:
+    """An optimizer of a name with all that it is set to.
+
+    Example:
+        >>> in_words("sgd", {"momentum": 0.95}, 5.0)
+        'sgd (momentum 0.95, weight_decay 0.0001), gradients clipped to a norm of 5'
+    """
+    values = {**OPTIMIZERS[optimizer].defaults, **given}
+    told = ", ".join(f"{name} {value:g}" for name, value in values.items())
+    clipped = "" if clip_norm is None else f", gradients clipped to a norm of {clip_norm:g}"
+    return f"{optimizer} ({told}){clipped}"
+
+
 def check_optimizer(optimizer: Any, given: Mapping[str, float]) -> None:
     """Refuse an unknown optimizer, and hyperparameters that it does not take.
 

@@ -13,7 +13,7 @@ from gapjax.study._budget import check_keep, check_stops
 from gapjax.study._controllers import CONTROLLERS, check_controller, controller
 from gapjax.study._fields import folder, number, one_of, optional, setting, several, text, whole
 from gapjax.study._findings._measures import MEASURES
-from gapjax.study._optimizers import HYPERPARAMETERS, OPTIMIZERS, check_optimizer
+from gapjax.study._optimizers import HYPERPARAMETERS, OPTIMIZERS, check_optimizer, own_values
 from gapjax.study._regimes import STANDARD, Regime, as_regime, with_combinations
 from gapjax.study._schedules import SCHEDULES, check_schedule
 from gapjax.study._task import TASKS, Task
@@ -38,6 +38,10 @@ def _model(name: str, value: Any) -> Any:
 
 def _named(about: Mapping[str, Any]) -> str:
     return ", ".join(about)
+
+
+def _or_own(name: str, about: str) -> str:
+    return f"{about}; None: the optimizer's own, {own_values(name)}"
 
 
 _REST = "The other fields are explained by ``gapjax study --help``.\n"
@@ -179,21 +183,25 @@ class Study:
         0.2, "wsd: the share of training over which the rate falls", number(above=0, most=1)
     )
     momentum: float | None = setting(
-        None, "momentum of sgd, nesterov, lars, muon", optional(number(least=0, below=1))
+        None, _or_own("momentum", "momentum"), optional(number(least=0, below=1))
     )
     b1: float | None = setting(
-        None, "decay of the mean gradient (Adam and its kin)", optional(number(least=0, below=1))
+        None, _or_own("b1", "decay of the mean gradient"), optional(number(least=0, below=1))
     )
     b2: float | None = setting(
-        None, "decay of the mean squared gradient", optional(number(least=0, below=1))
+        None,
+        _or_own("b2", "decay of the mean squared gradient"),
+        optional(number(least=0, below=1)),
     )
     eps: float | None = setting(
         None,
-        "added to the denominator of Adam and its kin",
+        _or_own("eps", "added to the denominator"),
         optional(number(least=_SMALLEST, most=1)),
     )
     weight_decay: float | None = setting(
-        None, "weight decay, as the optimizer has it", optional(number(least=0, most=_LARGEST))
+        None,
+        _or_own("weight_decay", "weight decay, as the optimizer has it"),
+        optional(number(least=0, most=_LARGEST)),
     )
     clip_norm: float | None = setting(
         5.0,

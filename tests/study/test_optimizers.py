@@ -1,5 +1,8 @@
 """Optimizers by name against closed forms and optax; functions; hyperparameters that do not fit."""
 
+import dataclasses
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +10,7 @@ import optax
 import pytest
 
 from gapjax.study import OPTIMIZERS, Study
-from gapjax.study._optimizers import make_optimizer
+from gapjax.study._optimizers import in_words, make_optimizer
 
 PARAMS = {"kernel": jnp.arange(1.0, 7.0).reshape(2, 3), "scale": jnp.ones(3)}
 GRADS = {"kernel": jnp.full((2, 3), 0.1), "scale": jnp.full(3, -0.2)}
@@ -110,3 +113,17 @@ def test_multi_steps_are_a_chain():
         lambda lr: optax.MultiSteps(optax.sgd(lr), 2), optax.constant_schedule(0.1), {}, None
     )
     assert isinstance(tx, optax.GradientTransformationExtraArgs)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_what_is_told_of_an_optimizer_is_what_it_does(name):
+    found = re.findall(r"(\w+) ([\d.e-]+)[,)]", in_words(name, {}, None))
+    told = {of: float(value) for of, value in found}
+    assert told.keys() == OPTIMIZERS[name].defaults.keys()
+    for ours, explicit in zip(
+        jax.tree.leaves(_step(name)), jax.tree.leaves(_step(name, told)), strict=True
+    ):
+        np.testing.assert_array_equal(ours, explicit)
+    fields = {field.name: field.metadata["help"] for field in dataclasses.fields(Study)}
+    for of, value in told.items():
+        assert f"{name} {value:g}" in fields[of]

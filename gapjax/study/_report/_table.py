@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from gapjax.study._findings._gap import GapFindings
 from gapjax.study._findings._result import StudyResult
+from gapjax.study._optimizers import HYPERPARAMETERS, OPTIMIZERS, in_words
 from gapjax.study._remedies import REMEDIES
 from gapjax.study._report._numbers import NOTHING, count_of, plus_minus, share, short, spread
 from gapjax.study._results._records import Diverged, RegimeRecord, Run, TaskFacts
@@ -282,6 +283,11 @@ def notes(result: StudyResult) -> list[str]:
         if normalize
         else "Inputs: as they are, not normalized."
     )
+    asked = config.study
+    if asked.get("optimizer") in OPTIMIZERS:  # of a function nothing is known
+        given = {name: asked[name] for name in HYPERPARAMETERS if asked[name] is not None}
+        named = in_words(asked["optimizer"], given, asked["clip_norm"])
+        lines.append(f"Optimizer, where a regime or its rate says nothing else: {named}.")
     if "start" in config.study:
         lines.append(
             "The network was built beforehand, and its weights are the start of every seed: seeds "

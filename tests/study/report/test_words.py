@@ -108,6 +108,22 @@ def test_notes_tell_of_the_budgets_that_are_there():
     assert said.index("epochs (") < said.index("updates (as many")
 
 
+def test_notes_tell_the_optimizer_with_what_was_left_to_it():
+    result = made({"SB": _draws(0.95), "LB": _draws(0.90)})
+    asked = {"optimizer": "sgd", "clip_norm": 5.0, "momentum": 0.95, "weight_decay": None}
+    asked |= dict.fromkeys(("b1", "b2", "eps"))
+
+    def said(study):
+        config = dataclasses.replace(result.config, study=result.config.study | study)
+        return [n for n in notes(dataclasses.replace(result, config=config)) if "Optimizer" in n]
+
+    (note,) = said(asked)
+    assert "sgd (momentum 0.95, weight_decay 0.0001), gradients clipped to a norm of 5." in note
+    (note,) = said(asked | {"optimizer": "adam", "momentum": None, "clip_norm": None})
+    assert note.endswith("adam (b1 0.9, b2 0.999, eps 1e-08).")
+    assert not said(asked | {"optimizer": "<lambda> [0123456789abcdef]"})
+
+
 def test_small_losses_are_told_by_their_powers():
     small = dataclasses.replace(LOSS, headline="loss")
     run = Run(
