@@ -154,7 +154,7 @@ KESKAR: dict[str, Preset] = {
         1024,
         "cifar10",
         found="1.74 points with 3 seeds, a gap that is not statistically significant; both batches "
-        "are still near it themselves",
+        "are still near chance themselves",
     ),
     "keskar-c3": _row("c3", 50_000, 165.0, (49.58, 46.45), dataset="cifar100"),
     "keskar-c3-small": _small("c3", "c3-thin", 50_000, 14.1, 2048, "cifar100"),
