@@ -242,8 +242,8 @@ def _images(images: Any, part: str) -> np.ndarray:
         raise ValueError(
             f"{part}.images has dtype {images.dtype} and shape {images.shape}; it must be uint8 of "
             "shape [N, H, W, C] (grey images need a last axis of 1: images[..., None]), or floats "
-            "of shape [N, features]. Any other inputs go into a pytree of your own, such as a "
-            "dict of arrays."
+            "of shape [N, features]. Any other inputs, images of floats too, go into a pytree of "
+            'your own, such as a dict: {"x": images, "y": labels}.'
         )
     return images
 

@@ -428,7 +428,8 @@ def _getter(field: Any, names: Sequence[str], what: str) -> Callable[[Any], Any]
         has = ", ".join(map(repr, batch)) if named else type(batch).__name__
         raise ValueError(
             f"a batch has no {' or '.join(map(repr, wanted))} (it has {has}): say where the {what} "
-            f"are, such as study.regression({what}=lambda batch: ...)."
+            f"are, such as study.regression({what}=lambda batch: ...), or take another task: "
+            f"{', '.join(TASKS)}."
         )
 
     return get

@@ -110,6 +110,8 @@ def test_fields_are_found_or_named():
     assert task.losses(jnp.zeros((2, 1)), batch).tolist() == [1.0, 1.0]
     with pytest.raises(ValueError, match=r"no 'images' or .* \(it has 'a'\): say where the inputs"):
         study.classification().select({"a": jnp.ones(2)})
+    with pytest.raises(ValueError, match=r"it has 'tokens'.* take another task: .*, next-token\."):
+        study.classification().select({"tokens": jnp.ones((2, 3), jnp.int32)})
 
 
 def test_widths_are_those_of_the_data():
