@@ -320,6 +320,14 @@ class Study:
                 f"baseline must be the names of two regimes, such as ('SB', 'LB'), not "
                 f"{self.baseline!r}."
             )
+        if self.baseline != Study.baseline:  # without its usual ends a study tells of no gap
+            for name in self.baseline:
+                if name not in names:
+                    raise ValueError(
+                        f"baseline names {name}, which is none of the regimes "
+                        f"{', '.join(names)}: name it among the regimes too."
+                        f"{_checks.near_matches(name, names)}"
+                    )
 
     @property
     def hyperparameters(self) -> dict[str, float]:

@@ -71,7 +71,7 @@ def test_rates_and_budgets():
     rates = np.array([float(warm.schedule()(u)) for u in range(first + 1)])
     np.testing.assert_allclose(rates, warm.rate * np.minimum(1, np.arange(1, first + 2) / first))
     assert _plan("LB+MATCH").follows == "SB"
-    assert _plan("LB+MATCH", baseline=("8", "LB")).follows == "8"
+    assert _plan("LB+MATCH", regimes=("8", "LB"), baseline=("8", "LB")).follows == "8"
 
 
 def test_long_sees_as_many_examples_as_the_regime_that_sees_most():

@@ -67,6 +67,14 @@ def test_mistakes_are_named_at_construction(field, value, message):
         Study(**{field: value})
 
 
+def test_ends_of_the_gap_that_are_not_trained_are_refused_before_training():
+    regimes = ("SB", "LB", "LB+LR")
+    with pytest.raises(ValueError, match=r"names LB\+LT, .* Did you mean 'LB\+LR'"):
+        Study(regimes=regimes, baseline=("SB", "LB+LT"))
+    assert Study(regimes=regimes, baseline=("SB", "LB+LR")).baseline == ("SB", "LB+LR")
+    assert Study(regimes=("LB+LR",)).baseline == ("SB", "LB")  # the usual ends may be missing
+
+
 def test_drops_that_leave_nothing_of_a_rate():
     with pytest.raises(ValueError, match="leave nothing of learning_rate=0"):
         Study(decay_at=tuple(np.linspace(0.1, 0.9, 20)), decay_factor=1e-3)

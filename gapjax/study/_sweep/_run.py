@@ -150,6 +150,7 @@ def prepare(sweep: Sweep) -> tuple[list[Job], Prepared]:
         sweep.study,
         dataset=dataset,
         regimes=regimes,
+        baseline=Study.baseline,
         factorial=(),
         controller=None,
         schedule="constant",

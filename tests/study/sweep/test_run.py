@@ -187,10 +187,12 @@ def test_a_target_that_was_met_at_the_start_is_refused_when_it_is_read(swept):
     assert (folder / "results.json").read_bytes() == before
 
 
-def test_a_factorial_is_not_used():
+def test_a_factorial_and_the_ends_of_a_gap_are_not_used():
     regimes = ("SB", "LB", "LB+LR", "LB+GBN", "LB+LR+GBN")
     sweep = tiny_sweep((8,))
-    crossed = dataclasses.replace(sweep.study, regimes=regimes, factorial=("LR", "GBN"))
+    crossed = dataclasses.replace(
+        sweep.study, regimes=regimes, factorial=("LR", "GBN"), baseline=("LB", "LB+LR+GBN")
+    )
     jobs, _ = _run.prepare(dataclasses.replace(sweep, study=crossed))
     assert len(jobs) == 1
 
