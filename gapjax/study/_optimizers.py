@@ -190,8 +190,8 @@ def carry_over(
 ) -> dict[str, float]:
     """The hyperparameters of Adam and its kin at another batch size; of others, as they are.
 
-    Half-lives stay in examples, and so does the timescale of decoupled weight decay, see
-    ``diffusion.scale_adamw``. The rate is not among them.
+    The half-life of the second moment stays in examples, and so does the timescale of decoupled
+    weight decay, see ``diffusion.scale_adamw``. The rate is not among them.
 
     Example:
         >>> carry_over("adam", {"b2": 0.99}, batch_size=64, base_batch_size=16)["b2"]

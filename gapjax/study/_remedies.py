@@ -161,7 +161,8 @@ REMEDIES: dict[str, Remedy] = {
     for remedy in (
         Remedy(
             "LR",
-            "the rate grows with the square root of the batch; Adam's half-lives stay in examples",
+            "the rate grows with the square root of the batch; "
+            "Adam's second moment forgets over as many examples",
             f"{_HOFFER}, section 4; Adam: diffusion.scale_adamw",
             plan=_carried,
             excludes=("LINEAR", *_GROWS_AHEAD),
