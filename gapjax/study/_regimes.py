@@ -155,3 +155,21 @@ def with_combinations(study: Any, regimes: tuple[Regime, ...]) -> tuple[Regime, 
         remedies = (*base.remedies, *(REMEDIES[factor] for factor in own))
         known.setdefault(name, Regime(name, base.batch, remedies))
     return tuple(known.values())
+
+
+def check_baseline(baseline: tuple[str, ...], names: list[str], *, usual: tuple[str, str]) -> None:
+    """Refuse ends of the gap that are no two regimes; the usual ones may be missing.
+
+    Raises:
+        ValueError: with what would fit.
+    """
+    if len(baseline) != 2 or baseline[0] == baseline[1]:
+        raise ValueError(
+            f"baseline must be the names of two regimes, such as ('SB', 'LB'), not {baseline!r}."
+        )
+    unknown = [name for name in baseline if name not in names]
+    if unknown and baseline != usual:  # without its usual ends a study tells of no gap
+        raise ValueError(
+            f"baseline names {unknown[0]}, which is none of the regimes {', '.join(names)}: name "
+            f"it among the regimes too.{_checks.near_matches(unknown[0], names)}"
+        )

@@ -14,7 +14,7 @@ from gapjax.study._controllers import CONTROLLERS, check_controller, controller
 from gapjax.study._fields import folder, number, one_of, optional, setting, several, text, whole
 from gapjax.study._findings._measures import MEASURES
 from gapjax.study._optimizers import HYPERPARAMETERS, OPTIMIZERS, check_optimizer, own_values
-from gapjax.study._regimes import STANDARD, Regime, as_regime, with_combinations
+from gapjax.study._regimes import STANDARD, Regime, as_regime, check_baseline, with_combinations
 from gapjax.study._schedules import SCHEDULES, check_schedule
 from gapjax.study._task import TASKS, Task
 
@@ -315,19 +315,7 @@ class Study:
             )
         object.__setattr__(self, "regimes", regimes)
         check_controller(self)
-        if len(self.baseline) != 2 or self.baseline[0] == self.baseline[1]:
-            raise ValueError(
-                f"baseline must be the names of two regimes, such as ('SB', 'LB'), not "
-                f"{self.baseline!r}."
-            )
-        if self.baseline != Study.baseline:  # without its usual ends a study tells of no gap
-            for name in self.baseline:
-                if name not in names:
-                    raise ValueError(
-                        f"baseline names {name}, which is none of the regimes "
-                        f"{', '.join(names)}: name it among the regimes too."
-                        f"{_checks.near_matches(name, names)}"
-                    )
+        check_baseline(self.baseline, names, usual=Study.baseline)
 
     @property
     def hyperparameters(self) -> dict[str, float]:
