@@ -222,9 +222,9 @@ def notes(result: StudyResult) -> list[str]:
     over = (
         "One seed: nothing has an error bar." if alone else "Mean ± standard deviation over seeds."
     )
-    points = "points" if config.task.headline in config.task.percent else config.task.headline
+    points = ", in points" if config.task.headline in config.task.percent else ""
     lines = [
-        f"{over} gap: train against test {config.task.headline.replace('_', ' ')}, in {points}. "
+        f"{over} gap: train against test {config.task.headline.replace('_', ' ')}{points}. "
         "distance: ‖w − w₀‖ over all parameters. batch: examples per update / ghost size.",
     ]
     budgets = dict.fromkeys(record.budget for record in result.regimes.values())

@@ -108,6 +108,13 @@ def test_notes_tell_of_the_budgets_that_are_there():
     assert said.index("epochs (") < said.index("updates (as many")
 
 
+@pytest.mark.parametrize(
+    ("task", "said"), [(ACCURACY, "test accuracy, in points."), (LOSS, "against test loss.")]
+)
+def test_notes_tell_the_unit_of_the_gap_where_it_has_one(task, said):
+    assert said in notes(made({"SB": _draws(0.95), "LB": _draws(0.90)}, task))[0]
+
+
 def test_notes_tell_the_optimizer_with_what_was_left_to_it():
     result = made({"SB": _draws(0.95), "LB": _draws(0.90)})
     asked = {"optimizer": "sgd", "clip_norm": 5.0, "momentum": 0.95, "weight_decay": None}
