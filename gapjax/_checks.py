@@ -137,5 +137,6 @@ def one_of(name: str, value: str, choices: Iterable[str]) -> str:
 
 def near_matches(value: object, choices: Iterable[str]) -> str:
     """A closing sentence that suggests the nearest choices, or nothing."""
-    close = difflib.get_close_matches(str(value), list(choices), n=3, cutoff=0.5)
-    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    names = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(str(value).lower(), names, n=3, cutoff=0.5)
+    return f" Did you mean {' or '.join(repr(names[name]) for name in close)}?" if close else ""

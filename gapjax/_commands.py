@@ -215,12 +215,15 @@ def table_command(arguments: list[str]) -> None:
         """Print a study's table."""
 
         format: Annotated[str, tyro.conf.arg(help="latex, markdown or csv")] = "markdown"
+        columns: Annotated[
+            tuple[str, ...], tyro.conf.arg(help="headings, or how they begin; all if left out")
+        ] = ()
 
     result = _result_of("table", arguments[:1])
     options = _options.parse(Table, arguments[1:], prog="gapjax table DIR")
     from gapjax import study
 
-    print(study.format_table(result, options.format), end="")
+    print(study.format_table(result, options.format, options.columns), end="")
 
 
 def cite_command(arguments: list[str]) -> None:

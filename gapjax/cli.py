@@ -112,10 +112,11 @@ _COMMANDS: dict[str, _Command] = {
     ),
     "table": _Command(
         _commands.table_command,
-        "DIR [--format FORMAT]",
+        "DIR [--format FORMAT] [--columns HEADING ...]",
         "print a study's table: latex, markdown or csv",
         "Print the table of the study in DIR as markdown (the default), latex (a tabular with\n"
-        "booktabs) or csv (plain numbers).",
+        "booktabs) or csv (plain numbers), with all columns or with those that are named by their\n"
+        "headings, or by how these begin.",
     ),
     "cite": _Command(
         _commands.cite_command,

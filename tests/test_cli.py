@@ -131,6 +131,7 @@ def test_text_is_imported_and_what_is_left_out_is_said(capsys, tmp_path):
         ("study --batch-devices 16", "more than the 8 there are: use at most 8"),
         ("study --regimes LBB", "Did you mean 'LB'"),
         ("study --regimes SB LB+SAMM", "Did you mean 'SAM'"),
+        ("study --regimes SB lb", "Did you mean 'LB'"),
         ("study --regimes SB LB+LR+LINEAR", "LINEAR"),
         ("study --regimes SB LB 1290", "1290"),
         ("study --baseline SB SB", "baseline must be the names of two regimes"),

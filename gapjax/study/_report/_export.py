@@ -7,7 +7,7 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -156,7 +156,7 @@ def _to_csv(header: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     return text.getvalue()
 
 
-def format_table(result: StudyResult, format: str = "markdown") -> str:
+def format_table(result: StudyResult, format: str = "markdown", columns: Sequence[str] = ()) -> str:
     """The table of a study as text for a paper, a page or a program.
 
     Args:
@@ -166,24 +166,52 @@ def format_table(result: StudyResult, format: str = "markdown") -> str:
             as they are. ``batch_size`` is the largest of one that grows; means are over ``seeds``
             less ``diverged``, of which ``never_reached`` were not stopped by the loss; ``tuned``
             and ``rate_at_edge`` (†) are 0 or 1.
+        columns: which columns, in this order, each by its heading or by how that begins, as in
+            ``("regime", "test", "gap closed")``; empty for all.
 
     Returns:
         The text. Of LaTeX and Markdown the notes of the table follow it.
 
     Raises:
-        ValueError: another format, or regimes of the study are not trained yet.
+        ValueError: another format, a heading that is not there, or regimes of the study are not
+            trained yet.
     """
     _checks.one_of("format", format, _FORMATS)
     check_finished(result)
-    return _FORMATS[format](result)
+    return _FORMATS[format](result, columns)
 
 
-def _markdown(result: StudyResult) -> str:
+def _places(headings: Iterable[str], asked: Sequence[str]) -> list[int]:
+    """Where the columns are that are asked for: all of them where none is."""
+    if isinstance(asked, str) or not all(isinstance(name, str) for name in asked):
+        raise ValueError(f"columns must be headings, such as ('regime', 'test'), not {asked!r}.")
+    headings = list(headings)
+    places: list[int] = []
+    for name in asked or headings:
+        same = [at for at, heading in enumerate(headings) if heading == name]
+        found = same or [at for at, heading in enumerate(headings) if heading.startswith(name)]
+        if not found or not name:
+            raise ValueError(f"no column begins with {name!r}; there are {', '.join(headings)}.")
+        places += [at for at in found if at not in places]
+    return places
+
+
+def _cells(
+    result: StudyResult, asked: Sequence[str]
+) -> tuple[list[_table.Column], list[list[str]]]:
+    """The columns that are asked for, and their cells, a list per row."""
     columns = _table.columns(result)
+    places = _places((column.title for column in columns), asked)
+    rows = [[row[at] for at in places] for row in _table.rows(result)]
+    return [columns[at] for at in places], rows
+
+
+def _markdown(result: StudyResult, asked: Sequence[str]) -> str:
+    columns, rows = _cells(result, asked)
     lines = [
         [column.title for column in columns],
         ["---:" if column.numeric else "---" for column in columns],
-        *_table.rows(result),
+        *rows,
     ]
     table = ["| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines]
     notes = [f"- {note.removeprefix('* ')}" for note in _table.notes(result)]
@@ -211,10 +239,10 @@ def _escaped(text: str) -> str:
     return "".join(_LATEX.get(sign, sign) for sign in text)
 
 
-def _latex(result: StudyResult) -> str:
-    columns = _table.columns(result)
+def _latex(result: StudyResult, asked: Sequence[str]) -> str:
+    columns, rows = _cells(result, asked)
     kinds = "".join("r" if column.numeric else "l" for column in columns)
-    lines = [" & ".join(map(_escaped, row)) + r" \\" for row in _table.rows(result)]
+    lines = [" & ".join(map(_escaped, row)) + r" \\" for row in rows]
     head = " & ".join(_escaped(column.title) for column in columns) + r" \\"
     return "\n".join(
         [
@@ -232,7 +260,7 @@ def _latex(result: StudyResult) -> str:
     )
 
 
-def _numbers(result: StudyResult) -> str:
+def _numbers(result: StudyResult, asked: Sequence[str]) -> str:
     facts = ("batch_size", "ghost_size", "budget", "updates", "examples", "epochs")
     rows: list[dict[str, Any]] = []
     for name, record in result.regimes.items():
@@ -250,7 +278,8 @@ def _numbers(result: StudyResult) -> str:
         for end in ("mean", "low", "high"):
             row[f"gap_closed_{end}"] = None if share is None else getattr(share, end)
         rows.append(row)
-    header = dict.fromkeys(name for row in rows for name in row)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    header = [names[at] for at in _places(names, asked)]
     return _to_csv(header, ([row.get(name) for name in header] for row in rows))
 
 
@@ -266,7 +295,7 @@ def _marks(record: RegimeRecord) -> dict[str, int]:
     }
 
 
-_FORMATS: dict[str, Callable[[StudyResult], str]] = {
+_FORMATS: dict[str, Callable[[StudyResult, Sequence[str]], str]] = {
     "latex": _latex,
     "markdown": _markdown,
     "csv": _numbers,

@@ -126,6 +126,50 @@ def test_markdown_is_a_table(finished):
     assert lines[0].split(" | ")[0] == "| SB"
 
 
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        (("updates", "regime"), ["updates", "regime"]),
+        (("test", "gap"), ["test acc %", "test loss", "gap"]),  # a heading as it is comes first
+        (("gap c", "gap", "gap c"), ["gap closed % [95%]", "gap"]),
+    ],
+)
+def test_columns_that_are_asked_for(finished, asked, found):
+    _, result, _ = finished
+    whole = [column.title for column in study.columns(result)]
+    head, _, *lines = study.format_table(result, columns=asked).splitlines()
+    assert head.strip("| ").split(" | ") == found
+    for line, row in zip(lines, study.rows(result), strict=False):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells == [row[whole.index(title)] for title in found]
+    latex = study.format_table(result, "latex", asked)
+    assert len(re.search(r"begin\{tabular\}\{@\{\}(\w+)@", latex)[1]) == len(found)
+    body = latex[latex.index(r"\toprule") : latex.index(r"\bottomrule")]
+    assert {line.count(" & ") for line in body.splitlines() if r" \\" in line} == {len(found) - 1}
+
+
+def test_columns_of_plain_numbers(finished):
+    _, result, _ = finished
+    text = study.format_table(result, "csv", ["regime", "test_accuracy"])
+    (head, first, *_) = csv.reader(io.StringIO(text))
+    assert head == ["regime", "test_accuracy_mean", "test_accuracy_std"]
+    assert float(first[1]) == result.regimes["SB"].run.values["test_accuracy"].mean
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["tests"], "no column begins with 'tests'; there are regime, test acc %, gap closed"),
+        ([""], "no column begins with ''"),
+        ("regime", r"must be headings, such as \('regime', 'test'\), not 'regime'"),
+        ([3], "must be headings"),
+    ],
+)
+def test_columns_that_are_not_there(finished, asked, message):
+    with pytest.raises(ValueError, match=message):
+        study.format_table(finished[1], columns=asked)
+
+
 def test_an_unfinished_study_is_one_line(finished, tmp_path):
     _, result, _ = finished
     part = dataclasses.replace(result, regimes={"SB": result.regimes["SB"]})
@@ -147,6 +191,8 @@ def test_commands(finished, tmp_path, capsys):
         assert capsys.readouterr().out.startswith(start)
     assert cli.main(["table", str(folder), "--format", "csv"]) == 0
     assert capsys.readouterr().out == study.format_table(result, "csv")
+    assert cli.main(["table", str(folder), "--columns", "regime", "test acc"]) == 0
+    assert capsys.readouterr().out.startswith("| regime | test acc % |\n")
     assert cli.main(["table", str(folder), "--frm", "latex"]) == 2
     said = "gapjax: Unrecognized options: --frm, latex. See gapjax table --help.\n"
     assert capsys.readouterr().err == said
