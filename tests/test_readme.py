@@ -26,9 +26,9 @@ def test_bringing_your_own_takes_under_20_lines():
 
 def test_results_that_are_told_are_those_that_are_kept():
     text = " ".join(README.read_text().split())
-    digits, f2 = (
+    digits, f2, f1 = (
         json.loads((README.parent / f"benchmarks/results/papers/{name}.json").read_text())
-        for name in ("digits", "keskar-f2-mnist")
+        for name in ("digits", "keskar-f2-mnist", "hoffer-f1-mnist-small")
     )
     assert digits["finding"] in text
     for name, one in digits["regimes"].items():
@@ -51,6 +51,19 @@ def test_results_that_are_told_are_those_that_are_kept():
         f"{f2['settings']['epochs']:g} epochs, {f2['settings']['seeds']} seeds",
     ]
     assert [one for one in told if one not in text] == []
+    adapted, control = (
+        next(
+            one["difference"]
+            for one in f1["comparisons"]
+            if (one["regime"], one["baseline"]) == ("LB+LR+GBN+RA", baseline)
+        )
+        for baseline in ("SB", "SB+LONG")
+    )
+    up = [f"{100 * adapted[end]:.2f}" for end in ("mean", "low", "high")]
+    down = [f"{-100 * control[end]:.2f}" for end in ("mean", "high", "low")]
+    assert "ends {} [{}, {}] points above batch 32".format(*up) in text
+    assert "{} [{}, {}] points below batch 32 that sees as many examples".format(*down) in text
+    assert f"F1 on 4,096 of its images, {f1['settings']['seeds']} seeds" in text
     small, large = (f2["regimes"][name]["distance"]["mean"] for name in ("SB", "LB"))
     assert "a sixth of the way" in text and round(small / large) == 6
 
