@@ -59,9 +59,9 @@ def findings(result: StudyResult) -> list[str]:
         if one is not None and one.beside is not None and name != small
     }
     if large in beside:
-        for name, one in beside.items():
-            if name != large and result.regimes[name].remedies:
-                sentences += _closer(name, one, large, beside[large], small)
+        own = {name: one for name, one in beside.items() if result.regimes[name].remedies}
+        own.pop(large, None)
+        sentences += _closer(own, large, beside[large], small)
     return sentences
 
 
@@ -102,33 +102,35 @@ def _law(who: str, found: Travel | None) -> str:
     return text
 
 
-def _closer(name: str, own: Beside, large: str, other: Beside, small: str) -> list[str]:
-    """Whether a regime comes closer to the small batch's curve than the large batch alone."""
+def _closer(own: dict[str, Beside], large: str, other: Beside, small: str) -> list[str]:
+    """Which regimes come closer to the small batch's curve than the large batch alone."""
     sentences = []
     for axis, words in (("updates", "Update by update"), ("epochs", "Epoch by epoch")):
-        pair: tuple[Shared | None, Shared | None] = getattr(own, axis), getattr(other, axis)
-        if pair[0] is None or pair[1] is None:
-            continue
-        verdict = _verdict(pair[0].difference, pair[1].difference)
-        sentences.append(
-            f"{words}, {name} {verdict} {small} than {large} does: its distance differs from "
-            f"{small}'s by {interval(pair[0].difference, 0, 100)}%, {large}'s by "
-            f"{interval(pair[1].difference, 0, 100)}% (root mean square); its slope there is "
-            f"{interval(pair[0].ratio, 2)} times {small}'s, {large}'s "
-            f"{interval(pair[1].ratio, 2)} times."
-        )
+        alone: Shared | None = getattr(other, axis)
+        shared: dict[str, Shared | None] = {name: getattr(one, axis) for name, one in own.items()}
+        told: dict[str, list[str]] = {"Closer": [], "Farther": [], "Neither for sure": []}
+        for name, one in shared.items():
+            if one is not None and alone is not None:
+                verdict = _verdict(one.difference, alone.difference)
+                told[verdict].append(f"{name} {interval(one.difference, 0, 100)}%")
+        if alone is not None and any(told.values()):
+            by = interval(alone.difference, 0, 100)
+            text = (
+                f"{words}, {large}'s distance differs from {small}'s by {by}% (root mean square)."
+            )
+            lists = [f"{verdict}: {', '.join(ones)}." for verdict, ones in told.items() if ones]
+            sentences.append(" ".join([text, *lists]))
     return sentences
 
 
 def _verdict(own: Interval, other: Interval) -> str:
     """Whether one number is nearer zero than another: told apart only if intervals do not meet."""
-    if None in (own.low, own.high, other.low, other.high):
-        return "cannot be said to come closer to"
-    if own.high < other.low:  # type: ignore[operator]
-        return "comes closer to"
-    if own.low > other.high:  # type: ignore[operator]
-        return "comes no closer to"
-    return "cannot be said to come closer to"
+    if own.is_bounded and other.is_bounded:
+        if own.high < other.low:  # type: ignore[operator]
+            return "Closer"
+        if own.low > other.high:  # type: ignore[operator]
+            return "Farther"
+    return "Neither for sure"
 
 
 _FIT = ("updates", "points", "slope", "r2", "exponent", "power_r2", "delta", "better", "all")
