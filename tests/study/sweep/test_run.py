@@ -191,7 +191,7 @@ def test_a_factorial_and_the_ends_of_a_gap_are_not_used():
     regimes = ("SB", "LB", "LB+LR", "LB+GBN", "LB+LR+GBN")
     sweep = tiny_sweep((8,))
     crossed = dataclasses.replace(
-        sweep.study, regimes=regimes, factorial=("LR", "GBN"), baseline=("LB", "LB+LR+GBN")
+        sweep.study, regimes=regimes, factorial=("LR", "GBN"), baseline=("LB+LR", "LB")
     )
     jobs, _ = _run.prepare(dataclasses.replace(sweep, study=crossed))
     assert len(jobs) == 1
