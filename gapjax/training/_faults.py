@@ -30,6 +30,10 @@ class NumericalFault(FloatingPointError):
             'or go on without such updates: on_fault="skip".'
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Made anew from its message, as Python would, it could not be: a pool of processes hangs.
+        return type(self), (self.update, self.parameter)
+
 
 def find_fault(loss: jax.Array, grads: Any) -> jax.Array:
     """Which leaf of the gradient is the first that is not finite, in the order of ``tree.leaves``.

@@ -1,4 +1,6 @@
+import copy
 import functools
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -141,3 +143,10 @@ def test_looking_for_faults_reads_nothing_more_where_the_gradient_is_clipped():
         return step.lower(state, jnp.ones((4, 256))).compile().cost_analysis()["bytes accessed"]
 
     assert moved("stop") - moved("ignore") < params["w"].nbytes / 100
+
+
+def test_a_fault_comes_back_from_another_process_as_it_was():
+    fault = NumericalFault(7, "['dense']['kernel']")
+    for again in (pickle.loads(pickle.dumps(fault)), copy.copy(fault)):
+        assert type(again) is NumericalFault and str(again) == str(fault)
+        assert (again.update, again.parameter) == (7, "['dense']['kernel']")

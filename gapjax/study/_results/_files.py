@@ -1,5 +1,6 @@
 """Files written whole or not at all, and what is kept in them, checked when it is read."""
 
+import functools
 import json
 import math
 import os
@@ -36,12 +37,17 @@ class Damaged(ValueError):
         delete: pathlib.Path | None = None,
         cost: str = REDONE,
     ):
+        self._made = functools.partial(type(self), path, why, delete=delete, cost=cost)
         self.delete = path if delete is None else delete
         self.what, self.cost = f"{path}: {why}", cost
         it = "it" if delete in (None, path) else f"{self.delete}"
         super().__init__(
             f"{self.what}; delete {it} and run the same command (or add --repair): {cost}."
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Made anew from its message, as Python would, it could not be: a pool of processes hangs.
+        return self._made, ()
 
     def repair(self) -> None:
         """Delete the least there is."""

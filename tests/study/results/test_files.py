@@ -1,8 +1,10 @@
 """Files of a study: whole or not there, and whatever is not as it was written is named."""
 
+import copy
 import json
 import os
 import pathlib
+import pickle
 
 import pytest
 
@@ -91,3 +93,11 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
             _files.read(tmp_path / name, dict)
     with pytest.raises(ValueError, match="is a device"):
         _files.read(pathlib.Path("/dev/zero"), dict)
+
+
+@pytest.mark.parametrize("delete", [None, pathlib.Path("regimes/SB.json")])
+def test_damage_comes_back_from_another_process_as_it_was(delete):
+    damage = _files.Damaged(pathlib.Path("results.json"), "is cut", delete=delete, cost="none")
+    for again in (pickle.loads(pickle.dumps(damage)), copy.copy(damage)):
+        assert type(again) is _files.Damaged and str(again) == str(damage)
+        assert (again.delete, again.what, again.cost) == (damage.delete, damage.what, "none")
