@@ -58,8 +58,9 @@ class Holder:
 class FolderLock:
     """The right to write to a folder, of one process at a time.
 
-    A process may hold it several times over; a child forked from it does not hold it. It is given
-    back by ``release``, at the end of a ``with``, when the object is gone, or when the process is.
+    A process may hold it several times over, unless it asks for it alone; a child forked from it
+    does not hold it. It is given back by ``release``, at the end of a ``with``, when the object is
+    gone, or when the process is.
 
     Args:
         folder: which has to be there.
@@ -77,21 +78,22 @@ class FolderLock:
         self._holder: Holder | None = None
         self._finalizer: Any = None
 
-    def acquire(self, *, wait: float = 0.0) -> None:
+    def acquire(self, *, wait: float = 0.0, alone: bool = False) -> None:
         """Take the lock.
 
         Args:
             wait: how many seconds to wait for another holder; ``math.inf`` for as long as it takes.
+            alone: whether others in this process, such as its other threads, count as others too.
 
         Raises:
-            FolderInUse: another process holds it.
+            FolderInUse: another holds it.
             OSError: the folder cannot be written.
         """
         if self._holder is not None and _is_this_process(self._holder):
             return
         deadline = time.monotonic() + wait
         while True:
-            holder = _take(self._path)
+            holder = _take(self._path, alone)
             if holder is not None:
                 break
             if (other := _read(self._path)) is None:  # given back meanwhile
@@ -99,8 +101,9 @@ class FolderLock:
             if _is_gone(self._path, other):
                 _clear(self._path, other)
             elif time.monotonic() >= deadline:
+                by = f"this process since {other.since}" if other.token in _held else other
                 raise FolderInUse(
-                    f"{self._path.parent} is written to by {other}: wait until it has ended, or "
+                    f"{self._path.parent} is written to by {by}: wait until it has ended, or "
                     f"take another folder. If it has ended and this stays, remove {self._path}."
                 )
             else:
@@ -142,11 +145,13 @@ def _is_this_process(holder: Holder) -> bool:
     return holder.process == os.getpid()
 
 
-def _take(path: pathlib.Path) -> Holder | None:
-    """The lock, if it is free or this process has it already; None if another holds it."""
+def _take(path: pathlib.Path, alone: bool) -> Holder | None:
+    """The lock, if it is free or, not alone, this process has it; None if another holds it."""
     with _guard:
         here = _read(path)
         if here is not None and _is_this_process(here) and _held.get(here.token):
+            if alone:
+                return None
             _held[here.token] += 1
             return here
         holder = Holder(

@@ -68,6 +68,14 @@ def test_a_process_may_hold_it_several_times(tmp_path):
     assert _names(tmp_path) == []
 
 
+def test_alone_is_alone_in_the_process_too(tmp_path):
+    with FolderLock(tmp_path) as one:
+        with pytest.raises(FolderInUse, match="written to by this process since"):
+            FolderLock(tmp_path).acquire(alone=True)
+        assert one.is_held()
+    FolderLock(tmp_path).acquire(alone=True)
+
+
 @pytest.mark.processes
 def test_another_process_is_told_who_holds_it_and_takes_over_when_that_is_killed(tmp_path):
     with _holding(tmp_path) as process:

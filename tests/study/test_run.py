@@ -102,6 +102,21 @@ def test_same_study_again_trains_nothing_and_says_the_same(finished, small):
     assert (folder / "results.json").read_bytes() == before
 
 
+def test_a_second_run_in_the_same_process_leaves_the_folder_to_the_first(small, tmp_path):
+    out = tmp_path / "new"
+    asked = dataclasses.replace(small, regimes=("SB",), controls=False)
+    refused = []
+
+    def come_second(_):
+        if not refused:
+            with pytest.raises(ValueError, match="written to by this process") as error:
+                study.run_study(asked, out)
+            refused.append(error.value)
+
+    result = study.run_study(asked, out, progress=come_second)
+    assert refused and study.load_result(out) == result
+
+
 def test_other_study_in_the_same_folder_is_refused(finished, small):
     folder, _, _ = finished
     with pytest.raises(ValueError, match=r"epochs is 4.* there, and 3.* here"):

@@ -38,10 +38,10 @@ def hold(folder: pathlib.Path, *, wait: bool = False) -> Iterator[FolderLock]:
 
     Args:
         folder: the folder.
-        wait: wait for another process that writes there, as long as it takes.
+        wait: wait for another process or thread that writes there, as long as it takes.
 
     Raises:
-        FolderInUse: another process writes there; which, and since when.
+        FolderInUse: another process or thread writes there; which, and since when.
         ValueError: it cannot be written.
     """
     lock = FolderLock(folder)
@@ -49,12 +49,12 @@ def hold(folder: pathlib.Path, *, wait: bool = False) -> Iterator[FolderLock]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire()
+            lock.acquire(alone=True)
         except FolderInUse as error:
             if not wait:
                 raise FolderInUse(f"{error} --wait waits for it.") from None
             warnings.warn(str(error), stacklevel=4)
-            lock.acquire(wait=math.inf)
+            lock.acquire(wait=math.inf, alone=True)
     except OSError as error:
         raise ValueError(
             f"cannot write to {folder}: {error.strerror}. Give another folder (--out)."
