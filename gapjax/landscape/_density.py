@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from numpy.typing import ArrayLike
 
 from gapjax._checks import positive_float, positive_int, random_key
 from gapjax._student import t_quantile
@@ -123,7 +124,7 @@ def spectral_density(
     *,
     num_probes: int = 8,
     num_steps: int = 90,
-    grid: np.ndarray | None = None,
+    grid: ArrayLike | None = None,
     sigma: float | None = None,
     resume: Density | None = None,
     progress: bool | Callable[[Progress], None] = True,
@@ -173,7 +174,7 @@ def spectral_density(
     positive_int("num_steps", num_steps)
     if sigma is not None:
         positive_float("sigma", sigma)
-    grid = None if grid is None else axis("grid", grid)
+    row = None if grid is None else axis("grid", grid)
     steps = min(num_steps, op.size)
     nodes, weights, spent = np.zeros((0, steps)), np.zeros((0, steps)), 0
     if resume is not None:
@@ -190,7 +191,7 @@ def spectral_density(
 
     def result() -> Density:
         eps = float(np.finfo(op.dtype).eps)
-        return _smooth(nodes, weights, grid, sigma, op.size, spent, eps)
+        return _smooth(nodes, weights, row, sigma, op.size, spent, eps)
 
     needed = require_vectors(steps + 1, op.space, "take fewer num_steps")
     total = max(num_probes - len(nodes), 0) * steps

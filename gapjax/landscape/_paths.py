@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from gapjax._checks import one_of
 from gapjax.landscape._progress import Progress
@@ -63,7 +64,7 @@ class Plane:
 def along(
     evaluate: Evaluate,
     point: Callable[[float], Any],
-    coords: np.ndarray,
+    coords: ArrayLike,
     *,
     rebuild: Callable[[Any], Any] | None = None,
     resume: Path | None = None,
@@ -118,7 +119,7 @@ def line(
     evaluate: Evaluate,
     params: Any,
     direction: Any,
-    coords: np.ndarray | None = None,
+    coords: ArrayLike | None = None,
     **options: Any,
 ) -> Path:
     """Figures along ``params + t * direction``.
@@ -152,7 +153,7 @@ def interpolate(
     evaluate: Evaluate,
     start: Any,
     end: Any,
-    coords: np.ndarray | None = None,
+    coords: ArrayLike | None = None,
     *,
     path: str = "linear",
     **options: Any,
@@ -205,8 +206,8 @@ def plane(
     params: Any,
     first: Any,
     second: Any,
-    x: np.ndarray | None = None,
-    y: np.ndarray | None = None,
+    x: ArrayLike | None = None,
+    y: ArrayLike | None = None,
     *,
     rebuild: Callable[[Any], Any] | None = None,
     resume: Plane | None = None,

@@ -3,7 +3,8 @@
 import dataclasses
 import itertools
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from gapjax import _checks
 from gapjax.study._remedies import REMEDIES, Remedy, check_together, find_remedies
@@ -54,6 +55,12 @@ class Regime:
     name: str
     batch: str | int = "large"
     remedies: tuple[Remedy, ...] = ()
+
+    if TYPE_CHECKING:  # what is given may be names, what is kept are remedies
+
+        def __init__(
+            self, name: str, batch: str | int = "large", remedies: Sequence[Remedy | str] = ()
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip() or not self.name.isprintable():
@@ -106,14 +113,14 @@ class Regime:
             raise ValueError(f"a regime is a text such as 'LB+LR+GBN', or a Regime, not {text!r}.")
         batch, *remedies = text.split("+")
         if re.fullmatch("[0-9]+", batch):
-            return cls(text, _checks.positive_int(f"batch of regime {text}", int(batch)), remedies)  # type: ignore[arg-type]
+            return cls(text, _checks.positive_int(f"batch of regime {text}", int(batch)), remedies)
         if batch not in BATCHES:
             near = _checks.near_matches(batch, BATCHES)
             raise ValueError(
                 f"regime {text!r} must start with its batch, one of {', '.join(BATCHES)} or a "
                 f"number of examples, not {batch!r}.{near}"
             )
-        return cls(text, BATCHES[batch][0], remedies)  # type: ignore[arg-type]
+        return cls(text, BATCHES[batch][0], remedies)
 
 
 def as_regime(regime: Regime | str) -> Regime:

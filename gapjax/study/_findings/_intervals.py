@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from gapjax._student import t_quantile
 from gapjax.study._findings._crossed import Covariance, Variance, combine, covariance, variance
@@ -54,7 +55,7 @@ class Interval:
 
 
 def paired_difference(
-    a: np.ndarray, b: np.ndarray, *, weight: np.ndarray | None = None, level: float = LEVEL
+    a: ArrayLike, b: ArrayLike, *, weight: ArrayLike | None = None, level: float = LEVEL
 ) -> Interval:
     """The mean of ``a - b`` over seeds and test examples, with its interval.
 
@@ -93,11 +94,11 @@ def paired_difference(
 
 
 def share_of_gap(
-    metric: np.ndarray,
-    small: np.ndarray,
-    large: np.ndarray,
+    metric: ArrayLike,
+    small: ArrayLike,
+    large: ArrayLike,
     *,
-    weight: np.ndarray | None = None,
+    weight: ArrayLike | None = None,
     level: float = LEVEL,
 ) -> Interval:
     r"""The share of the generalization gap that a regime closes, with its interval.
@@ -332,7 +333,7 @@ def seeds_to_resolve(
     return high
 
 
-def _tables(**tables: np.ndarray) -> list[np.ndarray]:
+def _tables(**tables: ArrayLike) -> list[np.ndarray]:
     """Tables of seeds and examples as float64, without the seeds that diverged in any."""
     arrays = {name: np.asarray(table, np.float64) for name, table in tables.items()}
     shapes = {array.shape for array in arrays.values()}
@@ -348,7 +349,7 @@ def _tables(**tables: np.ndarray) -> list[np.ndarray]:
     return [array[finite] for array in arrays.values()]
 
 
-def _linear(d: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
+def _linear(d: np.ndarray, weight: ArrayLike | None) -> np.ndarray:
     """A table whose plain mean is the weighted one, and whose spread is that of the weighted one.
 
     A weighted mean is a ratio of two sums over examples: this is its linearization, per seed.
