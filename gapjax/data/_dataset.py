@@ -39,6 +39,12 @@ class Split:
     def __len__(self) -> int:
         return int(self.images.shape[0])
 
+    def __repr__(self) -> str:
+        """In one line: types and shapes, as arrays themselves take hundreds in messages."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        told = ", ".join(f"{name}={_kind(leaf)}" for name, leaf in fields.items())
+        return f"{type(self).__name__}({told})"
+
 
 class StreamedSplit:
     """Examples too many for memory: read and decoded as they are asked for.
@@ -148,6 +154,12 @@ class Dataset:
         if self.normalize == "auto":
             object.__setattr__(self, "normalize", _usual(examples["train"]))
 
+    def __repr__(self) -> str:
+        """In one line: its name, and how many examples and classes there are."""
+        classes = f", {self.num_classes} classes" if self.num_classes else ""
+        examples = f"{count(self.train):,} to train on, {count(self.test):,} to test on"
+        return f"{type(self).__name__}({self.name!r}: {examples}{classes})"
+
     @property
     def num_classes(self) -> int:
         """How many classes there are; 0 for a task without classes."""
@@ -162,6 +174,13 @@ class Dataset:
 def count(split: Any) -> int:
     """How many examples a split has."""
     return len(split) if isinstance(split, StreamedSplit) else len(jax.tree.leaves(split)[0])
+
+
+def _kind(leaf: Any) -> str:
+    """Type and shape of an array; anything else, such as a place in a tree, as it is."""
+    if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
+        return repr(leaf)
+    return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
 
 
 def _example(split: Any) -> Any:

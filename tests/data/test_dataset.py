@@ -209,3 +209,21 @@ def test_missing_values_are_refused():
         Dataset({"x": x}, {"x": x})
     whole = np.ma.masked_array(np.zeros((4, 2)))
     assert Dataset({"x": whole}, {"x": whole}).train["x"].shape == (4, 2)
+
+
+def test_a_line_says_what_it_is():
+    split = Split(np.zeros((1200, 8, 8, 1), np.uint8), np.arange(1200, dtype=np.int32) % 2)
+    batch = jax.tree.map(lambda x: x[:3], split)
+    assert repr(split) == "Split(images=uint8[1200,8,8,1], labels=int32[1200])"
+    assert repr(jax.tree.map(lambda _: None, batch)) == "Split(images=None, labels=None)"
+    jitted = []
+    jax.jit(lambda batch: jitted.append(repr(batch)))(batch)
+    assert jitted == ["Split(images=uint8[3,8,8,1], labels=int32[3])"]
+    assert repr(Dataset(split, batch, ("a", "b"), name="own")) == (
+        "Dataset('own': 1,200 to train on, 3 to test on, 2 classes)"
+    )
+    tokens = {"tokens": np.zeros((5, 3), np.int32)}
+    assert repr(Dataset(tokens, tokens)) == "Dataset('custom': 5 to train on, 5 to test on)"
+    with pytest.raises(ValueError, match="to test on\\) is not the name of a data set") as error:
+        load(Dataset(tokens, tokens))
+    assert "\n" not in str(error.value)
