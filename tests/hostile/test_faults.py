@@ -188,7 +188,7 @@ def test_a_terminal_that_is_not_unicode_shows_the_table(finished, encoding):
     code = (
         "import sys\nfrom gapjax import _commands, _streams, study\n_streams.prepare()\n"
         "result = study.load_result(sys.argv[1])\n_commands._print_table(result)\n"
-        "print(study.finding(result))"
+        "print(study.finding(result), '\u03bb\u2081\u2080 0.5\u2020 log\u2021')"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(folder)],
@@ -196,6 +196,8 @@ def test_a_terminal_that_is_not_unicode_shows_the_table(finished, encoding):
         env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 0 and not done.stderr, done.stderr.decode()
+    shown = done.stdout.decode(encoding)
+    assert "w - w0||" in shown and shown.endswith("lambda10 0.5+ log++\n") and "?" not in shown
 
 
 def test_zero_examples_are_no_division_by_zero():
