@@ -1,5 +1,6 @@
 """The embedded digits of scikit-learn."""
 
+import gzip
 import importlib.util
 import pathlib
 
@@ -42,7 +43,9 @@ def _table() -> np.ndarray:
     for folder in (package and package.submodule_search_locations) or ():
         file = pathlib.Path(folder, "datasets", "data", "digits.csv.gz")
         if file.is_file():
-            return np.loadtxt(file, delimiter=",")
+            # Opened here: NumPy looks for the folder that the process is in, which may be gone.
+            with gzip.open(file, "rt", encoding="ascii") as lines:
+                return np.loadtxt(lines, delimiter=",")
     from sklearn.datasets import load_digits as embedded
 
     bunch = embedded()

@@ -171,6 +171,15 @@ def test_digits():
     np.testing.assert_array_equal(digits.train.images, again.train.images)
 
 
+def test_digits_are_read_from_a_folder_that_is_gone(monkeypatch, tmp_path):
+    own = load("digits")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    np.testing.assert_array_equal(load("digits").train.images, own.train.images)
+
+
 def test_digits_are_the_same_where_their_file_is_not_found(monkeypatch):
     own = load("digits")
     find = importlib.util.find_spec

@@ -44,10 +44,10 @@ def hold(folder: pathlib.Path, *, wait: bool = False) -> Iterator[FolderLock]:
         FolderInUse: another process or thread writes there; which, and since when.
         ValueError: it cannot be written.
     """
-    lock = FolderLock(folder)
     there = folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        lock = FolderLock(folder)
         try:
             lock.acquire(alone=True)
         except FolderInUse as error:

@@ -1,5 +1,6 @@
 """The folder of a study: one experiment, one writer, every damage named with the least to redo."""
 
+import pathlib
 import shutil
 
 import numpy as np
@@ -95,6 +96,15 @@ def test_a_start_that_fails_leaves_no_folder(tmp_path):
     with pytest.raises(ValueError, match="on purpose"):
         _fail(out, ValueError, "checkpoints/x")
     assert (out / "config.json").exists()
+
+
+def test_a_folder_beside_one_that_is_gone_is_named(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(ValueError, match="cannot write to run: No such file"):
+        _fail(pathlib.Path("run"), RuntimeError)
 
 
 def test_one_writer(tmp_path, monkeypatch):
