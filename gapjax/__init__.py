@@ -13,8 +13,9 @@ The folders are the ideas of the field:
 Each is loaded when it is first touched, so ``import gapjax`` costs next to nothing.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from gapjax._lazy import loading
 
 if TYPE_CHECKING:
     from gapjax import data, diffusion, ghost, growth, landscape, models, study, training
@@ -34,10 +35,8 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return importlib.import_module(f"gapjax.{name}")
-    raise AttributeError(f"module 'gapjax' has no attribute {name!r}")
+if not TYPE_CHECKING:
+    __getattr__ = loading(__name__, __all__)
 
 
 def __dir__() -> list[str]:

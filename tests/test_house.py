@@ -126,6 +126,21 @@ def test_public_names_are_documented_and_have_one_path(package):
     assert set(public) <= allowed, "implementation files start with an underscore"
 
 
+def test_every_public_name_is_listed_and_found_before_it_is_loaded():
+    packages = [f"gapjax.{package}" for package in _packages()]
+    code = (
+        "import gapjax, importlib, pkgutil\n"
+        f"for package in {packages}:\n"
+        "    module = importlib.import_module(package)\n"
+        "    files = {m.name for m in pkgutil.iter_modules(module.__path__) if m.name[0] != '_'}\n"
+        "    missing = {*module.__all__, *files} - {*dir(module)}\n"
+        "    missing |= {name for name in files if not hasattr(module, name)}\n"
+        "    assert not missing, (package, missing)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 PROJECT = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
 
 

@@ -6,7 +6,14 @@ from typing import assert_type
 import jax
 import jax.numpy as jnp
 
+import gapjax
 from gapjax import landscape, study
+
+
+def misspelled() -> None:
+    _ = gapjax.studdy  # type: ignore[attr-defined]
+    _ = gapjax.ghost.momentz  # type: ignore[attr-defined]
+    _ = gapjax.growth.seasaw  # type: ignore[attr-defined]
 
 
 def regimes(mine: study.Remedy) -> tuple[study.Remedy, ...]:

@@ -56,9 +56,9 @@ The pure core works on arrays; ``gapjax.ghost.linen`` and ``gapjax.ghost.nnx`` h
 and are loaded when they are first touched.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from gapjax._lazy import loading
 from gapjax.ghost._batch_norms import batch_norms, with_statistics
 from gapjax.ghost._moments import Moments, ghost_moments, normalize
 from gapjax.ghost._precise import precise_statistics
@@ -81,8 +81,9 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # Flax is loaded when a module is first asked for.
-    if name in ("linen", "nnx"):
-        return importlib.import_module(f"gapjax.ghost.{name}")
-    raise AttributeError(f"module 'gapjax.ghost' has no attribute {name!r}")
+if not TYPE_CHECKING:  # Flax is loaded when a module is first asked for.
+    __getattr__ = loading(__name__, ("linen", "nnx"))
+
+
+def __dir__() -> list[str]:
+    return __all__

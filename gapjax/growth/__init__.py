@@ -14,6 +14,9 @@
   ``gapjax.growth.nnx``). Controllers grow the batch by what was measured.
 """
 
+from typing import TYPE_CHECKING
+
+from gapjax._lazy import loading
 from gapjax.growth._anneal import grow_instead_of_decay, seesaw
 from gapjax.growth._batches import GrowingBatches, Switch
 from gapjax.growth._branches import CriticalBatch, branched_critical_batch
@@ -57,6 +60,9 @@ from gapjax.growth._schedules import (
 )
 from gapjax.growth._stream import Rows, epoch_order, stream_rows
 
+if TYPE_CHECKING:
+    from gapjax.growth import linen, nnx
+
 __all__ = [
     "Batch",
     "BatchFit",
@@ -84,7 +90,9 @@ __all__ = [
     "geometric_batch",
     "gradient_noise_scale",
     "grow_instead_of_decay",
+    "linen",
     "mean_over_devices",
+    "nnx",
     "noise_scale_controller",
     "noise_scale_record",
     "noise_scale_tracker",
@@ -102,3 +110,11 @@ __all__ = [
     "stream_rows",
     "value_grad_and_device_noise",
 ]
+
+
+if not TYPE_CHECKING:  # Flax is loaded when a module is first asked for.
+    __getattr__ = loading(__name__, ("linen", "nnx"))
+
+
+def __dir__() -> list[str]:
+    return __all__
