@@ -4,6 +4,10 @@
 2017). Everything here takes a loss, parameters and data, leaves the parameters as they are, and
 returns numbers with their uncertainty and their cost.
 
+GPUs and TPUs round what they multiply by default, float32 to 11 bits (TF32) or 8 (bfloat16). Then
+no eigenpair is within the usual tolerance, small eigenvalues are rounding, and a loss a small step
+away is that of other weights. Measure there under ``jax.default_matmul_precision("highest")``.
+
 * Operators that are never formed: `hessian`, `ggn`, `fisher`, `from_matvec`; `recorded` keeps
   their products on disk so that long work can be resumed; `preconditioned` sees one in the
   metric of an optimizer.

@@ -4,13 +4,15 @@ The loss is the same function for every regime: the mean over the training set, 
 that is the same for all, in evaluation mode.
 """
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from gapjax.study._findings._bench import Bench
@@ -40,6 +42,7 @@ def measure_landscape(
 
     Every measurement is kept in ``landscape/`` when it is done, and a later call goes on from
     there. Solutions are those at the learning rate that counts; a seed that diverged has none.
+    Products of matrices are in full precision, unless ``jax.default_matmul_precision`` is set.
 
     Args:
         setup: of the study.
@@ -171,6 +174,16 @@ def _alive(record: RegimeRecord, seeds: int) -> list[int]:
     return [i for i, seed in enumerate(record.seeds[:seeds]) if seed not in lost]
 
 
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
+    # By default accelerators round what they multiply to 8 or 11 bits, in float32 too: eigenpairs
+    # then do not converge, and a small step away from the weights is partly lost.
+    asked = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    with jax.default_matmul_precision(asked or "highest"):
+        yield
+
+
+@_full_precision()
 def _measured(
     place: _Place,
     measures: Sequence[Measure],

@@ -3,6 +3,7 @@
 import dataclasses
 import html
 import json
+import re
 import shutil
 import types
 
@@ -291,6 +292,30 @@ def test_one_regime_alone_has_a_report_too(measured, tiny, tmp_path):
     study.write_report(part, tmp_path / "alone.html")
     page = (tmp_path / "alone.html").read_text()
     assert "Keskar sharpness" in page and "SB to LB" not in page
+
+
+@pytest.mark.parametrize(("asked", "wanted"), [(None, "HIGHEST"), ("high", "HIGH")])
+def test_products_are_in_full_precision_unless_another_is_asked_for(
+    asked, wanted, measured, tiny, tmp_path, monkeypatch
+):
+    """An accelerator rounds what it multiplies, to so few bits that no eigenpair converges."""
+    folder, _, result, _ = measured
+    shutil.copytree(folder, tmp_path / "run")
+    texts = []
+
+    def products(at, on_step):
+        # A function of its own: what jax.jit has traced before is known to it by its function.
+        lowered = jax.jit(lambda *given: at.loss_fn(*given)).lower(at.params, at.batches[0])
+        texts.append(lowered.as_text())
+        return {}
+
+    mine = (study.Measure("products", products),)
+    monkeypatch.setattr(_landscape, "find_measures", lambda names: mine)
+    setup = prepare_study(tiny).setup
+    with jax.default_matmul_precision(asked):
+        _landscape.measure_landscape(setup, tmp_path / "run", result.regimes, result.config)
+    found = [pair for text in texts for pair in re.findall(r"precision = \[(.*?)\]", text)]
+    assert set(found) == {f"{wanted}, {wanted}"}
 
 
 def test_a_new_measure_is_one_entry(measured, tiny, tmp_path, monkeypatch):
