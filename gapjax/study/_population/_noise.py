@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from gapjax import growth, training
+from gapjax._precision import widen
 from gapjax.study._plan import Plan
 from gapjax.study._population._each import for_each_member
 from gapjax.study._population._member import loss_function
@@ -44,7 +45,9 @@ def noise_function(setup: Setup, plan: Plan) -> Callable[[training.TrainState, A
             batch = jax.tree.map(lambda x: x[rows], examples)
             # Chance of its own for every part, or what dropout adds would look like the gradient.
             key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), part)
-            return jax.grad(lambda p: loss_fn(p, state.model_state, batch, key)[0])(state.params)
+            grads = jax.grad(lambda p: loss_fn(p, state.model_state, batch, key)[0])(state.params)
+            # The noise is what is left of two norms, and bfloat16 rounds either.
+            return jax.tree.map(widen, grads)
 
         def add(sums: tuple[Any, jax.Array], of: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
             part = gradient(*of)
@@ -54,7 +57,7 @@ def noise_function(setup: Setup, plan: Plan) -> Callable[[training.TrainState, A
             ), None
 
         rows = jnp.arange(parts * size).reshape(parts, size) % plan.num_examples
-        start = (jax.tree.map(jnp.zeros_like, state.params), jnp.zeros(()))
+        start = (jax.tree.map(lambda w: jnp.zeros_like(widen(w)), state.params), jnp.zeros(()))
         (total, squares), _ = jax.lax.scan(add, start, (rows, jnp.arange(parts)))
         found = growth.gradient_noise_scale(
             squares / parts,
