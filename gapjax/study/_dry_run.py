@@ -38,6 +38,8 @@ class Needs(NamedTuple):
         data_bytes: the training examples, and their order over a segment.
         program: memory and collectives of the compiled program.
         sent: the collectives of one update.
+        by_turns: whether members take turns on one device, as on CPU they may. The temporaries are
+            then those of one member, where a GPU or TPU has those of all on a device at once.
     """
 
     plan: Plan
@@ -54,6 +56,7 @@ class Needs(NamedTuple):
     data_bytes: int
     program: training.Program
     sent: tuple[training.Collective, ...]
+    by_turns: bool = False
 
 
 def dry_run(study: Study, *, batch_devices: int = 1) -> Iterator[Needs]:
@@ -125,6 +128,7 @@ def _needs(prepared: Prepared, plan: Plan, phase: str, members: int, split: Any)
         data_bytes=_bytes(split, at_examples) + _bytes(rows, at_rows),
         program=program,
         sent=tuple(c for c in program.collectives if population.loop == "host" or c.in_loop),
+        by_turns=population.by_turns,
     )
 
 
@@ -223,6 +227,11 @@ def needs_notes(needs: Needs) -> list[str]:
         f"{MOST_EXTENSIONS} times, by the members behind the +: as many updates of these again. "
         "Regimes that differ only in the rule of the rate are tuned once, with the first of them."
     ]
+    turns = [
+        "On this CPU members take turns on one device, and temporaries are those of one. GPUs and "
+        "TPUs lay members over all devices and train those of a device at once: ask there for what "
+        "that takes."
+    ]
     driven = [
         "GROW: batch shows the sizes that its controller can propose. How many updates it makes is "
         "known only afterwards; as many as stand here if it never grows."
@@ -235,6 +244,7 @@ def needs_notes(needs: Needs) -> list[str]:
         "device, at the largest batch. peak memory: what the compiled update takes with arguments "
         "and temporaries; measuring between updates takes its own. sent: collectives of an update "
         "and the bytes they leave on a device.",
+        *(turns if needs.by_turns and needs.members > 1 else []),
         *(grows if study.tune and not study.tune_also else []),
         *(driven if needs.plan.study.controller is not None else ()),
     ]

@@ -1,7 +1,9 @@
+import dataclasses
 import itertools
 
 import jax
 import pytest
+from flax import linen as nn
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -126,6 +128,21 @@ def test_regimes_that_follow_a_curve_are_compiled_too():
 def test_ghosts_and_devices(examples, told):
     plan = prepare_study(study.Study(regimes=("LB+LR+GBN",))).plans["LB+LR+GBN"]
     assert _dry_run._ghosts(plan, examples) == told
+
+
+def test_of_members_in_turn_the_temporaries_are_those_of_one():
+    """As CPUs train convolutions; a GPU with room for this may not have it for all at once."""
+    network = nn.Sequential(
+        [nn.Conv(4, (3, 3)), nn.relu, lambda x: x.reshape(len(x), -1), nn.Dense(10)]
+    )
+    asked = study.Study(model=network, epochs=1, regimes=("SB",), controls=False)
+    one, three = (next(study.dry_run(dataclasses.replace(asked, seeds=seeds))) for seeds in (1, 3))
+    assert (three.by_turns, three.devices, three.members_per_device) == (True, 1, 3)
+    assert three.program.memory.temporaries == one.program.memory.temporaries
+    told = "temporaries are those of one"
+    assert any(told in note for note in study.needs_notes(three))
+    for other in (one, three._replace(by_turns=False)):
+        assert not any(told in note for note in study.needs_notes(other))
 
 
 def test_bytes_are_those_of_one_device():
