@@ -64,7 +64,7 @@ def dry_run(study: Study, *, batch_devices: int = 1) -> Iterator[Needs]:
 
     Nothing is trained, nothing is written, no array of a network is made. The programs are those of
     training, at the largest batch of each regime; measuring between updates takes memory of its own
-    (up to 8192 examples forward at once, over all members).
+    (up to 8192 examples forward at once, over all members, or 128 MiB of their inputs).
 
     Args:
         study: what would be trained.

@@ -15,11 +15,12 @@ import numpy as np
 from gapjax import ghost, growth, landscape
 from gapjax.study._findings._measure import OnStep, Solution
 from gapjax.study._findings._surroundings import Part
+from gapjax.study._population._evaluate import rows_that_fit
 from gapjax.study._population._setup import Setup, rows_of
 from gapjax.study._results import _folder
 from gapjax.study._results._records import RegimeRecord
 
-_ROWS = 4096  # examples of one batch
+_ROWS = 4096  # examples of one batch, and fewer of large images
 _PARTS = 5
 
 
@@ -31,13 +32,15 @@ class Bench:
         self.part = part_of(setup)
         train: Any = setup.train
         self.parts: list[list[Any]] = []
+        rows = rows_that_fit(setup.inputs, setup.train, _ROWS)
         if self.part is not None:
             drawn = growth.epoch_order(0, 0, self.part.of)[: self.part.examples]
             train = rows_of(setup.train, drawn)
             self.parts = [
-                _batches(rows_of(setup.train, rows)) for rows in np.split(drawn, self.part.parts)
+                _batches(rows_of(setup.train, own), rows)
+                for own in np.split(drawn, self.part.parts)
             ]
-        self.batches = {"train": _batches(train), "test": _batches(setup.test)}
+        self.batches = {"train": _batches(train, rows), "test": _batches(setup.test, rows)}
         network, task = setup.network, setup.task
         # Taken beforehand: a loss is asked for very often.
         weigh = jax.jit(lambda batch: jnp.sum(task.weights(batch)))
@@ -158,10 +161,10 @@ def part_of(setup: Setup) -> Part | None:
     return Part(asked - asked % _PARTS, setup.num_examples, _PARTS)
 
 
-def _batches(split: Any) -> list[Any]:
+def _batches(split: Any, rows: int) -> list[Any]:
     """A split on the device, in batches."""
-    cuts = range(0, len(jax.tree.leaves(split)[0]), _ROWS)
-    return [jax.tree.map(lambda x, i=i: jnp.asarray(x[i : i + _ROWS]), split) for i in cuts]
+    cuts = range(0, len(jax.tree.leaves(split)[0]), rows)
+    return [jax.tree.map(lambda x, i=i: jnp.asarray(x[i : i + rows]), split) for i in cuts]
 
 
 def _as_saved(shapes: Any, saved: Any) -> Any:

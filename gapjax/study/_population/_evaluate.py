@@ -13,6 +13,7 @@ from gapjax.study._task import Task
 
 _ROWS = 8192  # examples of one batch, over all members
 _BYTES = 2**23  # and of their outputs: a batch that fits the cache is faster
+_INPUT_BYTES = 2**27  # and of their inputs, which a ResNet holds 25 times over: large images
 
 
 class Weights(NamedTuple):
@@ -49,7 +50,7 @@ class Evaluator:
         def statistics(weights: Weights, batch: Any) -> Any:
             return network.batch_statistics(*weights, inputs(batch))
 
-        self._outputs = outputs
+        self._inputs, self._outputs = inputs, outputs
         self._rows: int | None = None
         self._sums = for_each_member(sums)
         self._each = for_each_member(each)
@@ -103,9 +104,19 @@ class Evaluator:
                 weights,
                 jax.tree.map(lambda x: x[:1], split),
             )
-            size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(one))
-            self._rows = min(_ROWS, _BYTES // max(size, 1))
+            most = min(_ROWS, _BYTES // max(_num_bytes(one), 1))
+            self._rows = rows_that_fit(self._inputs, split, most)
         return max(1, self._rows // len(jax.tree.leaves(weights.params)[0]))
+
+
+def rows_that_fit(inputs: Callable[[Any], Any], split: Any, most: int) -> int:
+    """So many examples at once, or fewer where the inputs of one are large, as images may be."""
+    one = jax.eval_shape(inputs, jax.tree.map(lambda x: x[:1], split))
+    return min(most, max(1, _INPUT_BYTES // max(_num_bytes(one), 1)))
+
+
+def _num_bytes(tree: Any) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def _batches(split: Any, size: int) -> Iterator[tuple[Any, np.ndarray]]:

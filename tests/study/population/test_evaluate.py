@@ -7,7 +7,12 @@ import pytest
 
 from gapjax import models, study
 from gapjax.study._population import _evaluate
-from gapjax.study._population._evaluate import Evaluator, Weights, _batches
+from gapjax.study._population._evaluate import (
+    Evaluator,
+    Weights,
+    _batches,
+    rows_that_fit,
+)
 from tests.study.conftest import make_blobs
 
 
@@ -86,6 +91,28 @@ def test_examples_of_many_outputs_come_in_smaller_batches(monkeypatch):
     whole = Evaluator(network, task, task.select).means(weights, split)
     for name, values in whole.items():
         np.testing.assert_allclose(found[name], values, rtol=1e-5)
+
+
+def test_examples_of_large_inputs_come_in_smaller_batches():
+    """8192 images of ImageNet's size take a ResNet-50 114 GiB, as the network is given them."""
+    images = {"x": np.zeros((300, 224, 224, 3), np.uint8)}
+    seen = []
+
+    def inputs(batch):
+        seen.append(len(batch["x"]))
+        return batch["x"].astype(jnp.float32)
+
+    task = study.Task(lambda outputs, batch: outputs[:, 0], {}, "loss", inputs=lambda b: b["x"])
+    network = models.Network(
+        lambda key, x: ({"w": jnp.ones(())}, {}),
+        lambda params, state, x, **_: (x[:, 0, 0, :1] * params["w"], state),
+        lambda *_: {},
+    )
+    weights = Weights({"w": jnp.ones(2)}, {})
+    Evaluator(network, task, inputs).means(weights, images)
+    assert max(seen) == 100  # 2 members, 2^27 bytes of 602,112 each: 111, and cut evenly
+    assert rows_that_fit(inputs, images, 4096) == 222
+    assert rows_that_fit(inputs, {"x": images["x"][:, :32, :32]}, 8192) == 8192  # CIFAR's size
 
 
 def test_a_split_is_cut_as_evenly_as_its_batches_allow():
