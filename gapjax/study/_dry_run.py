@@ -34,9 +34,11 @@ class Needs(NamedTuple):
         examples_per_device: examples of a member's batch on a device.
         parameters: of one member.
         parameter_bytes: of one member.
-        state_bytes: parameters, optimizer and running statistics of all members on a device.
+        state_bytes: parameters, optimizer and running statistics of all members on a device, and
+            the weights that they start from, which their distance is measured to.
         data_bytes: the training examples, and their order over a segment.
-        program: memory and collectives of the compiled program.
+        program: memory and collectives of the compiled program; its arguments count the weights
+            of the start, which lie beside it.
         sent: the collectives of one update.
         by_turns: whether members take turns on one device, as on CPU they may. The temporaries are
             then those of one member, where a GPU or TPU has those of all on a device at once.
@@ -110,9 +112,12 @@ def _needs(prepared: Prepared, plan: Plan, phase: str, members: int, split: Any)
     if population.by_turns:  # on one device, in a program of one of them
         at_states = at_examples = at_rows = None
         *_, members_here, examples_here = shape
-        program = _with_others(program, _bytes(states), members)
+        start, state = _bytes(states.params), _bytes(states)
+        beside = start + 2 * state - state // members  # the others, and what they became
     else:
         *_, members_here, examples_here = first.shard_shape(shape)
+        start, state = _bytes(states.params, at_states.params), _bytes(states, at_states)
+        beside = start
     return Needs(
         plan=plan,
         phase=phase,
@@ -124,19 +129,18 @@ def _needs(prepared: Prepared, plan: Plan, phase: str, members: int, split: Any)
         examples_per_device=examples_here,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(states.params)) // members,
         parameter_bytes=_bytes(states.params) // members,
-        state_bytes=_bytes(states, at_states),
+        state_bytes=state + start,
         data_bytes=_bytes(split, at_examples) + _bytes(rows, at_rows),
-        program=program,
+        program=_with(program, beside),
         sent=tuple(c for c in program.collectives if population.loop == "host" or c.in_loop),
         by_turns=population.by_turns,
     )
 
 
-def _with_others(program: training.Program, states: int, members: int) -> training.Program:
-    """A program of one member where it runs: beside the others, and what they became."""
+def _with(program: training.Program, beside: int) -> training.Program:
+    """A program where it runs, beside so many bytes that it is not given."""
     if program.memory is None:
         return program
-    beside = 2 * states - states // members
     memory = program.memory._replace(arguments=program.memory.arguments + beside)
     return program._replace(memory=memory)
 
@@ -239,11 +243,11 @@ def needs_notes(needs: Needs) -> list[str]:
     return [
         f"{needs.parameters:,} parameters, {readable_bytes(needs.parameter_bytes)} a member. "
         f"{jax.device_count()} × {kind}. Nothing was trained.",
-        "on each: members × examples of a batch on a device. state: parameters, optimizer and "
-        "running statistics; data: the training examples and their order; all in bytes of one "
-        "device, at the largest batch. peak memory: what the compiled update takes with arguments "
-        "and temporaries; measuring between updates takes its own. sent: collectives of an update "
-        "and the bytes they leave on a device.",
+        "on each: members × examples of a batch on a device. state: parameters, optimizer, running "
+        "statistics and the weights of the start; data: the training examples and their order; all "
+        "in bytes of one device, at the largest batch. peak memory: what the compiled update takes "
+        "with all of these and temporaries; measuring between updates takes its own. sent: "
+        "collectives of an update and the bytes they leave on a device.",
         *(turns if needs.by_turns and needs.members > 1 else []),
         *(grows if study.tune and not study.tune_also else []),
         *(driven if needs.plan.study.controller is not None else ()),

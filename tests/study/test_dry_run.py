@@ -26,8 +26,8 @@ def test_needs_are_those_of_the_program():
     for need in needs.values():
         assert (need.members, need.members_per_device, need.devices) == (2, 1, 2)
         assert need.parameters == PARAMETERS and need.parameter_bytes == 4 * PARAMETERS
-        # Parameters and momentum; two running statistics of each norm; counters and keys.
-        floats = 4 * (2 * PARAMETERS + 2 * sum(DENSE[1:-1]))
+        # Parameters, momentum and the start; two running statistics of each norm; counters, keys.
+        floats = 4 * (3 * PARAMETERS + 2 * sum(DENSE[1:-1]))
         assert floats < need.state_bytes < floats + 100
         arguments = need.state_bytes + need.data_bytes
         assert abs(need.program.memory.arguments - arguments) < 100
