@@ -1,6 +1,7 @@
 """Tasks: the only place that knows what a loss, a label or an accuracy is."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -388,11 +389,12 @@ def next_token(*, tokens: Any = None, pad: int | None = None) -> Task:
     )
 
 
+# Made once, so that studies of the same settings are equal.
 TASKS: dict[str, Callable[[], Task]] = {
-    "classification": classification,
-    "multilabel": multilabel,
-    "regression": regression,
-    "next-token": next_token,
+    "classification": functools.cache(classification),
+    "multilabel": functools.cache(multilabel),
+    "regression": functools.cache(regression),
+    "next-token": functools.cache(next_token),
 }
 
 

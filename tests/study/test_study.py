@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from gapjax import study
 from gapjax.study import PRESETS, Regime, Study, preset
 
 NUMBERS = {
@@ -116,3 +117,9 @@ def test_the_text_of_the_class_tells_of_every_field():
     assert told.index("\n    seeds: how many") < told.index("\n    version: ")
     assert told.index("\n    version: ") < told.index("\nRaises:")
     assert "The other fields" not in told  # what stands for them in the source
+
+
+@pytest.mark.parametrize("task", study.TASKS)
+def test_studies_of_the_same_settings_are_equal(task):
+    asked = {"task": task, "regimes": ("SB", "LB", "LB+LR")}
+    assert Study(**asked) == Study(**asked) != Study(**asked, seeds=3)
