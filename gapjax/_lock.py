@@ -101,7 +101,7 @@ class FolderLock:
             if _is_gone(self._path, other):
                 _clear(self._path, other)
             elif time.monotonic() >= deadline:
-                by = f"this process since {other.since}" if other.token in _held else other
+                by = f"this process since {other.since}" if _is_held_here(other) else other
                 raise FolderInUse(
                     f"{self._path.parent} is written to by {by}: wait until it has ended, or "
                     f"take another folder. If it has ended and this stays, remove {self._path}."
@@ -145,11 +145,16 @@ def _is_this_process(holder: Holder) -> bool:
     return holder.process == os.getpid()
 
 
+def _is_held_here(holder: Holder) -> bool:
+    # A forked child knows the token of its parent, and another process may have its number.
+    return _is_this_process(holder) and bool(_held.get(holder.token))
+
+
 def _take(path: pathlib.Path, alone: bool) -> Holder | None:
     """The lock, if it is free or, not alone, this process has it; None if another holds it."""
     with _guard:
         here = _read(path)
-        if here is not None and _is_this_process(here) and _held.get(here.token):
+        if here is not None and _is_held_here(here):
             if alone:
                 return None
             _held[here.token] += 1
