@@ -57,6 +57,7 @@ def numbers(folder):
     costs = [cost for target in found["targets"] for cost in target["costs"].values()]
     for timed in (*found["regimes"].values(), *costs):
         timed.pop("seconds")
+        timed.pop("training_seconds", None)  # which targets lack
     with open(folder / "history.csv") as file:
         rows = [{**row, "seconds": None} for row in csv.DictReader(file)]
     return found, rows
