@@ -14,6 +14,7 @@ from flax import linen as nn
 from gapjax.ghost import precise_statistics
 from gapjax.ghost.linen import GhostBatchNorm, batch_statistics, ghostify
 from tests.ghost.reference import ghost_batch_norm
+from tests.loaders import refilled
 
 
 class ResidualBlock(nn.Module):
@@ -252,14 +253,6 @@ def test_precise_statistics_are_those_of_the_data_set(small, ghost_size):
 
 
 def test_precise_statistics_of_a_loader_that_fills_one_buffer_again():
-    def loader():
-        buffer = np.zeros(4096 + 16, np.float32)  # aligned, so that a CPU would read it itself
-        shift = -buffer.ctypes.data % 64 // 4
-        buffer = buffer[shift : shift + 4096].reshape(64, 64)
-        for value in range(6):
-            buffer[:] = value
-            yield buffer
-
     @jax.jit
     def apply(params, x):
         late = x
@@ -267,5 +260,5 @@ def test_precise_statistics_of_a_loader_that_fills_one_buffer_again():
             late = jnp.tanh(late @ late)
         return {"mean": x.mean(0) + 0 * late[0], "var": x.var(0)}
 
-    found = precise_statistics(apply, None, loader())
+    found = precise_statistics(apply, None, refilled(64, range(6)))
     np.testing.assert_allclose(found["mean"], np.full(64, 2.5), rtol=1e-6)

@@ -6,6 +6,7 @@ import pytest
 from gapjax import landscape, training
 from gapjax.landscape._data import _move_mean
 from tests.landscape import networks
+from tests.loaders import refilled
 
 
 @pytest.fixture(scope="module")
@@ -349,12 +350,7 @@ def test_what_is_not_finite_is_traced_to_its_batch(problem):
 
 def test_data_may_come_in_one_buffer_that_is_filled_again():
     def loader():
-        buffer = np.zeros(4096 + 16, np.float32)  # aligned, so that a CPU would read it itself
-        shift = -buffer.ctypes.data % 64 // 4
-        buffer = buffer[shift : shift + 4096].reshape(64, 64)
-        for value in range(6):
-            buffer[:] = value
-            yield {"x": buffer}
+        return ({"x": x} for x in refilled(64, range(6)))
 
     def loss(w, batch):
         late = batch["x"]

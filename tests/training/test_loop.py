@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gapjax import growth, training
+from tests.loaders import refilled
 
 
 @jax.jit
@@ -300,15 +301,6 @@ def test_what_fit_is_given_is_looked_at(arguments, message):
 
 
 def test_a_loader_may_fill_one_buffer_again_and_again():
-    def loader():
-        # Aligned, so that a CPU would read the buffer itself.
-        buffer = np.zeros(300 * 300 + 16, np.float32)
-        shift = -buffer.ctypes.data % 64 // 4
-        buffer = buffer[shift : shift + 90_000].reshape(300, 300)
-        for value in range(8):
-            buffer[:] = value
-            yield {"x": buffer}
-
     @jax.jit
     def slow(state, batch):
         x = batch["x"]
@@ -316,5 +308,6 @@ def test_a_loader_may_fill_one_buffer_again_and_again():
             x = jnp.tanh(x @ x)
         return state + 0 * x[0, 0], {"loss": batch["x"].mean()}
 
-    _, history = training.fit(slow, np.float32(0), loader(), num_updates=8)
+    loader = ({"x": x} for x in refilled(300, range(8)))
+    _, history = training.fit(slow, np.float32(0), loader, num_updates=8)
     assert history.metrics["loss"].tolist() == list(range(8))

@@ -183,7 +183,8 @@ def format_table(result: StudyResult, format: str = "markdown", columns: Sequenc
 
 def _places(headings: Iterable[str], asked: Sequence[str]) -> list[int]:
     """Where the columns are that are asked for: all of them where none is."""
-    if isinstance(asked, str) or not all(isinstance(name, str) for name in asked):
+    several = isinstance(asked, Sequence) and not isinstance(asked, str)
+    if not several or not all(isinstance(name, str) for name in asked):
         raise ValueError(f"columns must be headings, such as ('regime', 'test'), not {asked!r}.")
     headings = list(headings)
     places: list[int] = []

@@ -163,6 +163,7 @@ def test_columns_of_plain_numbers(finished):
         ([""], "no column begins with ''"),
         ("regime", r"must be headings, such as \('regime', 'test'\), not 'regime'"),
         ([3], "must be headings"),
+        (None, "must be headings, .* not None"),
     ],
 )
 def test_columns_that_are_not_there(finished, asked, message):
